@@ -1,0 +1,50 @@
+"""The harness as pytest fixtures, loaded by tests/conftest.py for every test.
+
+Servers that take long to start live as long as the test session, and are handed to each test
+running and unpaused, whatever the test before did to them; the rest is made anew for each test.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.postgres import Database, PostgresServer
+from tests.harness.workspace import Workspace
+
+
+@pytest.fixture(scope="session")
+def workspace() -> Iterator[Workspace]:
+    """The folder of this test run, with everything in it ended and removed afterwards."""
+    workspace = Workspace()
+    yield workspace
+    workspace.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_session(workspace: Workspace) -> Iterator[PostgresServer]:
+    """The session's PostgreSQL, in whatever state the tests left it: tests take `postgres`."""
+    server = PostgresServer(workspace)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def postgres(postgres_session: PostgresServer) -> Iterator[PostgresServer]:
+    """A running PostgreSQL server, shared by the session, that the test may kill, pause and
+    restart.
+    """
+    postgres_session.start()
+    yield postgres_session
+    if postgres_session.running:
+        postgres_session.resume()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A fresh, empty PostgreSQL database of the test's own."""
+    database = postgres.create_database(request.node.name)
+    yield database
+    postgres.start()
+    postgres.resume()
+    postgres.drop_database(database)
