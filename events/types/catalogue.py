@@ -1,0 +1,18 @@
+"""All event types and the upcasters of their old schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from events.types import cluster, data_center, host, operation, policy, vm
+from events.types.base import registered_types
+
+MODULES: tuple[ModuleType, ...] = (data_center, cluster, host, vm, operation, policy)
+"""The modules whose event types make up the log: importing this one registers them all."""
+
+TYPES = registered_types()
+
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""`(name, schema)` to the function that lifts plain fields of that schema to the next one."""

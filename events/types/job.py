@@ -1,0 +1,39 @@
+"""Jobs: work that a host does once, with an outcome that can be tested on the host (contract C)."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from events.types.run_spec import Disk
+
+
+class JobKind(enum.StrEnum):
+    """What a job does; behind each, the post-condition by which an agent knows it as done."""
+
+    DISK_CREATE = "disk.create"  # each volume exists with its size
+    VOLUMES_REMOVE = "volumes.remove"  # none of the volumes exists
+    VM_SHUTDOWN = "vm.shutdown"  # the incarnation's domain is gone
+    VM_REBOOT = "vm.reboot"  # the guest was reset after the job began
+    VM_SUSPEND = "vm.suspend"  # the saved memory is whole, the domain is gone
+    VM_CONTINUE = "vm.continue"  # the incarnation's domain is running
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job for one host on one VM.
+
+    `incarnation` is the run that the job is about, 0 where the VM need not run. `volumes` are
+    files in the storage folder to remove, `disks` those to make, `saved_memory` the file that a
+    suspend writes. `timeout_s` bounds what waits for the guest.
+    """
+
+    id: str
+    kind: JobKind
+    vm: str
+    incarnation: int = 0
+    generation: int = 1
+    disks: tuple[Disk, ...] = ()
+    volumes: tuple[str, ...] = ()
+    saved_memory: str | None = None
+    timeout_s: float | None = None

@@ -1,0 +1,200 @@
+"""Events of operations: stream `operation/<command id>`.
+
+An operation is a saga's state and what users see of a long piece of work. `input` is the position
+of the event that the policy answered with this one (0 where a command did).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import ClassVar
+
+import msgspec
+
+from events.types.base import Audit, Event, Severity, event
+
+
+class Outcome(enum.StrEnum):
+    """How an operation ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one host was not chosen: each reason is a sentence."""
+
+    host: str
+    host_name: str
+    reasons: tuple[str, ...]
+
+
+@event("operation.started")
+class OperationStarted(Event, frozen=True, kw_only=True):
+    """Long work on `target` (a stream) began; `steps` are the names of what it will do."""
+
+    kind: str
+    target: str
+    name: str
+    steps: tuple[str, ...]
+    cancellable: bool = False
+    host: str | None = None
+
+
+@event("operation.step_started")
+class OperationStepStarted(Event, frozen=True, kw_only=True):
+    """A step was set going."""
+
+    step: str
+    input: int
+    attempt: int = 1
+    detail: str = ""
+
+
+@event("operation.step_done")
+class OperationStepDone(Event, frozen=True, kw_only=True):
+    """A step reached what it was to reach."""
+
+    step: str
+    input: int
+    detail: str = ""
+
+
+@event("operation.step_refused")
+class OperationStepRefused(Event, frozen=True, kw_only=True):
+    """A step could not be done, and why; for a placement, why no host would do."""
+
+    step: str
+    input: int
+    reason: str
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@event("operation.progressed")
+class OperationProgressed(Event, frozen=True, kw_only=True):
+    """How far the running step has come, in percent of the whole step."""
+
+    step: str
+    percent: int
+
+
+@event("operation.timer_set")
+class OperationTimerSet(Event, frozen=True, kw_only=True):
+    """The operation wants to be woken at `due` (late is allowed)."""
+
+    timer: str
+    due: dt.datetime
+    input: int
+
+
+@event("operation.timer_cleared")
+class OperationTimerCleared(Event, frozen=True, kw_only=True):
+    """A timer is no longer wanted."""
+
+    timer: str
+    input: int
+
+
+@event("operation.timer_fired")
+class OperationTimerFired(Event, frozen=True, kw_only=True):
+    """A timer's time has come."""
+
+    timer: str
+
+
+@event("operation.cancel_requested")
+class OperationCancelRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the operation undone."""
+
+
+@event("operation.undo_started")
+class OperationUndoStarted(Event, frozen=True, kw_only=True):
+    """What a step did is being undone."""
+
+    step: str
+    input: int
+    reason: str
+
+
+@event("operation.undo_done")
+class OperationUndoDone(Event, frozen=True, kw_only=True):
+    """What a step did is undone."""
+
+    step: str
+    input: int
+
+
+@event("operation.needs_attention")
+class OperationNeedsAttention(Event, frozen=True, kw_only=True):
+    """The operation waits for something that only a person may be able to bring about."""
+
+    name: str
+    reason: str
+    waits_for: str
+    remedy: str
+    input: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_001,
+            name="OPERATION_NEEDS_ATTENTION",
+            severity=Severity.WARNING,
+            message="Work on {name} waits for {waits_for}: {reason} {remedy}",
+        ),
+    )
+
+
+_FAILURES = {
+    "vm.create": Audit(
+        code=60,
+        name="USER_ADD_VM_FINISHED_FAILURE",
+        severity=Severity.ERROR,
+        message="VM {name} could not be completed: {reason}",
+    ),
+    "vm.start": Audit(
+        code=54,
+        name="USER_FAILED_RUN_VM",
+        severity=Severity.ERROR,
+        message="VM {name} could not be started: {reason}",
+    ),
+    "vm.shutdown": Audit(
+        code=147,
+        name="VM_POWER_DOWN_FAILED",
+        severity=Severity.WARNING,
+        message="VM {name} did not shut down: {reason}",
+    ),
+    "vm.suspend": Audit(
+        code=521,
+        name="USER_SUSPEND_VM_FINISH_FAILURE",
+        severity=Severity.ERROR,
+        message="VM {name} could not be suspended: {reason}",
+    ),
+}
+_OTHER_FAILURE = Audit(
+    code=60_002,
+    name="OPERATION_FAILED",
+    severity=Severity.ERROR,
+    message="{kind} of {name} failed: {reason}",
+)
+
+
+@event("operation.ended")
+class OperationEnded(Event, frozen=True, kw_only=True):
+    """The operation is over; all its claims are given back."""
+
+    kind: str
+    target: str
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    input: int = 0
+
+    audits: ClassVar[tuple[Audit, ...]] = (*_FAILURES.values(), _OTHER_FAILURE)
+
+    def audit(self) -> Audit | None:
+        """Return the record of a failure; a success is told by the target's own events."""
+        if self.outcome is not Outcome.FAILED:
+            return None
+        return _FAILURES.get(self.kind, _OTHER_FAILURE)

@@ -1,0 +1,105 @@
+"""What a VM is made of: its configuration, as admins edit it, and its run spec, as a host runs it.
+
+Sizes are in bytes. Volumes, images, ISO files and kernels are named by paths relative to the host's
+storage folder; an agent never follows a path out of it. `pci_bus` is the number of the PCIe root
+port that a device sits behind: it is given once and never changes (contract D 6).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+FIRST_PCI_BUS = 16
+"""Root ports below this number are kept for devices that every VM has; see `FixedPciBus`."""
+
+
+class FixedPciBus(enum.IntEnum):
+    """Root ports of the devices that every VM has."""
+
+    SCSI = 1
+    SERIAL = 2
+    BALLOON = 3
+    RNG = 4
+
+
+class DiskBus(enum.StrEnum):
+    """How a disk shows in the guest."""
+
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SATA = "sata"
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk of a VM. `image` is a file in the storage folder that it is first copied from."""
+
+    id: str
+    name: str
+    size_bytes: int
+    volume: str
+    image: str | None = None
+    bus: DiskBus = DiskBus.VIRTIO
+    pci_bus: int | None = None
+    bootable: bool = False
+    read_only: bool = False
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """A network interface on a named bridge of the host."""
+
+    id: str
+    name: str
+    mac: str
+    bridge: str
+    pci_bus: int
+    linked: bool = True
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the VM boots: a kernel directly if named, else the devices in their order."""
+
+    devices: tuple[str, ...] = ("disk", "cdrom")
+    kernel: str | None = None
+    initrd: str | None = None
+    command_line: str | None = None
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """The virtual CPUs: their number is the product of the three."""
+
+    sockets: int = 1
+    cores: int = 1
+    threads: int = 1
+
+    @property
+    def count(self) -> int:
+        """The number of virtual CPUs."""
+        return self.sockets * self.cores * self.threads
+
+
+class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What admins set of a VM's hardware; a change counts from the VM's next run."""
+
+    memory_bytes: int
+    topology: Topology = Topology()
+    boot: Boot = Boot()
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    cdrom: str | None = None
+    pci_bus_next: int = FIRST_PCI_BUS
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a host needs to run one incarnation of a VM, resolved."""
+
+    vm: str
+    name: str
+    incarnation: int
+    first_host: str
+    configuration: VmConfiguration
+    architecture: str
+    machine_type: str
+    cpu_model: str
+    restore_from: str | None = None

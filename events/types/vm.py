@@ -1,0 +1,552 @@
+"""Events of virtual machines: stream `vm/<id>`.
+
+An incarnation is a run of the VM: its number rises by one at every `vm.placed` and is kept through
+a suspend's restore only as history, never reused. Events addressed to a host are orders for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+from events.claims import Claim, check, exclusive, release, shared
+from events.types.base import Audit, Event, Severity, event
+from events.types.host import gate_key
+from events.types.job import Job, JobKind
+from events.types.run_spec import RunSpec, VmConfiguration
+
+
+def name_key(data_center: str, name: str) -> str:
+    """Return the claim key of a VM's name, unique within its data center."""
+    return f"vm.name/{data_center}/{name.casefold()}"
+
+
+def mac_key(mac: str) -> str:
+    """Return the claim key of a MAC address, unique in the whole installation."""
+    return f"mac/{mac}"
+
+
+class DownReason(enum.StrEnum):
+    """Why a run ended; the first four are the ones that high availability tells apart."""
+
+    GUEST = "guest"  # the guest shut itself down
+    ADMIN = "admin"  # an admin asked for it
+    HOST_SHUTDOWN = "host_shutdown"  # the host went down in good order
+    CRASHED = "crashed"  # QEMU died or the guest panicked
+    HOST_LOST = "host_lost"  # the host is proved off, or came back from a reboot
+    START_FAILED = "start_failed"  # it never ran: the host could not start it
+    WITHDRAWN = "withdrawn"  # it never ran: the order was taken back in time
+    SUSPENDED = "suspended"  # its memory is saved
+
+
+NORMAL_REASONS = frozenset(
+    {DownReason.GUEST, DownReason.ADMIN, DownReason.WITHDRAWN, DownReason.SUSPENDED}
+)
+
+
+class PauseReason(enum.StrEnum):
+    """Why a VM is paused, as in oVirt's pause codes."""
+
+    ADMIN = "admin"
+    IO_ERROR = "io_error"
+    NO_SPACE = "no_space"
+    PERMISSION = "permission"
+    OTHER = "other"
+
+
+@event("vm.created")
+class VmCreated(Event, frozen=True, kw_only=True):
+    """A VM came to be; its disks, if any, are not made yet."""
+
+    name: str
+    data_center: str
+    cluster: str
+    description: str = ""
+    delete_protected: bool = False
+    configuration: VmConfiguration
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=34, name="USER_ADD_VM", message="VM {name} was created by {actor}."),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Take name and MAC addresses; keep the cluster from being removed."""
+        return (
+            exclusive(name_key(self.data_center, self.name), stream),
+            shared(f"cluster/{self.cluster}", stream),
+            *(exclusive(mac_key(nic.mac), stream) for nic in self.configuration.nics),
+        )
+
+
+@event("vm.updated")
+class VmUpdated(Event, frozen=True, kw_only=True):
+    """A VM's settings are now these; the configuration counts from the next run."""
+
+    name: str
+    previous_name: str
+    data_center: str
+    description: str = ""
+    delete_protected: bool = False
+    configuration: VmConfiguration
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=35, name="USER_UPDATE_VM", message="VM {name} was updated by {actor}."),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Swap the old name for the new one."""
+        old, new = (name_key(self.data_center, name) for name in (self.previous_name, self.name))
+        return () if old == new else (release(old, stream), exclusive(new, stream))
+
+
+@event("vm.disks_assigned")
+class VmDisksAssigned(Event, frozen=True, kw_only=True):
+    """The VM's disks lie (or will lie) on this host, which therefore cannot be removed."""
+
+    host: str
+    host_name: str
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the host; its gate must be open."""
+        return (check(gate_key(self.host), stream), shared(f"host/{self.host}", f"{stream}/disks"))
+
+
+@event("vm.disks_ready")
+class VmDisksReady(Event, frozen=True, kw_only=True):
+    """All disks of the VM exist; it can be started."""
+
+    name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=53, name="USER_ADD_VM_FINISHED_SUCCESS", message="VM {name} is complete."),
+    )
+
+
+@event("vm.disks_failed")
+class VmDisksFailed(Event, frozen=True, kw_only=True):
+    """The VM's disks could not be made; the VM can only be removed."""
+
+    name: str
+    reason: str
+
+
+@event("vm.job_ordered")
+class VmJobOrdered(Event, frozen=True, kw_only=True):
+    """A host is to do a job on the VM (addressed to that host)."""
+
+    job: Job
+    host: str
+
+
+@event("vm.job_done")
+class VmJobDone(Event, frozen=True, kw_only=True):
+    """The host did the job."""
+
+    job: str
+    kind: JobKind
+    host: str
+
+
+@event("vm.job_failed")
+class VmJobFailed(Event, frozen=True, kw_only=True):
+    """The host could not do the job, and why."""
+
+    job: str
+    kind: JobKind
+    host: str
+    reason: str
+
+
+@event("vm.job_withdrawn")
+class VmJobWithdrawn(Event, frozen=True, kw_only=True):
+    """The job is not wanted any more (addressed to the host)."""
+
+    job: str
+    kind: JobKind
+    host: str
+
+
+@event("vm.start_requested")
+class VmStartRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the VM to run; a host is to be chosen."""
+
+    name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=150, name="USER_INITIATED_RUN_VM", message="Start of VM {name} asked by {actor}."
+        ),
+    )
+
+
+@event("vm.start_abandoned")
+class VmStartAbandoned(Event, frozen=True, kw_only=True):
+    """The start found no host or ran out of attempts; the VM is as it was before."""
+
+    name: str
+    reason: str
+
+
+@event("vm.placed")
+class VmPlaced(Event, frozen=True, kw_only=True):
+    """The VM is to run on this host, as this incarnation (addressed to the host)."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    spec: RunSpec
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=153, name="USER_STARTED_VM", message="VM {name} is started on host {host_name}."
+        ),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the host, whose gate must be open."""
+        return (check(gate_key(self.host), stream), shared(f"host/{self.host}", stream))
+
+
+@event("vm.start_withdrawn")
+class VmStartWithdrawn(Event, frozen=True, kw_only=True):
+    """The host must not start this incarnation any more (addressed to it); it may already have."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    reason: str
+
+
+@event("vm.started")
+class VmStarted(Event, frozen=True, kw_only=True):
+    """The host runs the incarnation; the guest is booting or being restored."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    restored: bool = False
+
+
+@event("vm.up")
+class VmUp(Event, frozen=True, kw_only=True):
+    """The guest is up: its agent answers, or it had the time to boot."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=32,
+            name="USER_RUN_VM",
+            message="VM {name} started on host {host_name}.",
+            resolves="VM_DOWN_ERROR",
+        ),
+    )
+
+
+@event("vm.guest_reported")
+class VmGuestReported(Event, frozen=True, kw_only=True):
+    """What the guest's agent says of the guest."""
+
+    incarnation: int
+    hostname: str = ""
+    addresses: tuple[str, ...] = ()
+    operating_system: str = ""
+
+
+@event("vm.paused")
+class VmPaused(Event, frozen=True, kw_only=True):
+    """The VM's CPUs stand still."""
+
+    name: str
+    incarnation: int
+    reason: PauseReason
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=1025, name="VM_PAUSED", message="VM {name} is paused."),
+        Audit(
+            code=145,
+            name="VM_PAUSED_EIO",
+            severity=Severity.ERROR,
+            message="VM {name} is paused: a disk reported an input/output error.",
+        ),
+        Audit(
+            code=138,
+            name="VM_PAUSED_ENOSPC",
+            severity=Severity.ERROR,
+            message="VM {name} is paused: no space is left for a disk.",
+        ),
+        Audit(
+            code=146,
+            name="VM_PAUSED_EPERM",
+            severity=Severity.ERROR,
+            message="VM {name} is paused: access to a disk was denied.",
+        ),
+        Audit(
+            code=139,
+            name="VM_PAUSED_ERROR",
+            severity=Severity.ERROR,
+            message="VM {name} is paused after an error.",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Return the record of the reason."""
+        order = (
+            PauseReason.ADMIN,
+            PauseReason.IO_ERROR,
+            PauseReason.NO_SPACE,
+            PauseReason.PERMISSION,
+            PauseReason.OTHER,
+        )
+        return self.audits[order.index(self.reason)]
+
+
+@event("vm.continued")
+class VmContinued(Event, frozen=True, kw_only=True):
+    """The VM's CPUs run again."""
+
+    name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=196,
+            name="VM_RECOVERED_FROM_PAUSE_ERROR",
+            message="VM {name} runs again.",
+            resolves="VM_PAUSED_EIO",
+        ),
+    )
+
+
+@event("vm.shutdown_requested")
+class VmShutdownRequested(Event, frozen=True, kw_only=True):
+    """The guest is asked, by its power button, to shut down."""
+
+    name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=73,
+            name="USER_INITIATED_SHUTDOWN_VM",
+            message="Shutdown of VM {name} asked by {actor}.",
+        ),
+    )
+
+
+@event("vm.shutdown_failed")
+class VmShutdownFailed(Event, frozen=True, kw_only=True):
+    """The guest did not shut down; the VM is up as before."""
+
+    name: str
+    incarnation: int
+    reason: str
+
+
+@event("vm.stop_requested")
+class VmStopRequested(Event, frozen=True, kw_only=True):
+    """The incarnation is to be powered off at once (addressed to its host)."""
+
+    name: str
+    host: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=33, name="USER_STOP_VM", message="VM {name} is powered off by {actor}."),
+    )
+
+
+@event("vm.reboot_requested")
+class VmRebootRequested(Event, frozen=True, kw_only=True):
+    """The guest is to be reset."""
+
+    name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=157, name="USER_REBOOT_VM", message="VM {name} is rebooted by {actor}."),
+    )
+
+
+@event("vm.rebooted")
+class VmRebooted(Event, frozen=True, kw_only=True):
+    """The guest was reset, by an admin or by itself; the incarnation is the same."""
+
+    name: str
+    incarnation: int
+
+
+@event("vm.reboot_failed")
+class VmRebootFailed(Event, frozen=True, kw_only=True):
+    """The guest was not reset, or nobody knows whether it was; the VM is up as before."""
+
+    name: str
+    incarnation: int
+    reason: str
+
+
+@event("vm.suspend_requested")
+class VmSuspendRequested(Event, frozen=True, kw_only=True):
+    """The VM's memory is to be saved and the run ended."""
+
+    name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=501, name="USER_SUSPEND_VM", message="VM {name} is suspended by {actor}."),
+    )
+
+
+@event("vm.suspended")
+class VmSuspended(Event, frozen=True, kw_only=True):
+    """The memory of the incarnation lies in this file on this host; the run is over."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    saved_memory: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=503, name="USER_SUSPEND_VM_OK", message="VM {name} is suspended."),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The VM runs there no more, but its saved memory stays."""
+        return (
+            release(f"host/{self.host}", stream),
+            shared(f"host/{self.host}", f"{stream}/memory"),
+        )
+
+
+@event("vm.suspend_failed")
+class VmSuspendFailed(Event, frozen=True, kw_only=True):
+    """The memory could not be saved; the VM is up as before."""
+
+    name: str
+    incarnation: int
+    reason: str
+
+
+@event("vm.memory_discarded")
+class VmMemoryDiscarded(Event, frozen=True, kw_only=True):
+    """The saved memory counts no more: it was restored once, or given up."""
+
+    name: str
+    host: str
+    incarnation: int
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The host need not keep it."""
+        return (release(f"host/{self.host}", f"{stream}/memory"),)
+
+
+@event("vm.down")
+class VmDown(Event, frozen=True, kw_only=True):
+    """The incarnation runs no more on the host, for certain, and never will again."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    reason: DownReason
+    detail: str = ""
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=61, name="VM_DOWN", message="VM {name} is down on host {host_name} ({reason})."
+        ),
+        Audit(
+            code=119,
+            name="VM_DOWN_ERROR",
+            severity=Severity.ERROR,
+            message="VM {name} is down with error on host {host_name} ({reason}). {detail}",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Return the normal record or the error's; what never ran is told by its operation."""
+        if self.reason in {DownReason.WITHDRAWN, DownReason.SUSPENDED, DownReason.START_FAILED}:
+            return None
+        return self.audits[0 if self.reason in NORMAL_REASONS else 1]
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The VM is no longer on the host."""
+        return (release(f"host/{self.host}", stream),)
+
+
+@event("vm.stale_copy_found")
+class VmStaleCopyFound(Event, frozen=True, kw_only=True):
+    """A copy runs where it must not (addressed to that host, which is to destroy it)."""
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_020,
+            name="VM_STALE_COPY",
+            severity=Severity.ALERT,
+            message="Host {host_name} runs a stale copy of VM {name} (incarnation {incarnation});"
+            " it is being destroyed.",
+        ),
+    )
+
+
+@event("vm.stale_copy_gone")
+class VmStaleCopyGone(Event, frozen=True, kw_only=True):
+    """The stale copy is destroyed."""
+
+    name: str
+    host: str
+    incarnation: int
+
+
+@event("vm.remove_requested")
+class VmRemoveRequested(Event, frozen=True, kw_only=True):
+    """The VM is being removed: its name is free at once, the rest once its volumes are gone."""
+
+    name: str
+    data_center: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_021, name="USER_REMOVE_VM", message="Removal of VM {name} asked by {actor}."
+        ),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Free the name."""
+        return (release(name_key(self.data_center, self.name), stream),)
+
+
+@event("vm.removed")
+class VmRemoved(Event, frozen=True, kw_only=True):
+    """The VM is gone, with its volumes; MAC addresses and references are free."""
+
+    name: str
+    cluster: str
+    macs: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(code=113, name="USER_REMOVE_VM_FINISHED", message="VM {name} was removed."),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Free MAC addresses, the cluster and the hosts that held its disks and memory."""
+        return (
+            release(f"cluster/{self.cluster}", stream),
+            *(release(mac_key(mac), stream) for mac in self.macs),
+            *(release(f"host/{host}", f"{stream}/disks") for host in self.hosts),
+            *(release(f"host/{host}", f"{stream}/memory") for host in self.hosts),
+            exclusive(stream, stream),
+        )
