@@ -47,7 +47,7 @@ def patience() -> float:
     return float(os.environ.get("CHRONOVISOR_TEST_PATIENCE", "1"))
 
 
-def wait_until(  # noqa: PLR0913 - three of them are keywords that are seldom given
+def wait_until(
     predicate: Callable[[], T],
     timeout_s: float = 10.0,
     what: str = "the condition",
@@ -151,7 +151,7 @@ def run_command(
     shows its output.
     """
     words = [str(word) for word in command]
-    result = subprocess.run(  # noqa: S603 - the words come from the harness, never from outside
+    result = subprocess.run(
         words, check=False, capture_output=True, text=True, timeout=timeout_s * patience()
     )
     if check and result.returncode != 0:
@@ -171,7 +171,7 @@ def start_process(
     added to a log.
     """
     with log_file.open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - the words come from the harness, never from outside
+        return subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -26,10 +26,10 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """Where things that take long to make are kept between runs (CHRONOVISOR_TEST_CACHE, default
+    """Where things that take long to make are kept between runs (CHRONOVISOR_CACHE, default
     `.cache`).
     """
-    configured = os.environ.get("CHRONOVISOR_TEST_CACHE")
+    configured = os.environ.get("CHRONOVISOR_CACHE")
     folder = Path(configured) if configured else PROJECT_ROOT / ".cache"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
