@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -141,8 +141,8 @@ class LogReader(Protocol):
         """Return the events of a stream after a version, in order."""
         ...
 
-    async def load_many(self, streams: Sequence[str]) -> dict[str, Sequence[Stored]]:
-        """Return the events of several streams in one round trip, as of one instant."""
+    async def load_many(self, after_versions: Mapping[str, int]) -> dict[str, Sequence[Stored]]:
+        """Return, for each stream named, its events after the version given, as of one instant."""
         ...
 
     async def addressed(self, host: str, after: int, limit: int) -> Sequence[Stored]:
