@@ -1,3 +1,57 @@
-"""What every test shares."""
+"""What all tests share: the harness's fixtures, and the rule for a component that is not there."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.harness.workspace import cache_folder
 
 pytest_plugins = ["tests.harness.fixtures"]
+
+
+def _program(*names: str) -> Callable[[], str | None]:
+    def missing() -> str | None:
+        absent = [name for name in names if shutil.which(name) is None]
+        return f"not installed: {', '.join(absent)}" if absent else None
+
+    return missing
+
+
+def _kafka_missing() -> str | None:
+    if not any((cache_folder() / "kafka" / "libs").glob("kafka_*.jar")):
+        return "its jars are not in the cache (tests/install/kafka.sh)"
+    return _program("java")()
+
+
+def _libvirt_missing() -> str | None:
+    if os.geteuid() != 0:
+        return "only root can make namespaces for a host"
+    if importlib.util.find_spec("libvirt") is None:
+        return "libvirt-python is not installed (make venv-host)"
+    return _program("libvirtd", "qemu-system-x86_64", "qemu-img", "tini", "ip", "unshare")()
+
+
+# Each component that a test may need: answers why it is missing, or nothing if it is there.
+COMPONENTS: dict[str, Callable[[], str | None]] = {
+    "kafka": _kafka_missing,
+    "libvirt": _libvirt_missing,
+    "qemu-img": _program("qemu-img"),
+    "snmptrapd": _program("snmptrapd"),
+}
+
+
+def require(component: str) -> None:
+    """Stop the test if the component is missing: skip it, or, where everything must be there, fail.
+
+    Everything must be there if CI or CHRONOVISOR_REQUIRE_ALL is set (`make test` sets the latter):
+    a skipped test must never pass for a green one.
+    """
+    why = COMPONENTS[component]()
+    if why is None:
+        return
+    if os.environ.get("CI") or os.environ.get("CHRONOVISOR_REQUIRE_ALL"):
+        pytest.fail(f"{component} is required here: {why}", pytrace=False)
+    pytest.skip(f"{component}: {why}")

@@ -2,7 +2,7 @@
 # Fetches the Kafka broker's jars into .cache/kafka/libs. Does nothing while the pom is unchanged.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${CHRONOVISOR_CACHE:-$here/../../.cache}/kafka
+cache=${CHRONOVISOR_TEST_CACHE:-$here/../../.cache}/kafka
 stamp=$cache/pom.sha256
 wanted=$(sha256sum <"$here/kafka-pom.xml")
 if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then

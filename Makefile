@@ -1,0 +1,54 @@
+# One line for each thing that a developer does. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help up test check lint fmt lock bench venv venv-host real clean
+SHELL := /bin/bash
+
+bin := .venv/bin
+# make up ARGS="--hosts 3 --port 8800"; make test ARGS="-k migration"
+ARGS ?=
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+up: venv ## Run Chronovisor on this machine (ARGS="--hosts 3")
+	@exec $(bin)/chronovisor up $(ARGS)
+
+test: real lint ## Install the real components, then run every check and every test
+	CHRONOVISOR_REQUIRE_ALL=1 $(bin)/python -m pytest $(ARGS)
+
+check: venv lint ## Checks and unit tests: two minutes, needs nothing but Python
+	$(bin)/python -m pytest tests/unit $(ARGS)
+
+lint: venv
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	NO_COLOR=1 $(bin)/lint-imports
+
+fmt: venv ## Format the code and mend what ruff can mend
+	$(bin)/ruff check --fix-only
+	$(bin)/ruff format
+
+lock: venv ## Pin what the *.in files ask for: newest versions, with hashes
+	$(bin)/python tests/install/lock.py
+
+bench: venv ## Measure, as ratios
+	$(bin)/python -m benchmarks $(ARGS)
+
+venv: ## Make .venv from the pinned requirements
+	@tests/install/venv.sh
+
+venv-host: ## The same with libvirt-python, which compiles against libvirt-dev
+	@tests/install/venv.sh host
+
+# What the tests of real components need: Debian's packages (as root), libvirt-python, Kafka's jars.
+# The guest image is built by the harness when a test first asks for it.
+real:
+	@tests/install/debian.sh
+	@tests/install/venv.sh host
+	@tests/install/kafka.sh
+
+clean: ## Remove what was made, .venv and the cache included
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build \
+	  dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
