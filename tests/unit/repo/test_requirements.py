@@ -60,4 +60,6 @@ def test_every_pin_has_a_hash(name: str) -> None:
 def test_pins_name_no_index_and_no_folder(name: str) -> None:
     text = (ROOT / name).read_text()
 
-    assert re.findall(r".*(?:://|^-|--index|--find-links|--trusted-host).*", text, re.M) == []
+    assert (
+        re.findall(r".*(?:://|^-|--index|--find-links|--trusted-host).*", text, re.MULTILINE) == []
+    )
