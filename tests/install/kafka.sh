@@ -13,7 +13,7 @@ cache=$(cd "$cache" && pwd)
 rm -rf "$cache/libs.new"
 # Maven dependency plugins fetch in one go or fail: the folder is renamed only when it is whole.
 for attempt in 1 2 3; do
-  if mvn -q -B -f "$here/kafka-pom.xml" dependency:copy-dependencies \
+  if mvn -q -B -Dstyle.color=never -f "$here/kafka-pom.xml" dependency:copy-dependencies \
     -DoutputDirectory="$cache/libs.new"; then
     break
   elif [ "$attempt" = 3 ]; then
