@@ -13,17 +13,19 @@ help: ## List the targets
 up: venv ## Run Chronovisor on this machine (ARGS="--hosts 3")
 	@exec $(bin)/chronovisor up $(ARGS)
 
-test: real lint ## Install the real components, then run every check and every test
-	CHRONOVISOR_REQUIRE_ALL=1 $(bin)/python -m pytest $(ARGS)
+# A check that fails does not keep the tests from running: one run shows everything.
+test: real ## Install the real components, then run every check and every test
+	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
+	CHRONOVISOR_REQUIRE_ALL=1 $(bin)/python -m pytest $(ARGS) || failed=1; exit $$failed
 
 check: venv lint ## Checks and unit tests: two minutes, needs nothing but Python
 	$(bin)/python -m pytest tests/unit $(ARGS)
 
-lint: venv
-	$(bin)/ruff check
-	$(bin)/ruff format --check
-	$(bin)/mypy
-	NO_COLOR=1 $(bin)/lint-imports
+lint: venv ## The checks alone
+	@failed=0; export NO_COLOR=1; \
+	for check in "ruff check" "ruff format --check" mypy lint-imports; do \
+	  echo "--- $$check"; $(bin)/$$check || failed=1; \
+	done; exit $$failed
 
 fmt: venv ## Format the code and mend what ruff can mend
 	$(bin)/ruff check --fix-only
