@@ -12,8 +12,8 @@ packages=(
   busybox-static cpio e2fsprogs gcc kmod libc6-dev xz-utils
   # libvirt-python compiles against these
   libvirt-dev pkg-config
-  # an SNMP manager, certificates
-  openssl snmp snmptrapd
+  # an SNMP manager, certificates, a second PostgreSQL beside the wheel
+  openssl postgresql snmp snmptrapd
 )
 # Java and Maven, unless others than Debian's are there already.
 command -v java >/dev/null || packages+=(openjdk-17-jre-headless)
