@@ -4,10 +4,13 @@ Servers that take long to start live as long as the test session, and are handed
 running and unpaused, whatever the test before did to them; the rest is made anew for each test.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.harness.guest import Guest, build_guest
+from tests.harness.libvirt_host import LibvirtHost
+from tests.harness.network import HostNetwork
 from tests.harness.postgres import Database, PostgresServer
 from tests.harness.workspace import Workspace
 
@@ -48,3 +51,41 @@ def database(postgres: PostgresServer, request: pytest.FixtureRequest) -> Iterat
     postgres.start()
     postgres.resume()
     postgres.drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def guest() -> Guest:
+    """The tiny guest: kernel, initrd and base disk."""
+    return build_guest()
+
+
+@pytest.fixture(scope="session")
+def host_network(workspace: Workspace) -> Iterator[HostNetwork]:
+    """The session's network between the test's process and its hosts."""
+    network = HostNetwork(workspace)
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def make_libvirt_host(
+    workspace: Workspace, host_network: HostNetwork
+) -> Iterator[Callable[[], LibvirtHost]]:
+    """A maker of running libvirt hosts, numbered from 1; all are off after the test."""
+    hosts: list[LibvirtHost] = []
+
+    def make() -> LibvirtHost:
+        host = LibvirtHost(workspace, host_network, len(hosts) + 1)
+        hosts.append(host)
+        host.start()
+        return host
+
+    yield make
+    for host in hosts:
+        host.stop()
+
+
+@pytest.fixture
+def libvirt_host(make_libvirt_host: Callable[[], LibvirtHost]) -> LibvirtHost:
+    """A running libvirt host of the test's own."""
+    return make_libvirt_host()

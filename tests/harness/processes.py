@@ -166,6 +166,7 @@ def start_process(
     *,
     folder: Path | None = None,
     environment: dict[str, str] | None = None,
+    with_input: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own (a Ctrl-C at the tests does not reach it), its output
     added to a log.
@@ -173,7 +174,7 @@ def start_process(
     with log_file.open("ab") as log:
         return subprocess.Popen(
             [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=folder,
