@@ -26,9 +26,7 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
     compatibility_version: str
 
     audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(
-            code=809, name="USER_ADD_CLUSTER", message="Cluster {name} was created by {actor}."
-        ),
+        Audit(code=809, name="USER_ADD_CLUSTER", message="Cluster {name} was created by {actor}."),
     )
 
     def claims(self, stream: str) -> tuple[Claim, ...]:

@@ -221,13 +221,20 @@ class VmStartWithdrawn(Event, frozen=True, kw_only=True):
 
 @event("vm.started")
 class VmStarted(Event, frozen=True, kw_only=True):
-    """The host runs the incarnation; the guest is booting or being restored."""
+    """The host runs the incarnation; the guest is booting, or restored from its saved memory.
+
+    A memory that was restored once counts no more: the disks go on from here.
+    """
 
     name: str
     host: str
     host_name: str
     incarnation: int
     restored: bool = False
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The host need not keep a memory that was restored."""
+        return (release(f"host/{self.host}", f"{stream}/memory"),) if self.restored else ()
 
 
 @event("vm.up")
@@ -449,7 +456,10 @@ class VmMemoryDiscarded(Event, frozen=True, kw_only=True):
 
 @event("vm.down")
 class VmDown(Event, frozen=True, kw_only=True):
-    """The incarnation runs no more on the host, for certain, and never will again."""
+    """The incarnation runs no more on the host, for certain, and never will again.
+
+    `restored` says that its saved memory was, or may have been, restored: it counts no more.
+    """
 
     name: str
     host: str
@@ -457,11 +467,10 @@ class VmDown(Event, frozen=True, kw_only=True):
     incarnation: int
     reason: DownReason
     detail: str = ""
+    restored: bool = False
 
     audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(
-            code=61, name="VM_DOWN", message="VM {name} is down on host {host_name} ({reason})."
-        ),
+        Audit(code=61, name="VM_DOWN", message="VM {name} is down on host {host_name} ({reason})."),
         Audit(
             code=119,
             name="VM_DOWN_ERROR",
@@ -477,8 +486,9 @@ class VmDown(Event, frozen=True, kw_only=True):
         return self.audits[0 if self.reason in NORMAL_REASONS else 1]
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
-        """The VM is no longer on the host."""
-        return (release(f"host/{self.host}", stream),)
+        """The VM is no longer on the host, nor is a memory that was restored."""
+        memory = (release(f"host/{self.host}", f"{stream}/memory"),) if self.restored else ()
+        return (release(f"host/{self.host}", stream), *memory)
 
 
 @event("vm.stale_copy_found")
@@ -518,9 +528,7 @@ class VmRemoveRequested(Event, frozen=True, kw_only=True):
     data_center: str
 
     audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(
-            code=60_021, name="USER_REMOVE_VM", message="Removal of VM {name} asked by {actor}."
-        ),
+        Audit(code=60_021, name="USER_REMOVE_VM", message="Removal of VM {name} asked by {actor}."),
     )
 
     def claims(self, stream: str) -> tuple[Claim, ...]:

@@ -1,0 +1,27 @@
+"""All commands: importing this module declares them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from commands.cluster import create as cluster_create
+from commands.cluster import remove as cluster_remove
+from commands.data_center import create as data_center_create
+from commands.data_center import remove as data_center_remove
+from commands.data_center import update as data_center_update
+from commands.host import activate, add, approve, confirm_off, maintenance, token
+from commands.host import remove as host_remove
+from commands.kernel.command import declared_commands
+from commands.operation import cancel
+from commands.vm import create, reboot, remove, resume, shutdown, start, stop, suspend, update
+
+MODULES: tuple[ModuleType, ...] = (
+    *(data_center_create, data_center_update, data_center_remove),
+    *(cluster_create, cluster_remove),
+    *(add, token, approve, activate, maintenance, confirm_off, host_remove),
+    *(create, update, start, resume, shutdown, stop, reboot, suspend, remove),
+    cancel,
+)
+"""The modules whose commands make up the product."""
+
+COMMANDS = declared_commands()

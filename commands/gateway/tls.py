@@ -1,0 +1,322 @@
+"""HTTPS for the admin API and, with client certificates, for the agents' gateway.
+
+uvicorn does the work. What is added here:
+
+- The gateway's port asks every client for a certificate of our CA, and hands the application what
+  uvicorn does not: `scope["extensions"]["chronovisor.peer_certificate"]`, the certificate in DER.
+- Bounds that uvicorn lacks: connections, the time and the size of a request's head, the handshake.
+- Idle connections are cheap, since thousands of agents wait on one each.
+"""
+
+import asyncio
+import asyncio.constants
+import asyncio.sslproto
+import contextlib
+import errno
+import functools
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from access.certificates import NotAHostCertificate, host_id_of
+from commands.gateway.limits import AsgiApplication, Receive, Scope, Send, send_problem
+
+PEER_CERTIFICATE = "chronovisor.peer_certificate"
+CONNECTIONS_MAX = 20_000
+CONNECTIONS_OVER_MAX = 64
+HEAD_BYTES_MAX = 64 * 1024
+HEAD_TIMEOUT_S = 10.0
+KEEP_ALIVE_TIMEOUT_S = 75
+GRACEFUL_TIMEOUT_S = 5
+TLS_HANDSHAKE_TIMEOUT_S = 10.0
+# One TLS record. asyncio's own 256 KiB are reserved for each connection from its first instant.
+TLS_BUFFER_BYTES = 16 * 1024
+BACKLOG = 2048
+# A host that lost its power says nothing: the kernel asks, and gives up after about a minute.
+KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 10, 3
+UNACKNOWLEDGED_TIMEOUT_MS = 60_000
+_HOST_IDS_CACHED_MAX = 20_000
+
+
+class PortInUse(Exception):
+    """Another process listens on this address already."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a port is served. Without `certificate` and `key` it is plain HTTP, without `ca_bundle`
+    clients need no certificate.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca_bundle: Path | None = None
+    connections_max: int = CONNECTIONS_MAX
+    head_bytes_max: int = HEAD_BYTES_MAX
+    head_timeout_s: float = HEAD_TIMEOUT_S
+    keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S
+    graceful_timeout_s: int = GRACEFUL_TIMEOUT_S
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration with ours beside it, where the protocol finds it."""
+
+    def __init__(
+        self,
+        app: AsgiApplication,
+        settings: ServerSettings,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(cast("Any", app), **others)
+        self.settings = settings
+
+    def reload_certificates(self) -> None:
+        """Use the certificate files as they are now: for connections made from now on."""
+        if self.ssl is not None:
+            _load_certificates(self.ssl, self.settings)
+
+
+def server_config(  # noqa: PLR0913  one keyword per fact about the port
+    app: AsgiApplication,
+    *,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    ca_bundle: Path | None = None,
+    connections_max: int = CONNECTIONS_MAX,
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+    keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S,
+    graceful_timeout_s: int = GRACEFUL_TIMEOUT_S,
+) -> ServerConfig:
+    """How to serve `app` on a port.
+
+    With `ca_bundle` it is the gateway: no connection without a certificate of one of its CAs.
+    Without it, it is the admin API: TLS, and whoever asks shows a token. Without `certificate`,
+    plain HTTP, which is refused (ValueError) on any address but loopback.
+    """
+    settings = ServerSettings(
+        certificate=certificate,
+        key=key,
+        ca_bundle=ca_bundle,
+        connections_max=connections_max,
+        head_timeout_s=head_timeout_s,
+        keep_alive_timeout_s=keep_alive_timeout_s,
+        graceful_timeout_s=graceful_timeout_s,
+    )
+    if certificate is None:
+        if ca_bundle is not None:
+            raise ValueError("client certificates need TLS, thus a certificate and a key")
+        if host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError(f"plain HTTP is served on loopback only, not on {host}")
+    _tame_tls_connections()
+    context = None if certificate is None else server_context(settings)
+    return ServerConfig(
+        app,
+        settings,
+        host=host,
+        port=port,
+        http=BoundedProtocol,
+        ws="none",
+        interface="asgi3",
+        lifespan="auto",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=keep_alive_timeout_s,
+        timeout_graceful_shutdown=graceful_timeout_s,
+        ssl_context_factory=None if context is None else (lambda *_: context),
+    )
+
+
+def server_context(settings: ServerSettings) -> ssl.SSLContext:
+    """The TLS side: 1.2 at least and 1.3 by preference, client certificates if there is a CA."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.ca_bundle is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        # A resumed session would not show its certificate again.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    _load_certificates(context, settings)
+    return context
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket for `serve`; `port` 0 takes any free one. PortInUse names the port."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit these from the listening socket.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S),
+            (socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_S),
+            (socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES),
+            (socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_TIMEOUT_MS),
+        ):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} of {host} is in use by another process") from error
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    *ports: tuple[ServerConfig, socket.socket],
+    stop: asyncio.Event,
+    on_started: Callable[[], None] | None = None,
+) -> None:
+    """Serve all ports in this event loop until `stop`, then end gracefully within the limit.
+
+    Signals are left to the caller. Should one server end by itself, the others are ended too.
+    """
+    servers = [_Server(config) for config, _ in ports]
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[listener]))
+        for server, (_, listener) in zip(servers, ports, strict=True)
+    ]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        started = asyncio.create_task(_all_started(servers))
+        await asyncio.wait([started, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if started.done() and on_started is not None:
+            on_started()
+        started.cancel()
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks)
+
+
+def peer_host_id(scope: Mapping[str, Any]) -> str | None:
+    """The id of the host whose certificate this request's connection showed; None if no host's."""
+    certificate = (scope.get("extensions") or {}).get(PEER_CERTIFICATE)
+    return None if certificate is None else _host_id(certificate)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with bounds, and with the client's certificate in each scope."""
+
+    config: ServerConfig
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        settings = self.config.settings
+        surplus = len(self.connections) - settings.connections_max
+        if surplus > CONNECTIONS_OVER_MAX:
+            transport.abort()
+            return
+        if surplus > 0:
+            self.app = cast("Any", _too_many_connections)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and settings.ca_bundle is not None:
+            certificate = tls.getpeercert(binary_form=True)
+            self.app = cast("Any", functools.partial(_with_certificate, self.app, certificate))
+        self._head_bytes = 0
+        self._head_deadline = self.loop.time() + settings.head_timeout_s
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        settings = self.config.settings
+        if self._between_requests() and self._head_bytes == 0:
+            self._head_deadline = self.loop.time() + settings.head_timeout_s
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if not self._between_requests():
+            self._head_bytes = 0
+            return
+        if self.timeout_keep_alive_task is not None:
+            # A whole request was served within this call; the next may take its time.
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > settings.head_bytes_max:
+            self.send_400_response("The request's head is too large.")
+            return
+        self._await_head()
+
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        """Close the connection unless a whole request head is here by its deadline.
+
+        In uvicorn's own timer, which it cancels whenever something arrives.
+        """
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_at(
+            self._head_deadline, self.timeout_keep_alive_handler
+        )
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _all_started(servers: list["_Server"]) -> None:
+    while not all(server.started for server in servers):
+        await asyncio.sleep(0.01)
+
+
+async def _with_certificate(
+    app: AsgiApplication, certificate: bytes, scope: Scope, receive: Receive, send: Send
+) -> None:
+    scope.setdefault("extensions", {})[PEER_CERTIFICATE] = certificate
+    await app(scope, receive, send)
+
+
+async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_problem(
+        send,
+        status=503,
+        name="too-many-connections",
+        title="The server has as many connections as it can serve",
+        headers=((b"retry-after", b"1"), (b"connection", b"close")),
+    )
+
+
+@functools.lru_cache(maxsize=_HOST_IDS_CACHED_MAX)
+def _host_id(certificate: bytes) -> str | None:
+    try:
+        return host_id_of(certificate)
+    except NotAHostCertificate:
+        return None
+
+
+def _load_certificates(context: ssl.SSLContext, settings: ServerSettings) -> None:
+    if settings.certificate is not None:
+        context.load_cert_chain(settings.certificate, settings.key)
+    if settings.ca_bundle is not None:
+        context.load_verify_locations(settings.ca_bundle)
+
+
+def _tame_tls_connections() -> None:
+    """Set what asyncio offers no argument for, for all TLS connections of this process."""
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = TLS_HANDSHAKE_TIMEOUT_S  # type: ignore[misc]

@@ -1,0 +1,41 @@
+"""The state of a cluster."""
+
+from __future__ import annotations
+
+import msgspec
+
+from commands.kernel.fold import Fold
+from events.envelope import Recorded
+from events.types.cluster import ClusterCreated, ClusterRemoved
+
+
+class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster, as decisions see it."""
+
+    id: str
+    name: str
+    data_center: str
+    architecture: str
+    cpu_model: str
+    machine_type: str
+    removed: bool = False
+
+
+def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | None:
+    """Fold one event of a cluster's stream."""
+    event = recorded.event
+    if isinstance(event, ClusterCreated):
+        return ClusterState(
+            id=recorded.object_id,
+            name=event.name,
+            data_center=event.data_center,
+            architecture=event.architecture,
+            cpu_model=event.cpu_model,
+            machine_type=event.machine_type,
+        )
+    if state is not None and isinstance(event, ClusterRemoved):
+        return msgspec.structs.replace(state, removed=True)
+    return state
+
+
+CLUSTER = Fold("cluster", ClusterState, evolve)

@@ -1,0 +1,176 @@
+"""The state of a host."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+
+import msgspec
+
+from commands.kernel.fold import Fold
+from events.envelope import Recorded
+from events.types import host as e
+
+FORMER_BOOTS_MAX = 32
+"""How many former boot ids are remembered, to tell a clone from a reboot."""
+
+
+class HostStatus(enum.StrEnum):
+    """States of a host, in oVirt's words where it has them."""
+
+    INSTALLING = "installing"
+    PENDING_APPROVAL = "pending_approval"
+    UNASSIGNED = "unassigned"
+    UP = "up"
+    NON_RESPONSIVE = "non_responsive"
+    ERROR = "error"
+    PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
+    MAINTENANCE = "maintenance"
+    REMOVED = "removed"
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """An enrolment token: its id, the SHA-256 of its secret, when it ends."""
+
+    id: str
+    secret_sha256: str
+    expires: dt.datetime
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine behind the host: pinned once the host is approved."""
+
+    public_key_sha256: str
+    hardware: str
+    signing_request: str
+    token: str
+
+
+class Duty(enum.StrEnum):
+    """What the admins want of the host."""
+
+    ACTIVE = "active"
+    PREPARING = "preparing"
+    MAINTENANCE = "maintenance"
+
+
+class HostState(msgspec.Struct, frozen=True, kw_only=True):
+    """A host, as decisions see it."""
+
+    id: str
+    name: str
+    cluster: str
+    data_center: str
+    address: str
+    approved: bool
+    token: Token | None = None
+    identity: Identity | None = None
+    certificate: str | None = None
+    certificate_fingerprint: str | None = None
+    session: str | None = None
+    boot: str | None = None
+    former_boots: tuple[str, ...] = ()
+    silent: bool = False
+    duplicate: bool = False
+    duty: Duty = Duty.ACTIVE
+    capabilities: e.Capabilities | None = None
+    unmanaged: tuple[str, ...] = ()
+    skewed: bool = False
+    removed: bool = False
+
+    @property
+    def status(self) -> HostStatus:
+        """The host's status; the worst news first."""
+        if self.removed:
+            return HostStatus.REMOVED
+        if self.duplicate:
+            return HostStatus.ERROR
+        if self.identity is None:
+            return HostStatus.INSTALLING
+        if not self.approved:
+            return HostStatus.PENDING_APPROVAL
+        if self.duty is Duty.MAINTENANCE:
+            return HostStatus.MAINTENANCE
+        if self.silent:
+            return HostStatus.NON_RESPONSIVE
+        if self.duty is Duty.PREPARING:
+            return HostStatus.PREPARING_FOR_MAINTENANCE
+        return HostStatus.UNASSIGNED if self.session is None else HostStatus.UP
+
+
+def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
+    """Fold one event of a host's stream."""
+    event = recorded.event
+    if isinstance(event, e.HostAdded):
+        return HostState(
+            id=recorded.object_id,
+            name=event.name,
+            cluster=event.cluster,
+            data_center=event.data_center,
+            address=event.address,
+            approved=event.approved,
+        )
+    if state is None:
+        return None
+    return _evolve_enrolment(state, event) or _evolve_life(state, event) or state
+
+
+def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
+    match event:
+        case e.HostEnrolmentTokenIssued():
+            token = Token(id=event.token, secret_sha256=event.secret_sha256, expires=event.expires)
+            return msgspec.structs.replace(state, token=token)
+        case e.HostJoinRequested():
+            identity = Identity(
+                public_key_sha256=event.public_key_sha256,
+                hardware=event.hardware,
+                signing_request=event.signing_request,
+                token=event.token,
+            )
+            return msgspec.structs.replace(
+                state, identity=identity, certificate=None, certificate_fingerprint=None
+            )
+        case e.HostApproved():
+            return msgspec.structs.replace(state, approved=True, duplicate=False, former_boots=())
+        case e.HostCertificateIssued():
+            return msgspec.structs.replace(
+                state,
+                certificate=event.certificate,
+                certificate_fingerprint=event.fingerprint,
+            )
+        case e.HostRemoved():
+            return msgspec.structs.replace(state, removed=True)
+        case _:
+            return None
+
+
+def _evolve_life(state: HostState, event: object) -> HostState | None:
+    match event:
+        case e.HostSessionStarted():
+            former = state.former_boots
+            if state.boot is not None and state.boot != event.boot:
+                former = (*former, state.boot)[-FORMER_BOOTS_MAX:]
+            return msgspec.structs.replace(
+                state, session=event.session, boot=event.boot, former_boots=former, silent=False
+            )
+        case e.HostSilent():
+            return msgspec.structs.replace(state, silent=True)
+        case e.HostCapabilitiesReported():
+            return msgspec.structs.replace(state, capabilities=event.capabilities)
+        case e.HostActivated():
+            return msgspec.structs.replace(state, duty=Duty.ACTIVE)
+        case e.HostMaintenanceRequested():
+            return msgspec.structs.replace(state, duty=Duty.PREPARING)
+        case e.HostMaintenanceEntered():
+            return msgspec.structs.replace(state, duty=Duty.MAINTENANCE)
+        case e.HostDuplicateRefused():
+            return msgspec.structs.replace(state, duplicate=True)
+        case e.HostUnmanagedDomainsFound():
+            return msgspec.structs.replace(state, unmanaged=event.domains)
+        case e.HostClockSkewed():
+            return msgspec.structs.replace(state, skewed=True)
+        case _:
+            return None
+
+
+HOST = Fold("host", HostState, evolve)

@@ -1,0 +1,288 @@
+"""The state of a virtual machine."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from commands.kernel.fold import Fold
+from events.envelope import Recorded
+from events.types import vm as e
+from events.types.base import Event
+from events.types.job import Job
+from events.types.run_spec import VmConfiguration
+from events.types.vm import PauseReason
+
+
+class VmStatus(enum.StrEnum):
+    """States of a VM, in oVirt's words where it has them."""
+
+    IMAGE_LOCKED = "image_locked"
+    IMAGE_ILLEGAL = "image_illegal"
+    DOWN = "down"
+    WAITING_FOR_LAUNCH = "waiting_for_launch"
+    POWERING_UP = "powering_up"
+    RESTORING_STATE = "restoring_state"
+    UP = "up"
+    PAUSED = "paused"
+    REBOOT_IN_PROGRESS = "reboot_in_progress"
+    POWERING_DOWN = "powering_down"
+    SAVING_STATE = "saving_state"
+    SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
+    REMOVING = "removing"
+    REMOVED = "removed"
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The VM's current run, from being placed until it is down for certain.
+
+    `position` is that of `vm.placed`. `withdrawn` and `stopping` say that the host is to end it.
+    """
+
+    host: str
+    host_name: str
+    incarnation: int
+    position: int
+    started: bool = False
+    restores: bool = False
+    withdrawn: bool = False
+    stopping: bool = False
+    resets: int = 0
+
+
+class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the memory of a suspended VM lies."""
+
+    host: str
+    host_name: str
+    file: str
+    incarnation: int
+
+
+class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that a host was ordered to do and has not answered for."""
+
+    job: Job
+    host: str
+    position: int
+
+
+class VmState(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM, as decisions see it.
+
+    `may_run_on` names the hosts on which a copy may be running; a new incarnation needs it empty.
+    `operation` is the id of the operation that last took hold of the VM.
+    """
+
+    id: str
+    name: str
+    data_center: str
+    cluster: str
+    description: str
+    delete_protected: bool
+    configuration: VmConfiguration
+    configuration_version: int = 1
+    status: VmStatus
+    incarnation: int = 0
+    first_host: str | None = None
+    run: Run | None = None
+    may_run_on: tuple[str, ...] = ()
+    disks_host: str | None = None
+    disks_host_name: str = ""
+    memory: SavedMemory | None = None
+    discarded_memory: tuple[SavedMemory, ...] = ()
+    pause_reason: PauseReason | None = None
+    jobs: tuple[OpenJob, ...] = ()
+    operation: str | None = None
+    stale_copies: tuple[tuple[str, int], ...] = ()
+
+    def job(self, job_id: str) -> OpenJob | None:
+        """Return an open job."""
+        return next((entry for entry in self.jobs if entry.job.id == job_id), None)
+
+
+def evolve(state: VmState | None, recorded: Recorded) -> VmState | None:
+    """Fold one event of a VM's stream."""
+    event = recorded.event
+    if isinstance(event, e.VmCreated):
+        locked = bool(event.configuration.disks)
+        return VmState(
+            id=recorded.object_id,
+            name=event.name,
+            data_center=event.data_center,
+            cluster=event.cluster,
+            description=event.description,
+            delete_protected=event.delete_protected,
+            configuration=event.configuration,
+            status=VmStatus.IMAGE_LOCKED if locked else VmStatus.DOWN,
+            operation=recorded.correlation,
+        )
+    if state is None:
+        return None
+    for part in (_evolve_settings, _evolve_jobs, _evolve_run, _evolve_requests, _evolve_copies):
+        changed = part(state, event, recorded)
+        if changed is not None:
+            return changed
+    return state
+
+
+def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    change = msgspec.structs.replace
+    match event:
+        case e.VmUpdated():
+            return change(
+                state,
+                name=event.name,
+                description=event.description,
+                delete_protected=event.delete_protected,
+                configuration=event.configuration,
+                configuration_version=state.configuration_version + 1,
+            )
+        case e.VmDisksAssigned():
+            return change(state, disks_host=event.host, disks_host_name=event.host_name)
+        case e.VmDisksReady():
+            return change(state, status=VmStatus.DOWN)
+        case e.VmDisksFailed():
+            return change(state, status=VmStatus.IMAGE_ILLEGAL)
+        case e.VmRemoveRequested():
+            return change(state, status=VmStatus.REMOVING, operation=recorded.correlation)
+        case e.VmRemoved():
+            return change(state, status=VmStatus.REMOVED)
+        case _:
+            return None
+
+
+def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    match event:
+        case e.VmJobOrdered():
+            entry = OpenJob(job=event.job, host=event.host, position=recorded.position)
+            return msgspec.structs.replace(state, jobs=(*state.jobs, entry))
+        case e.VmJobDone() | e.VmJobFailed() | e.VmJobWithdrawn():
+            done = state.job(event.job)
+            left = tuple(entry for entry in state.jobs if entry.job.id != event.job)
+            memories = state.discarded_memory
+            if done is not None and isinstance(event, e.VmJobDone):
+                memories = tuple(m for m in memories if m.file not in done.job.volumes)
+            return msgspec.structs.replace(state, jobs=left, discarded_memory=memories)
+        case _:
+            return None
+
+
+def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    change = msgspec.structs.replace
+    match event:
+        case e.VmPlaced():
+            run = Run(
+                host=event.host,
+                host_name=event.host_name,
+                incarnation=event.incarnation,
+                position=recorded.position,
+                restores=event.spec.restore_from is not None,
+            )
+            return change(
+                state,
+                run=run,
+                incarnation=event.incarnation,
+                first_host=event.spec.first_host,
+                may_run_on=(*state.may_run_on, event.host),
+            )
+        case e.VmStarted():
+            status = VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP
+            used = _memory_used(state) if event.restored else state
+            return change(used, status=status, run=_run(state, started=True))
+        case e.VmUp():
+            return change(state, status=VmStatus.UP, pause_reason=None)
+        case e.VmPaused():
+            return change(state, status=VmStatus.PAUSED, pause_reason=event.reason)
+        case e.VmContinued():
+            return change(state, status=VmStatus.UP, pause_reason=None)
+        case e.VmRebooted():
+            resets = state.run.resets + 1 if state.run else 0
+            status = VmStatus.UP if state.status is VmStatus.REBOOT_IN_PROGRESS else state.status
+            return change(state, status=status, run=_run(state, resets=resets))
+        case e.VmSuspended():
+            memory = SavedMemory(
+                host=event.host,
+                host_name=event.host_name,
+                file=event.saved_memory,
+                incarnation=event.incarnation,
+            )
+            return change(_ended(state, event.host), status=VmStatus.SUSPENDED, memory=memory)
+        case e.VmDown():
+            used = _memory_used(state) if event.restored else state
+            status = VmStatus.SUSPENDED if used.memory is not None else VmStatus.DOWN
+            if state.status is VmStatus.WAITING_FOR_LAUNCH and not _ran(state):
+                status = VmStatus.WAITING_FOR_LAUNCH
+            return change(_ended(used, event.host), status=status)
+        case _:
+            return None
+
+
+def _evolve_requests(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    change = msgspec.structs.replace
+    owner = recorded.correlation
+    match event:
+        case e.VmStartRequested():
+            return change(state, status=VmStatus.WAITING_FOR_LAUNCH, operation=owner)
+        case e.VmStartAbandoned():
+            before = VmStatus.SUSPENDED if state.memory is not None else VmStatus.DOWN
+            return change(state, status=before)
+        case e.VmStartWithdrawn():
+            return change(state, run=_run(state, withdrawn=True))
+        case e.VmShutdownRequested():
+            return change(state, status=VmStatus.POWERING_DOWN, operation=owner)
+        case e.VmStopRequested():
+            return change(
+                state,
+                status=VmStatus.POWERING_DOWN,
+                run=_run(state, stopping=True),
+                operation=owner,
+            )
+        case e.VmRebootRequested():
+            return change(state, status=VmStatus.REBOOT_IN_PROGRESS, operation=owner)
+        case e.VmSuspendRequested():
+            return change(state, status=VmStatus.SAVING_STATE, operation=owner)
+        case e.VmShutdownFailed() | e.VmRebootFailed() | e.VmSuspendFailed():
+            return change(state, status=VmStatus.UP)
+        case e.VmMemoryDiscarded():
+            return _memory_used(state)
+        case _:
+            return None
+
+
+def _evolve_copies(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    del recorded
+    match event:
+        case e.VmStaleCopyFound():
+            copy = (event.host, event.incarnation)
+            return msgspec.structs.replace(state, stale_copies=(*state.stale_copies, copy))
+        case e.VmStaleCopyGone():
+            left = tuple(c for c in state.stale_copies if c != (event.host, event.incarnation))
+            return msgspec.structs.replace(state, stale_copies=left)
+        case _:
+            return None
+
+
+def _run(state: VmState, **changes: object) -> Run | None:
+    return None if state.run is None else msgspec.structs.replace(state.run, **changes)
+
+
+def _ran(state: VmState) -> bool:
+    return state.run is not None and state.run.started
+
+
+def _memory_used(state: VmState) -> VmState:
+    gone = (state.memory,) if state.memory is not None else ()
+    return msgspec.structs.replace(
+        state, memory=None, discarded_memory=(*state.discarded_memory, *gone)
+    )
+
+
+def _ended(state: VmState, host: str) -> VmState:
+    may_run_on = tuple(other for other in state.may_run_on if other != host)
+    return msgspec.structs.replace(state, run=None, may_run_on=may_run_on, pause_reason=None)
+
+
+VM = Fold("vm", VmState, evolve)

@@ -1,0 +1,118 @@
+"""Create a VM."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from commands.kernel.command import Command, Context, Decision, command, on
+from commands.kernel.fields import MIB, Bridge, Description, FileName, Id, Name
+from commands.kernel.fold import World
+from commands.kernel.refusal import InvalidField, NameTaken, NotFound
+from commands.state import lookup
+from commands.state.hardware import BootInput, Memory, Processors, configuration
+from commands.state.operation import begin
+from events.types.run_spec import DiskBus
+from events.types.vm import VmCreated
+
+_Mac = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$",
+        description="A unicast MAC address in lower case, such as 56:6f:1a:00:00:01.",
+    ),
+]
+
+
+class DiskInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A disk to make: empty, or a copy of `image`, a file of the host's storage folder."""
+
+    size_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=64 * 1024 * 1024 * MIB)]
+    name: Name | None = None
+    image: FileName | None = None
+    bus: DiskBus = DiskBus.VIRTIO
+    bootable: bool = False
+    read_only: bool = False
+
+
+class NicInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network interface on a bridge of the host; without `mac` it gets one."""
+
+    bridge: Bridge
+    name: Name | None = None
+    mac: _Mac | None = None
+    linked: bool = True
+
+
+@command(
+    "vm.create",
+    path="/v1/vms",
+    permission="CREATE_VM",
+    verb="vm create",
+    creates=True,
+    long=True,
+    refusals=(NotFound, NameTaken, InvalidField),
+)
+class CreateVm(Command, frozen=True, kw_only=True):
+    """Create a VM.
+
+    Without disks the VM is there at once (201). With disks the answer is 202: they are made on the
+    host named, or on the first that fits, and the VM then runs where its disks are.
+    """
+
+    name: Name
+    cluster: Id
+    description: Description = ""
+    delete_protected: bool = False
+    memory_bytes: Memory = 1024 * MIB
+    cpu: Processors = Processors()
+    boot: BootInput = BootInput()
+    cdrom: FileName | None = None
+    disks: Annotated[tuple[DiskInput, ...], msgspec.Meta(max_length=32)] = ()
+    nics: Annotated[tuple[NicInput, ...], msgspec.Meta(max_length=16)] = ()
+    host: Id | None = None
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Create it under a new id; where there are disks, an operation makes them."""
+        parent = lookup.cluster(world, self.cluster)
+        self._require_host_of(world, parent.id)
+        object_id = context.ids[0]
+        created = VmCreated(
+            name=self.name,
+            data_center=parent.data_center,
+            cluster=parent.id,
+            description=self.description,
+            delete_protected=self.delete_protected,
+            configuration=configuration(object_id, self, context),
+        )
+        events = on(f"vm/{object_id}", created)
+        if not self.disks:
+            return Decision.of(object_id, *events)
+        operation = begin(
+            context,
+            "vm.create",
+            f"vm/{object_id}",
+            self.name,
+            "assign",
+            "create_disks",
+            cancellable=True,
+            host=self.host,
+        )
+        return Decision.of(object_id, *events, operation, operation=str(context.command))
+
+    def _require_host_of(self, world: World, cluster: str) -> None:
+        if self.host is None:
+            return
+        if not self.disks:
+            raise InvalidField(
+                "A host is named, but the VM has no disks that would lie there.",
+                remedy="Leave 'host' out; a VM without disks runs on any host of its cluster.",
+                field="host",
+            )
+        if lookup.host(world, self.host).cluster != cluster:
+            raise InvalidField(
+                "The host named is not in the VM's cluster.",
+                remedy="Name a host of the cluster, or none.",
+                field="host",
+            )

@@ -1,0 +1,91 @@
+"""Change a VM's settings."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from commands.kernel.command import Command, Context, Decision, command, on
+from commands.kernel.fields import Description, FileName, Id, Name
+from commands.kernel.fold import World
+from commands.kernel.refusal import (
+    InvalidField,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    WrongState,
+)
+from commands.state import lookup
+from commands.state.hardware import BootInput, Memory, Processors, boot, topology
+from commands.state.vm import VmState, VmStatus
+from events.types.run_spec import VmConfiguration
+from events.types.vm import VmUpdated
+
+_ALLOWED = frozenset(VmStatus) - {
+    VmStatus.IMAGE_LOCKED,
+    VmStatus.IMAGE_ILLEGAL,
+    VmStatus.REMOVING,
+    VmStatus.REMOVED,
+}
+
+
+@command(
+    "vm.update",
+    method="PATCH",
+    path="/v1/vms/{id}",
+    permission="EDIT_VM_PROPERTIES",
+    verb="vm update",
+    refusals=(NotFound, NameTaken, InvalidField, WrongState, PreconditionFailed),
+)
+class UpdateVm(Command, frozen=True, kw_only=True):
+    """Change a VM's settings.
+
+    Fields that are not given stay as they are. Name, description and delete protection count at
+    once, hardware from the VM's next run. `cdrom: null` takes the disc out.
+    """
+
+    id: Id
+    name: Name | None = None
+    description: Description | None = None
+    delete_protected: bool | None = None
+    memory_bytes: Memory | None = None
+    cpu: Processors | None = None
+    boot: BootInput | None = None
+    cdrom: FileName | UnsetType | None = UNSET
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Change what differs; no event where nothing does."""
+        state = lookup.vm(world, self.id)
+        lookup.require_version(context.if_match, state.configuration_version)
+        lookup.require_vm_status(world, state, _ALLOWED, "updated")
+        updated = VmUpdated(
+            name=state.name if self.name is None else self.name,
+            previous_name=state.name,
+            data_center=state.data_center,
+            description=state.description if self.description is None else self.description,
+            delete_protected=(
+                state.delete_protected if self.delete_protected is None else self.delete_protected
+            ),
+            configuration=self._configuration(state.configuration),
+        )
+        if _same(updated, state):
+            return Decision.of(self.id)
+        return Decision.of(self.id, *on(f"vm/{self.id}", updated))
+
+    def _configuration(self, now: VmConfiguration) -> VmConfiguration:
+        return msgspec.structs.replace(
+            now,
+            memory_bytes=now.memory_bytes if self.memory_bytes is None else self.memory_bytes,
+            topology=now.topology if self.cpu is None else topology(self.cpu),
+            boot=now.boot if self.boot is None else boot(self.boot),
+            cdrom=now.cdrom if self.cdrom is UNSET else self.cdrom,
+        )
+
+
+def _same(updated: VmUpdated, state: VmState) -> bool:
+    return (
+        updated.name == state.name
+        and updated.description == state.description
+        and updated.delete_protected == state.delete_protected
+        and updated.configuration == state.configuration
+    )
