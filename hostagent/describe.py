@@ -1,0 +1,71 @@
+"""What the agent says of each incarnation: the report's items, as a pure function of what is known.
+
+Every incarnation that the intent names is always described, and so is every managed domain: what a
+full state does not list is not on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from events.wire.agent import IntentVm, VmState, VmStateItem
+from hostagent.driver import Domain, Guest
+from hostagent.records import Remembered, Run, RunKey
+
+_NOTHING_SEEN = Guest()
+
+
+def describe_all(
+    intent: Mapping[RunKey, IntentVm],
+    domains: Mapping[RunKey, Domain],
+    remembered: Remembered,
+    guests: Mapping[RunKey, Guest],
+) -> dict[RunKey, VmStateItem]:
+    """Return what is known of every incarnation that is ordered or there."""
+    return {
+        key: describe(
+            key, intent.get(key), domains.get(key), remembered.runs.get(key), guests.get(key)
+        )
+        for key in sorted({*intent, *domains})
+    }
+
+
+def describe(
+    key: RunKey,
+    item: IntentVm | None,
+    domain: Domain | None,
+    run: Run | None,
+    guest: Guest | None,
+) -> VmStateItem:
+    """Return what is known of one incarnation."""
+    if domain is None and run is not None and run.tombstone is not None:
+        return VmStateItem(
+            vm=key.vm,
+            incarnation=key.incarnation,
+            state=VmState.ABSENT,
+            restored=run.restored,
+            reason=run.tombstone.reason,
+            detail=run.tombstone.detail,
+            resets=run.resets,
+        )
+    if domain is None:
+        # Not there, but nobody made certain yet that it is over: as the engine knows it.
+        ran = (run is not None and run.done is not None) or (item is not None and item.started)
+        state = VmState.RUNNING if ran else VmState.STARTING
+    elif run is not None and run.begun is not None and run.done is None:
+        state = VmState.STARTING
+    else:
+        state = VmState.PAUSED if domain.paused else VmState.RUNNING
+    seen = guest or _NOTHING_SEEN
+    return VmStateItem(
+        vm=key.vm,
+        incarnation=key.incarnation,
+        state=state,
+        guest_up=run is not None and run.up and state is not VmState.STARTING,
+        restored=run is not None and run.restored,
+        pause_reason=domain.pause_reason if domain is not None and domain.paused else None,
+        resets=0 if run is None else run.resets,
+        hostname=seen.hostname,
+        addresses=seen.addresses,
+        operating_system=seen.operating_system,
+    )

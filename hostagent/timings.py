@@ -1,0 +1,30 @@
+"""How long an agent waits for what: every limit and interval of its own, in seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Time-outs and intervals; those that the engine sets come with its Welcome."""
+
+    start_timeout_s: float = 300.0
+    destroy_timeout_s: float = 120.0
+    call_timeout_s: float = 60.0
+    save_timeout_s: float = 1_800.0
+    disk_timeout_s: float = 6 * 3_600.0
+    boot_timeout_s: float = 120.0
+    shutdown_timeout_s: float = 300.0
+    button_interval_s: float = 10.0
+    guest_poll_s: float = 3.0
+    guest_refresh_s: float = 30.0
+    unknown_retry_s: float = 5.0
+    retry_min_s: float = 1.0
+    retry_max_s: float = 60.0
+    request_timeout_s: float = 15.0
+
+    def scaled(self, time_scale: float) -> Timings:
+        """Return all of them multiplied by `time_scale`."""
+        return Timings(
+            **{name: getattr(self, name) * time_scale for name in self.__struct_fields__}
+        )
