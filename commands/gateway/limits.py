@@ -1,19 +1,43 @@
 """A bound on the size of a request's body and on the time that it takes: pure ASGI middleware."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import orjson
 
+from commands.kernel.refusal import Refusal
+
 BODY_BYTES_MAX = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
+# After a refusal the rest of the body is read and thrown away for this long, and this much of it.
+LINGER_S = 2.0
+LINGER_BYTES_MAX = 16 * 1024 * 1024
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BodyTooLarge(Refusal):
+    """The request's body is too large."""
+
+    status = 413
+
+
+class BodyTooSlow(Refusal):
+    """The request's body did not arrive in time."""
+
+    status = 408
+
+
+class TooManyConnections(Refusal):
+    """The server has as many connections as it can serve."""
+
+    status = 503
 
 
 class BodyLimit:
@@ -41,7 +65,7 @@ class BodyLimit:
             return
         body = _Body(receive, send, self._bytes_max, self._timeout_s)
         if _declared_length(scope) > self._bytes_max:
-            await body.refuse_as_too_large()
+            await body.refuse()
             return
         try:
             await self._app(scope, body.receive, body.send)
@@ -50,7 +74,7 @@ class BodyLimit:
             if not body.cut_off:
                 raise
         if body.cut_off and not body.answered:
-            await (body.refuse_as_too_late() if body.late else body.refuse_as_too_large())
+            await body.refuse()
 
 
 class _Body:
@@ -95,53 +119,65 @@ class _Body:
         self.answered = True
         await self._send(message)
 
-    async def refuse_as_too_large(self) -> None:
-        await send_problem(
-            self._send,
-            status=413,
-            name="body-too-large",
-            title="The request's body is too large",
-            detail=f"A body of at most {self._bytes_max} bytes is accepted.",
-            headers=((b"connection", b"close"),),
-        )
+    async def refuse(self) -> None:
+        """Answer in the application's place, and close the connection."""
+        if self.late:
+            detail = f"The whole body is expected within {self._timeout_s:g} seconds."
+            await send_refusal(self._send, BodyTooSlow(detail), linger=self._linger)
+        else:
+            detail = f"A body of at most {self._bytes_max} bytes is accepted."
+            await send_refusal(self._send, BodyTooLarge(detail), linger=self._linger)
 
-    async def refuse_as_too_late(self) -> None:
-        await send_problem(
-            self._send,
-            status=408,
-            name="body-too-slow",
-            title="The request's body did not arrive in time",
-            detail=f"The whole body is expected within {self._timeout_s:g} seconds.",
-            headers=((b"connection", b"close"),),
-        )
+    async def _linger(self) -> None:
+        """Take in some of the rest, since closing at once would destroy the answer on its way.
+
+        (TCP resets a connection that is closed with unread data, and the peer then loses what it
+        has not read yet.)
+        """
+        taken = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while taken < LINGER_BYTES_MAX:
+                    message = await self._receive()
+                    taken += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
 
-async def send_problem(
+async def _no_linger() -> None:
+    return
+
+
+async def send_refusal(
     send: Send,
+    refusal: Refusal,
     *,
-    status: int,
-    name: str,
-    title: str,
-    detail: str | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
+    linger: Callable[[], Awaitable[None]] = _no_linger,
 ) -> None:
-    """Answer with a problem (RFC 9457). For layers below the API, which has refusals of its own."""
-    problem = {"type": name, "title": title, "status": status}
-    if detail is not None:
-        problem["detail"] = detail
+    """Answer with a problem (RFC 9457) and close: for refusals below the API's own handling."""
+    problem = {
+        "type": refusal.slug(),
+        "title": refusal.title(),
+        "status": refusal.status,
+        "detail": refusal.detail,
+    }
     body = orjson.dumps(problem)
     await send(
         {
             "type": "http.response.start",
-            "status": status,
+            "status": refusal.status,
             "headers": [
                 (b"content-type", b"application/problem+json"),
                 (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
                 *headers,
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await linger()
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _declared_length(scope: Scope) -> int:
