@@ -29,7 +29,8 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
     """An operation, as policies and decisions see it.
 
     `handled` are the positions of the events that it has been moved by; `started_at` is the time
-    of its start, `attempts` the number of times that each step was begun.
+    of its start, `attempts` the number of times that each step was begun, `tried` the hosts on
+    which one was.
     """
 
     id: str
@@ -41,6 +42,8 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[str, StepState]
     cancellable: bool
     host: str | None = None
+    incarnation: int = 0
+    tried: tuple[str, ...] = ()
     attempts: dict[str, int] = {}
     timers: dict[str, dt.datetime] = {}
     fired: frozenset[str] = frozenset()
@@ -64,7 +67,7 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
         return self.target.partition("/")[2]
 
 
-def begin(
+def begin(  # noqa: PLR0913 - the fields of the event
     context: Context,
     kind: str,
     target: str,
@@ -72,12 +75,19 @@ def begin(
     *steps: str,
     cancellable: bool = False,
     host: str | None = None,
+    incarnation: int = 0,
 ) -> NewEvent:
     """Return the event that starts the command's operation, `operation/<command id>`."""
     return NewEvent(
         f"operation/{context.command}",
         e.OperationStarted(
-            kind=kind, target=target, name=name, steps=steps, cancellable=cancellable, host=host
+            kind=kind,
+            target=target,
+            name=name,
+            steps=steps,
+            cancellable=cancellable,
+            host=host,
+            incarnation=incarnation,
         ),
     )
 
@@ -96,6 +106,7 @@ def evolve(state: OperationState | None, recorded: Recorded) -> OperationState |
             steps=dict.fromkeys(event.steps, StepState.PENDING),
             cancellable=event.cancellable,
             host=event.host,
+            incarnation=event.incarnation,
             version=recorded.version,
         )
     if state is None:
@@ -111,7 +122,14 @@ def _evolve_steps(state: OperationState, event: Event) -> OperationState | None:
         case e.OperationStepStarted():
             attempts = state.attempts | {event.step: event.attempt}
             steps = state.steps | {event.step: StepState.RUNNING}
-            return change(state, steps=steps, attempts=attempts, attention=None, refusal=None)
+            return change(
+                state,
+                steps=steps,
+                attempts=attempts,
+                tried=(*state.tried, event.host) if event.host else state.tried,
+                attention=None,
+                refusal=None,
+            )
         case e.OperationStepDone():
             return change(state, steps=state.steps | {event.step: StepState.DONE}, attention=None)
         case e.OperationStepRefused():
@@ -142,7 +160,11 @@ def _evolve_rest(state: OperationState, event: Event) -> OperationState | None:
                 fired=state.fired - {event.timer},
             )
         case e.OperationTimerCleared():
-            return change(state, timers=_without(state.timers, event.timer))
+            return change(
+                state,
+                timers=_without(state.timers, event.timer),
+                fired=state.fired - {event.timer},
+            )
         case e.OperationTimerFired():
             return change(
                 state,

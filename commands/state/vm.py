@@ -15,6 +15,10 @@ from events.types.run_spec import VmConfiguration
 from events.types.vm import PauseReason
 
 
+FINISHED_JOBS_MAX = 16
+"""How many finished jobs are remembered, for the operations that wait for them."""
+
+
 class VmStatus(enum.StrEnum):
     """States of a VM, in oVirt's words where it has them."""
 
@@ -69,6 +73,22 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
+class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that the host has answered for; `reason` where it failed."""
+
+    id: str
+    done: bool
+    reason: str = ""
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How the VM's last run ended."""
+
+    incarnation: int
+    reason: e.DownReason
+    detail: str = ""
+
+
 class VmState(msgspec.Struct, frozen=True, kw_only=True):
     """A VM, as decisions see it.
 
@@ -95,12 +115,18 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     discarded_memory: tuple[SavedMemory, ...] = ()
     pause_reason: PauseReason | None = None
     jobs: tuple[OpenJob, ...] = ()
+    finished_jobs: tuple[FinishedJob, ...] = ()
+    ending: Ending | None = None
     operation: str | None = None
     stale_copies: tuple[tuple[str, int], ...] = ()
 
     def job(self, job_id: str) -> OpenJob | None:
         """Return an open job."""
         return next((entry for entry in self.jobs if entry.job.id == job_id), None)
+
+    def finished(self, job_id: str) -> FinishedJob | None:
+        """Return how a job ended, if it did so lately."""
+        return next((entry for entry in self.finished_jobs if entry.id == job_id), None)
 
 
 def evolve(state: VmState | None, recorded: Recorded) -> VmState | None:
@@ -165,7 +191,17 @@ def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | 
             memories = state.discarded_memory
             if done is not None and isinstance(event, e.VmJobDone):
                 memories = tuple(m for m in memories if m.file not in done.job.volumes)
-            return msgspec.structs.replace(state, jobs=left, discarded_memory=memories)
+            ended = FinishedJob(
+                id=event.job,
+                done=isinstance(event, e.VmJobDone),
+                reason=getattr(event, "reason", ""),
+            )
+            return msgspec.structs.replace(
+                state,
+                jobs=left,
+                discarded_memory=memories,
+                finished_jobs=(*state.finished_jobs, ended)[-FINISHED_JOBS_MAX:],
+            )
         case _:
             return None
 
@@ -215,7 +251,8 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
             status = VmStatus.SUSPENDED if used.memory is not None else VmStatus.DOWN
             if state.status is VmStatus.WAITING_FOR_LAUNCH and not _ran(state):
                 status = VmStatus.WAITING_FOR_LAUNCH
-            return change(_ended(used, event.host), status=status)
+            ending = Ending(incarnation=event.incarnation, reason=event.reason, detail=event.detail)
+            return change(_ended(used, event.host), status=status, ending=ending)
         case _:
             return None
 

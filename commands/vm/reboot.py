@@ -50,6 +50,13 @@ class RebootVm(Command, frozen=True, kw_only=True):
             self.id,
             *on(f"vm/{self.id}", requested),
             order_job(job, run.host),
-            begin(context, "vm.reboot", f"vm/{self.id}", state.name, "reboot"),
+            begin(
+                context,
+                "vm.reboot",
+                f"vm/{self.id}",
+                state.name,
+                "reboot",
+                incarnation=run.incarnation,
+            ),
             operation=operation,
         )

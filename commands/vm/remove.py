@@ -10,7 +10,6 @@ from commands.state import lookup
 from commands.state.operation import begin
 from commands.state.orders import order_job
 from commands.state.vm import VmState, VmStatus
-from events.envelope import NewEvent
 from events.types.job import Job, JobKind
 from events.types.vm import VmRemoved, VmRemoveRequested
 
@@ -49,13 +48,13 @@ class RemoveVm(Command, frozen=True, kw_only=True):
         lookup.require_vm_status(world, state, allowed, "removed")
         stream, operation = f"vm/{self.id}", str(context.command)
         requested = VmRemoveRequested(name=state.name, data_center=state.data_center)
-        orders = _orders(state, operation)
-        if not orders:
+        jobs = removal_jobs(state, operation)
+        if not jobs:
             return Decision.of(self.id, *on(stream, requested, removed(state)))
         return Decision.of(
             self.id,
             *on(stream, requested),
-            *orders,
+            *(order_job(job, host) for host, job in jobs.items()),
             begin(context, "vm.remove", stream, state.name, "remove_volumes"),
             operation=operation,
         )
@@ -74,21 +73,20 @@ def removed(state: VmState) -> VmRemoved:
     )
 
 
-def _orders(state: VmState, operation: str) -> tuple[NewEvent, ...]:
+def removal_jobs(state: VmState, operation: str, generation: int = 1) -> dict[str, Job]:
+    """Return, by host, the jobs that remove the VM's files."""
     volumes: dict[str, list[str]] = {}
     if state.disks_host is not None:
         volumes[state.disks_host] = [disk.volume for disk in state.configuration.disks]
     for memory in state.discarded_memory:
         volumes.setdefault(memory.host, []).append(memory.file)
-    return tuple(
-        order_job(
-            Job(
-                id=f"{operation}/remove/{host}",
-                kind=JobKind.VOLUMES_REMOVE,
-                vm=state.id,
-                volumes=tuple(files),
-            ),
-            host,
+    return {
+        host: Job(
+            id=f"{operation}/remove/{host}/{generation}",
+            kind=JobKind.VOLUMES_REMOVE,
+            vm=state.id,
+            generation=generation,
+            volumes=tuple(files),
         )
         for host, files in sorted(volumes.items())
-    )
+    }

@@ -43,7 +43,14 @@ class ResumeVm(Command, frozen=True, kw_only=True):
                 vm=self.id,
                 incarnation=state.run.incarnation,
             )
-            started = begin(context, "vm.continue", stream, state.name, "continue")
+            started = begin(
+                context,
+                "vm.continue",
+                stream,
+                state.name,
+                "continue",
+                incarnation=state.run.incarnation,
+            )
             return Decision.of(
                 self.id, order_job(job, state.run.host), started, operation=operation
             )

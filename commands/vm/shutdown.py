@@ -57,7 +57,13 @@ class ShutDownVm(Command, frozen=True, kw_only=True):
             *on(f"vm/{self.id}", requested),
             order_job(job, run.host),
             begin(
-                context, "vm.shutdown", f"vm/{self.id}", state.name, "shutdown", cancellable=True
+                context,
+                "vm.shutdown",
+                f"vm/{self.id}",
+                state.name,
+                "shutdown",
+                incarnation=run.incarnation,
+                cancellable=True,
             ),
             operation=operation,
         )

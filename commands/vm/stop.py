@@ -50,7 +50,14 @@ class StopVm(Command, frozen=True, kw_only=True):
         return Decision.of(
             self.id,
             *_orders(world, state),
-            begin(context, "vm.stop", f"vm/{self.id}", state.name, "stop"),
+            begin(
+                context,
+                "vm.stop",
+                f"vm/{self.id}",
+                state.name,
+                "stop",
+                incarnation=state.run.incarnation if state.run else 0,
+            ),
             operation=str(context.command),
         )
 

@@ -48,6 +48,13 @@ class SuspendVm(Command, frozen=True, kw_only=True):
             self.id,
             *on(f"vm/{self.id}", requested),
             order_job(job, run.host),
-            begin(context, "vm.suspend", f"vm/{self.id}", state.name, "suspend"),
+            begin(
+                context,
+                "vm.suspend",
+                f"vm/{self.id}",
+                state.name,
+                "suspend",
+                incarnation=run.incarnation,
+            ),
             operation=operation,
         )

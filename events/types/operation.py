@@ -33,7 +33,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 @event("operation.started")
 class OperationStarted(Event, frozen=True, kw_only=True):
-    """Long work on `target` (a stream) began; `steps` are the names of what it will do."""
+    """Long work on `target` (a stream) began; `steps` are the names of what it will do.
+
+    `incarnation` is the run of the VM that it is about, 0 where it is about none.
+    """
 
     kind: str
     target: str
@@ -41,15 +44,17 @@ class OperationStarted(Event, frozen=True, kw_only=True):
     steps: tuple[str, ...]
     cancellable: bool = False
     host: str | None = None
+    incarnation: int = 0
 
 
 @event("operation.step_started")
 class OperationStepStarted(Event, frozen=True, kw_only=True):
-    """A step was set going."""
+    """A step was set going, on `host` if it is about one."""
 
     step: str
     input: int
     attempt: int = 1
+    host: str | None = None
     detail: str = ""
 
 

@@ -1,0 +1,265 @@
+"""The handler: load what a decision asks for, decide, append; on a conflict decide again."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from commands.kernel.command import Command, Context, Decision
+from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
+from commands.kernel.refusal import (
+    InUse,
+    KeyReusedWithOtherBody,
+    NameTaken,
+    TooMuchContention,
+)
+from events.codec import CODEC
+from events.log.port import Append, Appended, Claimed, Conflict, KeyReused, Log, Outcome, Snapshot
+
+ATTEMPTS_MAX = 5
+CACHED_STREAMS_MAX = 50_000
+SNAPSHOT_EVENTS = 200
+"""A stream of which more than this many events had to be read gets a snapshot."""
+
+
+class Repository:
+    """Loads streams as folded states, from a cache, a snapshot and the log's newer events."""
+
+    def __init__(self, log: Log, cached_streams_max: int = CACHED_STREAMS_MAX) -> None:
+        self._log = log
+        self._cached: collections.OrderedDict[str, Loaded] = collections.OrderedDict()
+        self._cached_streams_max = cached_streams_max
+
+    async def load(self, folds: dict[str, Fold[Any]]) -> dict[str, Loaded]:
+        """Return the newest state of each stream, each by its fold."""
+        known = {stream: await self._known(stream, fold) for stream, fold in sorted(folds.items())}
+        events = await self._log.load_many(
+            {stream: loaded.version for stream, loaded in known.items()}
+        )
+        result: dict[str, Loaded] = {}
+        for stream, loaded in known.items():
+            newer = events.get(stream, ())
+            version, state = loaded.version, loaded.state
+            for stored in newer:
+                state = folds[stream].evolve(state, CODEC.decode(stored))
+                version = stored.version
+            result[stream] = Loaded(version, state)
+            self._remember(stream, result[stream])
+            if len(newer) > SNAPSHOT_EVENTS:
+                await self._save(stream, folds[stream], result[stream], newer[-1].position)
+        return result
+
+    def forget(self, streams: Iterable[str]) -> None:
+        """Drop streams from the cache."""
+        for stream in streams:
+            self._cached.pop(stream, None)
+
+    async def _known(self, stream: str, fold: Fold[Any]) -> Loaded:
+        cached = self._cached.get(stream)
+        if cached is not None:
+            return cached
+        snapshot = await self._log.snapshot(stream, fold.schema_hash)
+        if snapshot is None:
+            return Loaded(0, None)
+        return Loaded(snapshot.version, msgspec.json.decode(snapshot.state, type=fold.state))
+
+    async def _save(self, stream: str, fold: Fold[Any], loaded: Loaded, position: int) -> None:
+        if loaded.state is None:
+            return
+        await self._log.save_snapshot(
+            Snapshot(
+                name=stream,
+                schema_hash=fold.schema_hash,
+                position=position,
+                version=loaded.version,
+                state=msgspec.json.encode(loaded.state),
+            )
+        )
+
+    def _remember(self, stream: str, loaded: Loaded) -> None:
+        if loaded.version == 0:
+            return
+        self._cached[stream] = loaded
+        self._cached.move_to_end(stream)
+        while len(self._cached) > self._cached_streams_max:
+            self._cached.popitem(last=False)
+
+
+class Decide(Protocol):
+    """Something that decides over a world: a command, or a policy's step."""
+
+    def __call__(self, world: World, context: Context) -> Decision:
+        """Return the decision, or raise a Refusal."""
+        ...
+
+
+class ContextSource(Protocol):
+    """Where time, ids and random numbers come from."""
+
+    def __call__(self) -> Context:
+        """Return a fresh context (a decision that is made anew gets the same command id)."""
+        ...
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an accepted command: the stored answer, and the last position it wrote."""
+
+    answer: bytes
+    position: int
+    repeated: bool
+    decision: Decision | None
+
+
+class Handler:
+    """Runs decisions against the log."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._repository = Repository(log)
+
+    async def decide(
+        self, decide: Decide, context: Context, reads: dict[str, Fold[Any]] | None = None
+    ) -> tuple[Decision, dict[str, int]]:
+        """Return the decision and what it read; raises what the decision raises."""
+        folds: dict[str, Fold[Any]] = dict(reads or {})
+        loaded = await self._repository.load(folds) if folds else {}
+        while True:
+            world = World(loaded)
+            try:
+                decision = decide(world, context)
+            except MissingStreamError as missing:
+                folds[missing.stream] = missing.fold
+                loaded |= await self._repository.load({missing.stream: missing.fold})
+                continue
+            for stream in reads or {}:
+                world.reads.setdefault(stream, loaded[stream].version)
+            for event in decision.events:
+                world.reads.setdefault(event.stream, 0)
+            return decision, world.reads
+
+    def forget(self, streams: Iterable[str]) -> None:
+        """Drop streams from the cache: they changed behind it."""
+        self._repository.forget(streams)
+
+    async def handle(  # noqa: PLR0913 - each is a part of the request
+        self,
+        command: Command,
+        source: ContextSource,
+        *,
+        principal: str,
+        key: str | None = None,
+        body_mac: bytes = b"",
+    ) -> Accepted:
+        """Decide the command and append its events; raises a Refusal, Overloaded or Unavailable.
+
+        The same key with the same body gives the stored answer, whatever happened since.
+        """
+        context = source()
+        if key is not None:
+            stored = await self._log.answer(principal, key)
+            if stored is not None:
+                if stored.body_mac != body_mac:
+                    raise _key_reused(key)
+                last = stored.first + stored.count - 1
+                return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
+        drawn_again: set[str] = set()
+        for _attempt in range(ATTEMPTS_MAX):
+            decision, reads = await self.decide(command.decide, context)
+            answer = render(decision)
+            outcome = await self._log.append(
+                Append(
+                    command=context.command,
+                    principal=principal,
+                    actor=context.actor,
+                    key=key,
+                    body_mac=body_mac,
+                    reads=reads,
+                    events=decision.events,
+                    answer=answer,
+                    correlation=decision.operation or str(context.command),
+                    time=context.time,
+                )
+            )
+            if isinstance(outcome, Claimed) and not _may_draw_again(outcome, drawn_again):
+                raise refusal_of(outcome)
+            accepted = self._accepted(outcome, decision, reads)
+            if accepted is not None:
+                return accepted
+            context = msgspec.structs.replace(source(), command=context.command)
+        raise TooMuchContention(
+            "The object was changed by others while this was decided, again and again.",
+            remedy="Try again.",
+        )
+
+    def _accepted(
+        self, outcome: Outcome, decision: Decision, reads: dict[str, int]
+    ) -> Accepted | None:
+        match outcome:
+            case Appended():
+                return Accepted(
+                    answer=outcome.answer,
+                    position=outcome.last,
+                    repeated=outcome.repeated,
+                    decision=None if outcome.repeated else decision,
+                )
+            case KeyReused():
+                raise _key_reused(outcome.key)
+            case Conflict():
+                self._repository.forget([*reads, outcome.stream])
+                return None
+            case Claimed():
+                return None
+
+
+def _may_draw_again(claimed: Claimed, drawn_again: set[str]) -> bool:
+    """Tell whether what was claimed may be a number that was drawn, and is drawn anew.
+
+    A MAC address that the admin gave comes again with the next decision, and is refused then.
+    """
+    if not claimed.key.startswith("mac/") or claimed.key in drawn_again:
+        return False
+    drawn_again.add(claimed.key)
+    return True
+
+
+def refusal_of(claimed: Claimed) -> NameTaken | InUse:
+    """Return the refusal that says who holds what the command wanted."""
+    kind, _, rest = claimed.key.partition("/")
+    holder = claimed.holder
+    if kind.endswith(".name"):
+        what = kind.removesuffix(".name").replace("_", " ")
+        name = rest.rpartition("/")[2]
+        return NameTaken(
+            f"Another {what} has the name {name}.",
+            remedy="Choose another name; names differ by more than upper and lower case.",
+            holder=holder,
+        )
+    if claimed.key.endswith("/gate"):
+        return InUse(
+            "The host takes no VMs: it is in maintenance, or being prepared for it.",
+            remedy="Activate the host, or choose another.",
+            holder=holder,
+        )
+    return InUse(
+        f"{claimed.key} is in use by {holder}.",
+        remedy=f"Remove or move {holder} first.",
+        holder=holder,
+    )
+
+
+def render(decision: Decision) -> bytes:
+    """Return the answer's body that is stored with the events."""
+    body: dict[str, Any] = {"id": decision.id, **decision.extra}
+    if decision.operation is not None:
+        body["operation"] = decision.operation
+    return msgspec.json.encode(body)
+
+
+def _key_reused(key: str) -> KeyReusedWithOtherBody:
+    return KeyReusedWithOtherBody(
+        f"Idempotency-Key {key} was used for another request.",
+        remedy="Use a new key for a new request, or repeat the old one exactly.",
+    )

@@ -1,0 +1,17 @@
+"""All sagas, by the kind of operation that they move."""
+
+from __future__ import annotations
+
+from commands.policies import host_maintenance, vm_create, vm_power, vm_remove, vm_start
+from commands.policies.saga import Saga
+
+SAGAS: dict[str, Saga] = {
+    saga.kind: saga
+    for saga in (
+        vm_create.SAGA,
+        vm_start.SAGA,
+        *vm_power.SAGAS,
+        vm_remove.SAGA,
+        host_maintenance.SAGA,
+    )
+}

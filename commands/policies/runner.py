@@ -1,0 +1,343 @@
+"""The policy runner (contract B): follows the log and makes the sagas' moves, each once.
+
+It is one process at a time: taking over appends `policy.elected`, and every later append reads
+that stream's version, so that a process which lost its place fails at its next move and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterable
+
+import msgspec
+import structlog
+
+from commands.kernel.command import Context, Decision
+from commands.kernel.fold import World
+from commands.kernel.handler import Handler
+from commands.kernel.refusal import Refusal
+from commands.policies.catalogue import SAGAS
+from commands.policies.facts import Facts
+from commands.policies.saga import Saga, Scene, Timeouts
+from commands.state.host import HOST
+from commands.state.operation import OPERATION, OperationState
+from commands.state.vm import VM
+from events.codec import CODEC
+from events.envelope import NewEvent
+from events.log.port import (
+    Append,
+    Appended,
+    Claimed,
+    Conflict,
+    Log,
+    OverloadedError,
+    UnavailableError,
+)
+from events.types import operation as e
+from events.types.policy import PolicyElected
+from events.types.vm import DownReason, VmDown, VmPlaced
+
+POLICY = "operations"
+_STREAM = f"policy/{POLICY}"
+_MOVES_MAX = 50
+"""The most moves of one operation in a row, before others get their turn."""
+_RETRY_S = 0.5
+
+log = structlog.get_logger(__name__)
+ContextSource = Callable[[str], Context]
+"""Gives a fresh context for an actor."""
+
+
+class SupersededError(Exception):
+    """Another process took the policy over: this one must end."""
+
+
+class Runner:
+    """Makes the sagas' moves. `run` ends only by SupersededError or cancellation."""
+
+    def __init__(
+        self, events: Log, source: ContextSource, timeouts: Timeouts, process: str
+    ) -> None:
+        self._log = events
+        self._handler = Handler(events)
+        self._source = source
+        self._timeouts = timeouts
+        self._process = process
+        self._facts = Facts()
+        self._elected_version = 0
+        self._dirty: dict[str, None] = {}
+
+    @property
+    def position(self) -> int:
+        """The position up to which the log was taken in."""
+        return self._facts.position
+
+    @property
+    def waiting(self) -> int:
+        """The number of operations that have not ended."""
+        return len(self._facts.operations)
+
+    async def run(self) -> None:
+        """Take the policy over, catch up, then follow the log for ever."""
+        await self._elect()
+        await self._catch_up(collect=False)
+        self._dirty = dict.fromkeys(self._facts.operations)
+        while True:
+            try:
+                await self._turn()
+            except (OverloadedError, UnavailableError) as error:
+                log.warning("policies wait for the log", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _turn(self) -> None:
+        await self._catch_up(collect=True)
+        await self._end_lost_runs()
+        await self._fire_timers()
+        while self._dirty:
+            operation = next(iter(self._dirty))
+            del self._dirty[operation]
+            await self._advance(operation)
+            await self._catch_up(collect=True)
+        await self._log.wait(self._facts.position, self._until_next_timer_s())
+
+    async def _elect(self) -> None:
+        while True:
+            stored = await self._log.load(_STREAM)
+            version = stored[-1].version if stored else 0
+            context = self._source(f"policy/{POLICY}")
+            elected = NewEvent(_STREAM, PolicyElected(policy=POLICY, process=self._process))
+            outcome = await self._append(context, {_STREAM: version}, (elected,), None, None)
+            if isinstance(outcome, Appended):
+                self._elected_version = version + 1
+                log.info("policies taken over", process=self._process, position=outcome.last)
+                return
+
+    async def _catch_up(self, *, collect: bool) -> None:
+        while True:
+            stored = await self._log.read(self._facts.position)
+            for one in stored:
+                recorded = CODEC.decode(one)
+                if collect:
+                    before = self._facts.concerned(recorded)
+                self._facts.take(recorded)
+                if collect:
+                    for operation in before | self._facts.concerned(recorded):
+                        self._dirty[operation] = None
+            if not stored:
+                return
+
+    async def _advance(self, operation_id: str) -> None:
+        """Make an operation's moves until it waits."""
+        for _move in range(_MOVES_MAX):
+            operation = self._facts.operations.get(operation_id)
+            saga = SAGAS.get(operation.kind) if operation is not None else None
+            if operation is None or saga is None:
+                return
+            try:
+                moved = await self._move(operation, saga)
+            except (SupersededError, OverloadedError, UnavailableError):
+                self._dirty[operation_id] = None
+                raise
+            except Exception as error:
+                log.exception("a saga failed", operation=operation_id, kind=operation.kind)
+                await self._ask_for_attention(operation, error)
+                return
+            if not moved:
+                return
+        self._dirty[operation_id] = None
+
+    async def _move(self, operation: OperationState, saga: Saga) -> bool:
+        """Make one move; False where the operation waits."""
+        context = self._source(f"policy/{POLICY}")
+        position = self._facts.position
+        candidates = self._facts.candidates() if saga.places else ()
+        on_target = self._facts.names_on(operation.target_id)
+
+        def decide(world: World, context: Context) -> Decision:
+            current = world.get(OPERATION, operation.id)
+            if current is None or not current.open:
+                return Decision(id=operation.id)
+            scene = Scene(
+                operation=current,
+                world=world,
+                context=context,
+                input=position,
+                candidates=candidates,
+                vms_on_target=on_target,
+                timeouts=self._timeouts,
+            )
+            try:
+                return Decision(id=operation.id, events=saga.advance(scene))
+            except Refusal as refusal:
+                return Decision(id=operation.id, events=_refused(scene, saga, refusal))
+
+        stream = OPERATION.stream(operation.id)
+        decision, reads = await self._handler.decide(decide, context, {stream: OPERATION})
+        if not decision.events:
+            return False
+        return await self._commit(operation, context, decision, reads)
+
+    async def _commit(
+        self,
+        operation: OperationState,
+        context: Context,
+        decision: Decision,
+        reads: dict[str, int],
+    ) -> bool:
+        outcome = await self._append(
+            context,
+            reads | {_STREAM: self._elected_version},
+            decision.events,
+            operation.id,
+            f"{_STREAM}@{self._elected_version}",
+        )
+        if isinstance(outcome, Claimed):
+            log.info("a claim refused a move", operation=operation.id, key=outcome.key)
+            await asyncio.sleep(_RETRY_S)
+            self._dirty[operation.id] = None
+            return False
+        if isinstance(outcome, Appended):
+            for event in decision.events:
+                if isinstance(event.event, VmPlaced):
+                    vm = event.stream.partition("/")[2]
+                    self._facts.reserve(vm, event.event.host, outcome.last)
+        await self._catch_up(collect=True)
+        return True
+
+    async def _append(
+        self,
+        context: Context,
+        reads: dict[str, int],
+        events: Iterable[NewEvent],
+        correlation: str | None,
+        causation: str | None,
+    ) -> Appended | Claimed | Conflict:
+        outcome = await self._log.append(
+            Append(
+                command=context.command,
+                principal=f"policy/{POLICY}",
+                actor=context.actor,
+                reads=reads,
+                events=tuple(events),
+                correlation=correlation,
+                causation=causation,
+                time=context.time,
+            )
+        )
+        if isinstance(outcome, Conflict):
+            if outcome.stream == _STREAM and self._elected_version:
+                message = f"policy {POLICY} was taken over by another process"
+                raise SupersededError(message)
+            self._handler.forget(reads)
+        if isinstance(outcome, Appended | Claimed | Conflict):
+            return outcome
+        message = f"an append under a fresh command id met {outcome}"
+        raise RuntimeError(message)
+
+    async def _ask_for_attention(self, operation: OperationState, error: Exception) -> None:
+        reason = f"Its policy failed: {type(error).__name__}: {error}"[:500]
+        if operation.attention == reason:
+            return
+        attention = e.OperationNeedsAttention(
+            name=operation.name,
+            reason=reason,
+            waits_for="a mended policy",
+            remedy="See the log of the policies' process; it is tried again at their next start.",
+            input=self._facts.position,
+        )
+        stream = OPERATION.stream(operation.id)
+        await self._append(
+            self._source(f"policy/{POLICY}"),
+            {stream: operation.version, _STREAM: self._elected_version},
+            (NewEvent(stream, attention),),
+            operation.id,
+            None,
+        )
+
+    async def _end_lost_runs(self) -> None:
+        """End the runs on hosts that were proved off since the runs were placed."""
+        for vm_id, host_id in self._facts.lost():
+            position = self._facts.proved_off[host_id]
+
+            def decide(
+                world: World,
+                context: Context,
+                vm_id: str = vm_id,
+                host_id: str = host_id,
+                position: int = position,
+            ) -> Decision:
+                del context
+                return _end_lost_run(world, vm_id, host_id, position)
+
+            context = self._source(f"policy/{POLICY}")
+            decision, reads = await self._handler.decide(decide, context)
+            if decision.events:
+                fenced = reads | {_STREAM: self._elected_version}
+                await self._append(context, fenced, decision.events, None, None)
+        if self._facts.lost():
+            await self._catch_up(collect=True)
+
+    async def _fire_timers(self) -> None:
+        now = self._source(f"policy/{POLICY}").time
+        for operation in list(self._facts.operations.values()):
+            for timer, due in operation.timers.items():
+                if due <= now:
+                    stream = OPERATION.stream(operation.id)
+                    await self._append(
+                        self._source(f"policy/{POLICY}"),
+                        {stream: operation.version, _STREAM: self._elected_version},
+                        (NewEvent(stream, e.OperationTimerFired(timer=timer)),),
+                        operation.id,
+                        None,
+                    )
+                    break
+        await self._catch_up(collect=True)
+
+    def _until_next_timer_s(self) -> float:
+        now = self._source(f"policy/{POLICY}").time
+        dues = [due for op in self._facts.operations.values() for due in op.timers.values()]
+        if not dues:
+            return 30.0
+        return max(0.01, min(30.0, (min(dues) - now).total_seconds()))
+
+
+def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]:
+    """Record a refusal: the step that could not be done, and the end of the operation."""
+    running = [step.name for step in saga.steps if scene.operation.steps.get(step.name)]
+    refused = e.OperationStepRefused(
+        step=running[0], input=scene.input, reason=f"{refusal.detail} {refusal.remedy}"
+    )
+    return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
+
+
+def _end_lost_run(world: World, vm_id: str, host_id: str, position: int) -> Decision:
+    vm, host = world.get(VM, vm_id), world.get(HOST, host_id)
+    run = vm.run if vm is not None else None
+    if vm is None or host is None or run is None:
+        return Decision(id=vm_id)
+    if run.host != host_id or run.position >= position:
+        return Decision(id=vm_id)
+    down = VmDown(
+        name=vm.name,
+        host=host_id,
+        host_name=host.name,
+        incarnation=run.incarnation,
+        reason=DownReason.HOST_LOST,
+        detail="The host was confirmed to be off.",
+        restored=run.restores,
+    )
+    return Decision(id=vm_id, events=(NewEvent(f"vm/{vm_id}", down),))
+
+
+class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the policies' process says of itself."""
+
+    process: str
+    position: int
+    operations: int
+
+
+def new_process_name() -> str:
+    """Return a name for this process, different at every start."""
+    return f"policies-{uuid.uuid4()}"

@@ -1,0 +1,135 @@
+"""What a saga is: a table of steps, and a pure function that says what comes next.
+
+A saga is level-triggered: it looks at its operation and at the streams that matter as they are
+now, and returns the events of its next move, or none while it waits. The runner appends them in
+one go, reading the operation and every stream that was looked at, so that a move is made once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from commands.kernel.command import Context
+from commands.kernel.fold import World
+from commands.scheduler.first_fit import Candidate
+from commands.state.host import HOST, HostStatus
+from commands.state.operation import OperationState, StepState
+from events.envelope import NewEvent
+from events.types import operation as e
+from events.types.base import Event
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """How long sagas wait, in seconds; the settings' time scale is already in them."""
+
+    launch_s: float = 60.0
+    retry_s: float = 30.0
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a saga's table. `cancellable`: a cancel during the step has an effect.
+
+    `point_of_no_return`: once the step is done, the saga can only go forward.
+    """
+
+    name: str
+    does: str
+    undo: str
+    cancellable: bool
+    point_of_no_return: bool = False
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    """What a saga sees when it is asked for its next move.
+
+    `input` is the position up to which the log was taken in; `candidates` are all hosts with what
+    is placed on them, reservations of unfinished starts included.
+    """
+
+    operation: OperationState
+    world: World
+    context: Context
+    input: int
+    candidates: Sequence[Candidate] = ()
+    vms_on_target: Sequence[str] = ()
+    timeouts: Timeouts = Timeouts()
+
+    def is_(self, step: str, *states: StepState) -> bool:
+        """Tell whether a step is in one of the states."""
+        return self.operation.steps.get(step) in states
+
+    def own(self, *events: Event) -> tuple[NewEvent, ...]:
+        """Put events on the operation's stream."""
+        return tuple(NewEvent(f"operation/{self.operation.id}", event) for event in events)
+
+    def target(self, *events: Event, addressee: str | None = None) -> tuple[NewEvent, ...]:
+        """Put events on the target's stream."""
+        return tuple(NewEvent(self.operation.target, event, addressee) for event in events)
+
+    def started(self, step: str, host: str | None = None) -> e.OperationStepStarted:
+        """Return the event that a step is begun (again)."""
+        attempt = self.operation.attempts.get(step, 0) + 1
+        return e.OperationStepStarted(step=step, input=self.input, attempt=attempt, host=host)
+
+    def done(self, step: str, detail: str = "") -> e.OperationStepDone:
+        """Return the event that a step is done."""
+        return e.OperationStepDone(step=step, input=self.input, detail=detail)
+
+    def timer(self, name: str, after_s: float) -> e.OperationTimerSet:
+        """Return the event that sets a timer."""
+        due = self.context.time + dt.timedelta(seconds=after_s)
+        return e.OperationTimerSet(timer=name, due=due, input=self.input)
+
+    def ended(self, outcome: e.Outcome, reason: str = "") -> tuple[NewEvent, ...]:
+        """Return the end of the operation."""
+        return self.own(
+            e.OperationEnded(
+                kind=self.operation.kind,
+                target=self.operation.target,
+                name=self.operation.name,
+                outcome=outcome,
+                reason=reason,
+                input=self.input,
+            )
+        )
+
+    def attention(self, reason: str, waits_for: str, remedy: str) -> tuple[NewEvent, ...]:
+        """Ask for a person's attention, unless that was done already with the same words."""
+        if self.operation.attention == reason:
+            return ()
+        return self.own(
+            e.OperationNeedsAttention(
+                name=self.operation.name,
+                reason=reason,
+                waits_for=waits_for,
+                remedy=remedy,
+                input=self.input,
+            )
+        )
+
+    def await_host(self, host: str) -> tuple[NewEvent, ...]:
+        """Wait for a host: in silence while it answers, asking for attention while it does not."""
+        state = self.world.get(HOST, host)
+        if state is None or state.status is not HostStatus.NON_RESPONSIVE:
+            return ()
+        return self.attention(
+            f"Host {state.name} does not answer, and what runs there is not known.",
+            f"host {state.name}",
+            f"It goes on when the host answers; if its machine is off, say so with"
+            f" 'chronovisor host confirm-off {state.name}'.",
+        )
+
+
+Advance = Callable[[Scene], tuple[NewEvent, ...]]
+
+
+class Saga(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of operation: its table, and its next move."""
+
+    kind: str
+    steps: tuple[Step, ...]
+    advance: Advance
+    places: bool = False

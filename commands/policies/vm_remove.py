@@ -1,0 +1,66 @@
+"""Removing a VM's files, and then the VM."""
+
+from __future__ import annotations
+
+from commands.policies.saga import Saga, Scene, Step
+from commands.state import lookup
+from commands.state.orders import order_job
+from commands.state.vm import VmState
+from commands.vm.remove import removal_jobs, removed
+from events.envelope import NewEvent
+from events.types import operation as e
+from events.types.job import Job
+from events.types.operation import Outcome
+
+STEPS = (
+    Step(
+        name="remove_volumes",
+        does="every host removes the VM's files, tried again until it works",
+        undo="none: what is removed is gone",
+        cancellable=False,
+        point_of_no_return=True,
+    ),
+)
+
+
+def advance(scene: Scene) -> tuple[NewEvent, ...]:
+    """Wait for the hosts; try again after a while what failed."""
+    vm = lookup.vm(scene.world, scene.operation.target_id)
+    generation = max(1, scene.operation.attempts.get("remove_volumes", 1))
+    jobs = removal_jobs(vm, scene.operation.id, generation)
+    for host, job in jobs.items():
+        if vm.job(job.id) is not None:
+            return scene.await_host(host)
+    failed = {host: job for host, job in jobs.items() if _failure(vm, job) is not None}
+    if not failed:
+        ended = scene.ended(Outcome.SUCCEEDED)
+        return (*scene.target(removed(vm)), *scene.own(scene.done("remove_volumes")), *ended)
+    return _try_again(scene, vm, failed, generation + 1)
+
+
+SAGA = Saga(kind="vm.remove", steps=STEPS, advance=advance)
+
+
+def _failure(vm: VmState, job: Job) -> str | None:
+    finished = vm.finished(job.id)
+    return finished.reason if finished is not None and not finished.done else None
+
+
+def _try_again(
+    scene: Scene, vm: VmState, failed: dict[str, Job], generation: int
+) -> tuple[NewEvent, ...]:
+    if "retry" in scene.operation.timers:
+        return ()
+    if "retry" in scene.operation.fired:
+        jobs = removal_jobs(vm, scene.operation.id, generation)
+        begun = e.OperationStepStarted(step="remove_volumes", input=scene.input, attempt=generation)
+        cleared = e.OperationTimerCleared(timer="retry", input=scene.input)
+        orders = (order_job(job, host) for host, job in jobs.items())
+        return (*orders, *scene.own(begun, cleared))
+    host, job = next(iter(failed.items()))
+    attention = scene.attention(
+        f"Files of the VM could not be removed: {_failure(vm, job)}",
+        f"host {lookup.host(scene.world, host).name}",
+        "It is tried again by itself.",
+    )
+    return (*attention, *scene.own(scene.timer("retry", scene.timeouts.retry_s)))

@@ -1,0 +1,189 @@
+"""Starting a VM: choose a host, have it launch the VM, wait for the guest."""
+
+from __future__ import annotations
+
+from commands.policies.saga import Saga, Scene, Step
+from commands.scheduler.first_fit import Choice, Need, choose
+from commands.state import lookup
+from commands.state.cluster import ClusterState
+from commands.state.operation import StepState
+from commands.state.vm import Run, VmState, VmStatus
+from events.envelope import NewEvent
+from events.types import operation as e
+from events.types.operation import Outcome
+from events.types.run_spec import RunSpec
+from events.types.vm import DownReason, VmPlaced, VmStartAbandoned, VmStartWithdrawn
+
+STEPS = (
+    Step(name="place", does="choose a host", undo="none needed", cancellable=True),
+    Step(
+        name="launch",
+        does="the host starts QEMU",
+        undo="withdraw the order, and wait until the host says absent",
+        cancellable=True,
+        point_of_no_return=True,
+    ),
+    Step(name="boot", does="wait for the guest", undo="none: it runs", cancellable=False),
+)
+ATTEMPTS_MAX = 3
+
+
+def advance(scene: Scene) -> tuple[NewEvent, ...]:
+    """Return the next move of a start."""
+    vm = lookup.vm(scene.world, scene.operation.target_id)
+    if scene.is_("boot", StepState.RUNNING):
+        return _boot(scene, vm)
+    if scene.is_("launch", StepState.UNDOING):
+        return _undo_launch(scene, vm)
+    if scene.is_("launch", StepState.RUNNING):
+        return _launch(scene, vm)
+    return _place(scene, vm)
+
+
+SAGA = Saga(kind="vm.start", steps=STEPS, advance=advance, places=True)
+
+
+def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
+        return scene.ended(Outcome.FAILED, f"The VM is {vm.status.replace('_', ' ')} meanwhile.")
+    if scene.operation.cancel_requested:
+        return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
+    if vm.may_run_on:
+        return scene.await_host(vm.may_run_on[0])
+    cluster = lookup.cluster(scene.world, vm.cluster)
+    choice = choose(_need(scene, vm, cluster), scene.candidates)
+    if choice.host is None:
+        return _refuse(scene, choice)
+    return _placed(scene, vm, cluster, choice)
+
+
+def _placed(
+    scene: Scene, vm: VmState, cluster: ClusterState, choice: Choice
+) -> tuple[NewEvent, ...]:
+    host = choice.host
+    assert host is not None  # noqa: S101 - the caller has looked
+    incarnation = vm.incarnation + 1
+    spec = RunSpec(
+        vm=vm.id,
+        name=vm.name,
+        incarnation=incarnation,
+        first_host=host.id,
+        configuration=vm.configuration,
+        architecture=cluster.architecture,
+        machine_type=cluster.machine_type,
+        cpu_model=cluster.cpu_model,
+        restore_from=vm.memory.file if vm.memory else None,
+    )
+    placed = VmPlaced(
+        name=vm.name, host=host.id, host_name=host.name, incarnation=incarnation, spec=spec
+    )
+    return (
+        *scene.target(placed, addressee=host.id),
+        *scene.own(
+            scene.done("place", f"on host {host.name}"),
+            scene.started("launch", host.id),
+            scene.timer("launch", scene.timeouts.launch_s),
+        ),
+    )
+
+
+def _refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
+    earlier = scene.operation.refusal
+    reason = f"No host can run it. {choice.refusal}"
+    if earlier:
+        reason = f"{earlier} No other host can run it."
+    refused = e.OperationStepRefused(
+        step="place", input=scene.input, reason=reason, verdicts=choice.verdicts
+    )
+    return (*scene.own(refused), *_give_up(scene, Outcome.FAILED, reason))
+
+
+def _launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    run = vm.run
+    if run is None:
+        return _launch_failed(scene, vm)
+    if run.started:
+        cleared = e.OperationTimerCleared(timer="launch", input=scene.input)
+        return scene.own(scene.done("launch"), cleared, scene.started("boot"))
+    if scene.operation.cancel_requested:
+        return _withdraw(scene, vm, run, "The start was cancelled.")
+    if "launch" in scene.operation.fired:
+        return _withdraw(scene, vm, run, f"Host {run.host_name} did not take the VM in time.")
+    return ()
+
+
+def _launch_failed(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    ending = vm.ending
+    detail = ending.detail if ending and ending.detail else "The host gave no reason."
+    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
+        why = ending.reason if ending else "down"
+        return scene.ended(Outcome.FAILED, f"The VM went down while it started ({why}). {detail}")
+    if scene.operation.cancel_requested:
+        return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
+    refused = e.OperationStepRefused(step="launch", input=scene.input, reason=detail)
+    if ending and ending.reason is DownReason.START_FAILED and _may_try_again(scene):
+        return scene.own(refused)
+    return (*scene.own(refused), *_give_up(scene, Outcome.FAILED, detail))
+
+
+def _withdraw(scene: Scene, vm: VmState, run: Run, reason: str) -> tuple[NewEvent, ...]:
+    withdrawn = VmStartWithdrawn(
+        name=vm.name,
+        host=run.host,
+        host_name=run.host_name,
+        incarnation=run.incarnation,
+        reason=reason,
+    )
+    undo = e.OperationUndoStarted(step="launch", input=scene.input, reason=reason)
+    cleared = e.OperationTimerCleared(timer="launch", input=scene.input)
+    return (*scene.target(withdrawn, addressee=run.host), *scene.own(undo, cleared))
+
+
+def _undo_launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    if vm.run is not None:
+        return scene.await_host(vm.run.host)
+    undone = scene.own(e.OperationUndoDone(step="launch", input=scene.input))
+    if scene.operation.cancel_requested:
+        return (*undone, *_give_up(scene, Outcome.CANCELLED, "The start was cancelled."))
+    reason = scene.operation.refusal or "The host did not take the VM in time."
+    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
+        return (*undone, *scene.ended(Outcome.FAILED, reason))
+    if _may_try_again(scene):
+        return undone
+    return (*undone, *_give_up(scene, Outcome.FAILED, reason))
+
+
+def _boot(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    if vm.run is None:
+        why = vm.ending.reason if vm.ending else "down"
+        detail = vm.ending.detail if vm.ending else ""
+        return scene.ended(Outcome.FAILED, f"The VM went down while it booted ({why}). {detail}")
+    if vm.status in {VmStatus.POWERING_UP, VmStatus.RESTORING_STATE}:
+        return scene.await_host(vm.run.host)
+    return (*scene.own(scene.done("boot")), *scene.ended(Outcome.SUCCEEDED))
+
+
+def _give_up(scene: Scene, outcome: Outcome, reason: str) -> tuple[NewEvent, ...]:
+    abandoned = VmStartAbandoned(name=scene.operation.name, reason=reason)
+    return (*scene.target(abandoned), *scene.ended(outcome, reason))
+
+
+def _may_try_again(scene: Scene) -> bool:
+    return scene.operation.attempts.get("launch", 0) < ATTEMPTS_MAX
+
+
+def _need(scene: Scene, vm: VmState, cluster: ClusterState) -> Need:
+    only, why = vm.disks_host, f"The VM's disks lie on host {vm.disks_host_name}."
+    if vm.memory is not None:
+        only, why = vm.memory.host, f"The VM's saved memory lies on host {vm.memory.host_name}."
+    return Need(
+        cluster=vm.cluster,
+        memory_bytes=vm.configuration.memory_bytes,
+        processors=vm.configuration.topology.count,
+        machine_type=cluster.machine_type,
+        cpu_model=cluster.cpu_model,
+        bridges=tuple(nic.bridge for nic in vm.configuration.nics),
+        only_host=only,
+        only_host_why=why,
+        tried=scene.operation.tried,
+    )
