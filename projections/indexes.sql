@@ -1,0 +1,32 @@
+-- The indexes that readers need; made once a build has caught up, since sorting is faster than
+-- keeping them sorted.
+CREATE INDEX data_centers_name ON inventory.data_centers (name, id);
+CREATE INDEX data_centers_position ON inventory.data_centers (position);
+
+CREATE INDEX clusters_name ON inventory.clusters (name, id);
+CREATE INDEX clusters_position ON inventory.clusters (position);
+
+CREATE INDEX hosts_name ON inventory.hosts (name, id);
+CREATE INDEX hosts_cluster ON inventory.hosts (cluster_id);
+CREATE INDEX hosts_position ON inventory.hosts (position);
+
+CREATE INDEX vms_name ON inventory.vms (name, id);
+CREATE INDEX vms_created ON inventory.vms (created_at, id);
+CREATE INDEX vms_status ON inventory.vms (status, name, id);
+CREATE INDEX vms_cluster ON inventory.vms (cluster_id, name, id);
+CREATE INDEX vms_position ON inventory.vms (position);
+
+CREATE INDEX operations_started ON inventory.operations (started_at, id);
+CREATE INDEX operations_target ON inventory.operations (target_id, started_at);
+-- Few operations are open at a time, and they are the ones that people look for.
+CREATE INDEX operations_open ON inventory.operations (started_at, id) WHERE ended_at IS NULL;
+CREATE INDEX operations_position ON inventory.operations (position);
+
+CREATE INDEX events_time ON inventory.events (time);
+CREATE INDEX events_object ON inventory.events (object_id, position);
+CREATE INDEX events_correlation ON inventory.events (correlation, position)
+    WHERE correlation IS NOT NULL;
+-- Trouble is rare, and asked for most.
+CREATE INDEX events_trouble ON inventory.events (severity, position) WHERE severity <> 'normal';
+
+CREATE INDEX removed_position ON inventory.removed (position);

@@ -1,0 +1,63 @@
+"""The inventory's view of clusters."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+
+from events.envelope import Recorded
+from events.types import cluster as e
+from projections.views.data_center import HostCounts
+from projections.views.parts import Counts, OperationInProgress, Reference, View
+
+
+class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster as the API shows it."""
+
+    id: str
+    name: str
+    description: str
+    data_center: Reference
+    architecture: str
+    cpu_model: str
+    machine_type: str
+    compatibility_version: str
+    hosts: HostCounts | None = HostCounts()
+    vms: Counts | None = Counts()
+    operations: tuple[OperationInProgress, ...] = ()
+    version: int
+    created_at: dt.datetime
+    created_by: str
+    updated_at: dt.datetime
+    updated_by: str
+
+
+def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
+    return ClusterDocument(
+        id=recorded.object_id,
+        name=event.name,
+        description=event.description,
+        # The name lies in another stream; whoever folds both fills it in.
+        data_center=Reference(id=event.data_center, name=""),
+        architecture=event.architecture,
+        cpu_model=event.cpu_model,
+        machine_type=event.machine_type,
+        compatibility_version=event.compatibility_version,
+        version=recorded.version,
+        created_at=recorded.time,
+        created_by=recorded.actor,
+        updated_at=recorded.time,
+        updated_by=recorded.actor,
+    )
+
+
+VIEW: View[ClusterDocument] = View(
+    "cluster",
+    ClusterDocument,
+    created=e.ClusterCreated,
+    create=_create,
+    changes={},
+    removed=e.ClusterRemoved,
+)
+evolve = VIEW.evolve

@@ -1,0 +1,291 @@
+"""The inventory's view of hosts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+
+import msgspec
+
+from events.envelope import Recorded
+from events.types import host as e
+from events.types.base import Event
+from projections.views.parts import (
+    Change,
+    Changes,
+    Counts,
+    OperationInProgress,
+    Reference,
+    View,
+    spoken,
+)
+
+
+class HostStatus(enum.StrEnum):
+    """States of a host, in oVirt's words where it has them."""
+
+    INSTALLING = "installing"
+    PENDING_APPROVAL = "pending_approval"
+    UNASSIGNED = "unassigned"
+    UP = "up"
+    NON_RESPONSIVE = "non_responsive"
+    ERROR = "error"
+    PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
+    MAINTENANCE = "maintenance"
+
+
+class Duty(enum.StrEnum):
+    """What the admins want of a host."""
+
+    ACTIVE = "active"
+    PREPARING = "preparing"
+    MAINTENANCE = "maintenance"
+
+
+class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as the API shows it.
+
+    `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session.
+    `last_contact` is as exact as the events are: a host that answers is not recorded each time.
+    `vms` counts those placed on the host.
+    """
+
+    id: str
+    name: str
+    address: str
+    status: HostStatus = HostStatus.INSTALLING
+    status_since: dt.datetime
+    status_reason: str = ""
+    next: str = ""
+    cluster: Reference
+    data_center: Reference
+    approved: bool
+    joined: bool = False
+    silent: bool = False
+    duplicate: bool = False
+    duty: Duty = Duty.ACTIVE
+    maintenance_reason: str = ""
+    session: str | None = None
+    boot: str | None = None
+    last_contact: dt.datetime | None = None
+    hardware: str | None = None
+    key_fingerprint: str | None = None
+    certificate_expires: dt.datetime | None = None
+    capabilities: e.Capabilities | None = None
+    unmanaged_domains: tuple[str, ...] = ()
+    clock_skew_s: float | None = None
+    vms: Counts | None = Counts()
+    operations: tuple[OperationInProgress, ...] = ()
+    version: int
+    created_at: dt.datetime
+    created_by: str
+    updated_at: dt.datetime
+    updated_by: str
+
+
+def _create(event: e.HostAdded, recorded: Recorded) -> HostDocument:
+    return HostDocument(
+        id=recorded.object_id,
+        name=event.name,
+        address=event.address,
+        status_since=recorded.time,
+        # The names lie in other streams; whoever folds all of them fills these in.
+        cluster=Reference(id=event.cluster, name=""),
+        data_center=Reference(id=event.data_center, name=""),
+        approved=event.approved,
+        version=recorded.version,
+        created_at=recorded.time,
+        created_by=recorded.actor,
+        updated_at=recorded.time,
+        updated_by=recorded.actor,
+    )
+
+
+def _status(document: HostDocument) -> HostStatus:
+    """The worst news first."""
+    if document.duplicate:
+        return HostStatus.ERROR
+    if not document.joined:
+        return HostStatus.INSTALLING
+    if not document.approved:
+        return HostStatus.PENDING_APPROVAL
+    if document.silent:
+        return HostStatus.NON_RESPONSIVE
+    if document.duty is Duty.MAINTENANCE:
+        return HostStatus.MAINTENANCE
+    if document.duty is Duty.PREPARING:
+        return HostStatus.PREPARING_FOR_MAINTENANCE
+    return HostStatus.UNASSIGNED if document.session is None else HostStatus.UP
+
+
+def _join_requested(
+    document: HostDocument, event: e.HostJoinRequested, recorded: Recorded
+) -> Changes:
+    return {
+        "joined": True,
+        "hardware": event.hardware,
+        "key_fingerprint": event.public_key_sha256,
+        "certificate_expires": None,
+    }
+
+
+def _approved(document: HostDocument, event: e.HostApproved, recorded: Recorded) -> Changes:
+    return {"approved": True, "duplicate": False}
+
+
+def _certificate_issued(
+    document: HostDocument, event: e.HostCertificateIssued, recorded: Recorded
+) -> Changes:
+    return {"certificate_expires": event.expires}
+
+
+def _session_started(
+    document: HostDocument, event: e.HostSessionStarted, recorded: Recorded
+) -> Changes:
+    return {
+        "session": event.session,
+        "boot": event.boot,
+        "silent": False,
+        "last_contact": recorded.time,
+    }
+
+
+def _capabilities_reported(
+    document: HostDocument, event: e.HostCapabilitiesReported, recorded: Recorded
+) -> Changes:
+    return {"capabilities": event.capabilities, "last_contact": recorded.time}
+
+
+def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> Changes:
+    return {"silent": True, "last_contact": event.last_contact}
+
+
+def _activated(document: HostDocument, event: e.HostActivated, recorded: Recorded) -> Changes:
+    return {"duty": Duty.ACTIVE, "maintenance_reason": ""}
+
+
+def _maintenance_requested(
+    document: HostDocument, event: e.HostMaintenanceRequested, recorded: Recorded
+) -> Changes:
+    return {"duty": Duty.PREPARING, "maintenance_reason": event.reason}
+
+
+def _maintenance_entered(
+    document: HostDocument, event: e.HostMaintenanceEntered, recorded: Recorded
+) -> Changes:
+    return {"duty": Duty.MAINTENANCE}
+
+
+def _duplicate_refused(
+    document: HostDocument, event: e.HostDuplicateRefused, recorded: Recorded
+) -> Changes:
+    return {"duplicate": True}
+
+
+def _unmanaged_domains_found(
+    document: HostDocument, event: e.HostUnmanagedDomainsFound, recorded: Recorded
+) -> Changes:
+    return {"unmanaged_domains": event.domains, "last_contact": recorded.time}
+
+
+def _clock_skewed(document: HostDocument, event: e.HostClockSkewed, recorded: Recorded) -> Changes:
+    return {"clock_skew_s": event.skew_s, "last_contact": recorded.time}
+
+
+CHANGES: dict[type[Event], Change] = {
+    e.HostJoinRequested: _join_requested,
+    e.HostApproved: _approved,
+    e.HostCertificateIssued: _certificate_issued,
+    e.HostSessionStarted: _session_started,
+    e.HostCapabilitiesReported: _capabilities_reported,
+    e.HostSilent: _silent,
+    e.HostActivated: _activated,
+    e.HostMaintenanceRequested: _maintenance_requested,
+    e.HostMaintenanceEntered: _maintenance_entered,
+    e.HostDuplicateRefused: _duplicate_refused,
+    e.HostUnmanagedDomainsFound: _unmanaged_domains_found,
+    e.HostClockSkewed: _clock_skewed,
+}
+
+
+class _HostView(View[HostDocument]):
+    def evolve(self, document: HostDocument | None, recorded: Recorded) -> HostDocument | None:
+        """Return the host after one event of its stream, its status following from the facts."""
+        after = super().evolve(document, recorded)
+        if after is None or after is document:
+            return after
+        status = _status(after)
+        if status is after.status:
+            return after
+        return msgspec.structs.replace(after, status=status, status_since=recorded.time)
+
+
+VIEW = _HostView(
+    "host",
+    HostDocument,
+    created=e.HostAdded,
+    create=_create,
+    changes=CHANGES,
+    removed=e.HostRemoved,
+    ignores=frozenset(
+        {
+            e.HostEnrolmentTokenIssued,  # the token is between the admin and the machine
+            e.HostConfirmedOff,  # what ran there ends by events of the VMs; the host stays silent
+        }
+    ),
+)
+evolve = VIEW.evolve
+
+_EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
+    HostStatus.INSTALLING: (
+        "It was added, and its machine has not asked to join yet.",
+        "Get a token with 'host token {name}' and run 'chronovisor agent join' on the machine.",
+    ),
+    HostStatus.PENDING_APPROVAL: (
+        "A machine asks to join as this host, with key {key}.",
+        "Compare the key with the one that the machine shows, then run 'host approve {name}'.",
+    ),
+    HostStatus.UNASSIGNED: (
+        "It may join, and its agent has not said hello yet.",
+        "It is up as soon as its agent says hello.",
+    ),
+    HostStatus.UP: ("", ""),
+    HostStatus.NON_RESPONSIVE: (
+        "Nothing is heard of it; the last contact was at {last_contact}.",
+        (
+            "Its VMs are unknown until it answers. If its machine is off for certain, run"
+            " 'host confirm-off {name}': then they can be started elsewhere."
+        ),
+    ),
+    HostStatus.ERROR: (
+        "Two machines claim to be this host, and both are refused.",
+        "Stop one of the two machines, then run 'host approve {name}'.",
+    ),
+    HostStatus.PREPARING_FOR_MAINTENANCE: (
+        "Maintenance was asked for{because}; it takes no new VMs.",
+        "It is in maintenance once the last VM has left it; 'host activate {name}' calls it off.",
+    ),
+    HostStatus.MAINTENANCE: (
+        "It is in maintenance{because}.",
+        "It takes VMs again after 'host activate {name}'.",
+    ),
+}
+
+
+def explained(document: HostDocument) -> HostDocument:
+    """Return the host with the words that tell why it is as it is and what happens next."""
+    reason, what_next = _EXPLANATIONS[document.status]
+    contact = document.last_contact
+    words = {
+        "name": document.name,
+        "key": document.key_fingerprint or "",
+        "last_contact": f"{contact:%Y-%m-%d %H:%M:%S} UTC" if contact else "unknown",
+        "because": f" ({document.maintenance_reason})" if document.maintenance_reason else "",
+    }
+    reason, what_next = reason.format(**words), what_next.format(**words)
+    if document.silent and document.status is not HostStatus.NON_RESPONSIVE:
+        reason += f" It does not answer either, while it is {spoken(document.status)}."
+    for operation in document.operations:
+        if operation.remedy:
+            what_next = f"{operation.reason} {operation.remedy}"
+    return msgspec.structs.replace(document, status_reason=reason, next=what_next)

@@ -1,0 +1,375 @@
+"""The inventory as a fold of the whole log: every view, and what one object's events do to others.
+
+An `Inventory` holds the documents that a batch of events needs, in memory; whoever owns it loads
+them before and writes what changed afterwards. Nothing in here depends on how the log is cut into
+batches, so an inventory that is built anew equals the one that it replaces, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from events.audit import AuditRecord, audit_record
+from events.envelope import Recorded
+from events.types import data_center as data_center_events
+from projections.views import cluster, data_center, host, operation, vm
+from projections.views.cluster import ClusterDocument
+from projections.views.data_center import DataCenterDocument, HostCounts
+from projections.views.host import HostDocument, HostStatus
+from projections.views.operation import OperationDocument, in_progress
+from projections.views.parts import (
+    Counts,
+    OperationInProgress,
+    Reference,
+    with_operation,
+    without_operation,
+)
+from projections.views.vm_document import VmDocument, VmStatus
+
+Document = TypeVar("Document", bound=msgspec.Struct)
+AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
+
+IGNORED_KINDS = frozenset({"policy"})
+"""Kinds of streams that no view shows: who runs a policy is of no interest in the inventory."""
+
+
+class Shelf(Generic[Document]):
+    """The documents of one kind: those at hand, and which of them changed, and at what position."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Document] = {}
+        self.changed: dict[str, int] = {}
+        self.removed: dict[str, int] = {}
+
+    def get(self, object_id: str) -> Document | None:
+        """Return a document that is at hand."""
+        return self.documents.get(object_id)
+
+    def put(self, object_id: str, document: Document, position: int) -> None:
+        """Take a new or changed document."""
+        self.documents[object_id] = document
+        self.changed[object_id] = position
+
+    def remove(self, object_id: str, position: int) -> None:
+        """Forget an object that is gone."""
+        self.documents.pop(object_id, None)
+        self.changed.pop(object_id, None)
+        self.removed[object_id] = position
+
+    def written(self) -> None:
+        """Begin the next batch: all changes so far are written."""
+        self.changed.clear()
+        self.removed.clear()
+
+
+class Inventory:
+    """All views over the documents at hand."""
+
+    def __init__(self) -> None:
+        self.vms: Shelf[VmDocument] = Shelf()
+        self.hosts: Shelf[HostDocument] = Shelf()
+        self.clusters: Shelf[ClusterDocument] = Shelf()
+        self.data_centers: Shelf[DataCenterDocument] = Shelf()
+        self.operations: Shelf[OperationDocument] = Shelf()
+        self.audits: list[AuditRecord] = []
+        self._vms_on: dict[str, set[str]] = {}
+        self._vm_counts: dict[tuple[str, str], list[int]] = {}
+        self._apply = {
+            "vm": self._apply_vm,
+            "host": self._apply_host,
+            "cluster": self._apply_cluster,
+            "data_center": self._apply_data_center,
+            "operation": self._apply_operation,
+        }
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold one event; the documents that it needs are at hand, or the objects do not exist."""
+        kind, _, object_id = recorded.stream.partition("/")
+        apply = self._apply.get(kind)
+        if apply is not None:
+            apply(object_id, recorded)
+        elif kind not in IGNORED_KINDS:
+            message = f"no view says what becomes of streams of kind {kind!r}"
+            raise LookupError(message)
+        audit = audit_record(recorded)
+        if audit is not None:
+            self.audits.append(audit)
+
+    def finish(self) -> None:
+        """Bring the counts of VMs up to date, which are kept apart while a batch is folded."""
+        for (kind, object_id), (total, up, position) in self._vm_counts.items():
+            if kind == "host":
+                _count(self.hosts, object_id, total, up, position)
+            elif kind == "cluster":
+                _count(self.clusters, object_id, total, up, position)
+            else:
+                _count(self.data_centers, object_id, total, up, position)
+        self._vm_counts.clear()
+
+    def written(self) -> None:
+        """Begin the next batch: all changes so far are written."""
+        for shelf in (self.vms, self.hosts, self.clusters, self.data_centers, self.operations):
+            shelf.written()
+        self.audits.clear()
+        self._vms_on.clear()
+
+    def on_host(self, host_id: str, vm_id: str) -> None:
+        """Note that a VM at hand may be on a host: silence of the host makes it unknown."""
+        self._vms_on.setdefault(host_id, set()).add(vm_id)
+
+    # ------------------------------------------------------------------------------------ VMs
+
+    def _apply_vm(self, object_id: str, recorded: Recorded) -> None:
+        before = self.vms.get(object_id)
+        after = vm.evolve(before, recorded)
+        if after is before:
+            return
+        if after is None:
+            self.vms.remove(object_id, recorded.position)
+        else:
+            if before is None:
+                after = self._named_vm(after, recorded)
+            if after.host is not None and (before is None or before.host is not after.host):
+                self.on_host(after.host.id, object_id)
+                where = self.hosts.get(after.host.id)
+                if where is not None and where.status is HostStatus.NON_RESPONSIVE:
+                    after = vm.silenced(after, recorded)
+            self.vms.put(object_id, after, recorded.position)
+        if before is None or after is None or _counts_differ(before, after):
+            self._count_vm(before, after, recorded.position)
+
+    def _named_vm(self, document: VmDocument, recorded: Recorded) -> VmDocument:
+        where = self.clusters.get(document.cluster.id)
+        return msgspec.structs.replace(
+            document,
+            cluster=Reference(id=document.cluster.id, name=where.name if where else ""),
+            operations=self._operations_on("vm", document.id, recorded),
+        )
+
+    def _count_vm(self, before: VmDocument | None, after: VmDocument | None, position: int) -> None:
+        was, now = _counted(before), _counted(after)
+        for key in was.keys() | now.keys():
+            total = (key in now) - (key in was)
+            up = now.get(key, 0) - was.get(key, 0)
+            if total or up:
+                counts = self._vm_counts.setdefault(key, [0, 0, 0])
+                counts[0] += total
+                counts[1] += up
+                counts[2] = position
+
+    # ---------------------------------------------------------------------------------- hosts
+
+    def _apply_host(self, object_id: str, recorded: Recorded) -> None:
+        before = self.hosts.get(object_id)
+        after = host.evolve(before, recorded)
+        if after is before:
+            return
+        if after is None:
+            self.hosts.remove(object_id, recorded.position)
+        else:
+            if before is None:
+                after = self._named_host(after, recorded)
+            self.hosts.put(object_id, after, recorded.position)
+        if before is None or after is None or before.status is not after.status:
+            self._count_host(before, after, recorded.position)
+            self._tell_vms(before, after, recorded)
+
+    def _named_host(self, document: HostDocument, recorded: Recorded) -> HostDocument:
+        where = self.clusters.get(document.cluster.id)
+        center = self.data_centers.get(document.data_center.id)
+        return msgspec.structs.replace(
+            document,
+            cluster=Reference(id=document.cluster.id, name=where.name if where else ""),
+            data_center=Reference(id=document.data_center.id, name=center.name if center else ""),
+            operations=self._operations_on("host", document.id, recorded),
+        )
+
+    def _count_host(
+        self, before: HostDocument | None, after: HostDocument | None, position: int
+    ) -> None:
+        for document, one in ((before, -1), (after, 1)):
+            if document is None:
+                continue
+            where = self.clusters.get(document.cluster.id)
+            if where is not None and where.hosts is not None:
+                hosts = _host_counts(where.hosts, document, one)
+                changed = msgspec.structs.replace(where, hosts=hosts)
+                self.clusters.put(where.id, changed, position)
+            center = self.data_centers.get(document.data_center.id)
+            if center is not None and center.hosts is not None:
+                hosts = _host_counts(center.hosts, document, one)
+                self.data_centers.put(
+                    center.id, msgspec.structs.replace(center, hosts=hosts), position
+                )
+
+    def _tell_vms(
+        self, before: HostDocument | None, after: HostDocument | None, recorded: Recorded
+    ) -> None:
+        was = before is not None and before.status is HostStatus.NON_RESPONSIVE
+        silent = after is not None and after.status is HostStatus.NON_RESPONSIVE
+        if was is silent:
+            return
+        host_id = recorded.object_id
+        for vm_id in sorted(self._vms_on.get(host_id, ())):
+            document = self.vms.get(vm_id)
+            if document is None or document.host is None or document.host.id != host_id:
+                continue
+            told = vm.silenced(document, recorded) if silent else vm.heard_of(document)
+            if told is not document:
+                self.vms.put(vm_id, told, recorded.position)
+                self._count_vm(document, told, recorded.position)
+
+    # --------------------------------------------------------------- clusters and data centers
+
+    def _apply_cluster(self, object_id: str, recorded: Recorded) -> None:
+        before = self.clusters.get(object_id)
+        after = cluster.evolve(before, recorded)
+        if after is before:
+            return
+        if after is None:
+            self.clusters.remove(object_id, recorded.position)
+        else:
+            if before is None:
+                center = self.data_centers.get(after.data_center.id)
+                name = center.name if center else ""
+                after = msgspec.structs.replace(
+                    after,
+                    data_center=Reference(id=after.data_center.id, name=name),
+                    operations=self._operations_on("cluster", object_id, recorded),
+                )
+            self.clusters.put(object_id, after, recorded.position)
+        for document, one in ((before, -1), (after, 1)):
+            center = self.data_centers.get(document.data_center.id) if document else None
+            if center is not None and center.clusters is not None:
+                changed = msgspec.structs.replace(center, clusters=center.clusters + one)
+                self.data_centers.put(center.id, changed, recorded.position)
+
+    def _apply_data_center(self, object_id: str, recorded: Recorded) -> None:
+        before = self.data_centers.get(object_id)
+        after = data_center.evolve(before, recorded)
+        if after is before:
+            return
+        if after is None:
+            self.data_centers.remove(object_id, recorded.position)
+            return
+        self.data_centers.put(object_id, after, recorded.position)
+        if isinstance(recorded.event, data_center_events.DataCenterRenamed):
+            self._rename_data_center(after, recorded.position)
+
+    def _rename_data_center(self, document: DataCenterDocument, position: int) -> None:
+        name = Reference(id=document.id, name=document.name)
+        for found in [c for c in self.clusters.documents.values() if c.data_center.id == name.id]:
+            self.clusters.put(found.id, msgspec.structs.replace(found, data_center=name), position)
+        for one in [h for h in self.hosts.documents.values() if h.data_center.id == name.id]:
+            self.hosts.put(one.id, msgspec.structs.replace(one, data_center=name), position)
+
+    # ----------------------------------------------------------------------------- operations
+
+    def _apply_operation(self, object_id: str, recorded: Recorded) -> None:
+        before = self.operations.get(object_id)
+        after = operation.evolve(before, recorded)
+        if after is before or after is None:
+            return
+        self.operations.put(object_id, after, recorded.position)
+        if (
+            before is None
+            or before.status is not after.status
+            or before.attention != after.attention
+        ):
+            self._tell_target(after, recorded.position)
+
+    def _tell_target(self, document: OperationDocument, position: int) -> None:
+        shown = in_progress(document)
+        target = document.target.id
+        match document.target.kind:
+            case "vm":
+                _show_operation(self.vms, target, document.id, shown, position)
+            case "host":
+                _show_operation(self.hosts, target, document.id, shown, position)
+            case "cluster":
+                _show_operation(self.clusters, target, document.id, shown, position)
+            case "data_center":
+                _show_operation(self.data_centers, target, document.id, shown, position)
+
+    def _operations_on(
+        self, kind: str, object_id: str, recorded: Recorded
+    ) -> tuple[OperationInProgress, ...]:
+        """The operation of the command that made the object, where that came before the object."""
+        document = self.operations.get(str(recorded.command))
+        if document is None or document.target.kind != kind or document.target.id != object_id:
+            return ()
+        shown = in_progress(document)
+        return (shown,) if shown is not None else ()
+
+
+def _counts_differ(before: VmDocument, after: VmDocument) -> bool:
+    if before.host is not after.host:
+        return True
+    return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
+
+
+def _counted(document: VmDocument | None) -> dict[tuple[str, str], int]:
+    """Where a VM is counted, and whether as one that is up (1) or not (0)."""
+    if document is None:
+        return {}
+    up = 1 if document.status is VmStatus.UP else 0
+    counted = {
+        ("cluster", document.cluster.id): up,
+        ("data_center", document.data_center.id): up,
+    }
+    if document.host is not None:
+        counted["host", document.host.id] = up
+    return counted
+
+
+def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:
+    joining = document.status in {HostStatus.INSTALLING, HostStatus.PENDING_APPROVAL}
+    return HostCounts(
+        total=counts.total + one,
+        up=counts.up + (one if document.status is HostStatus.UP else 0),
+        joining=counts.joining + (one if joining else 0),
+    )
+
+
+Counted = TypeVar("Counted", HostDocument, ClusterDocument, DataCenterDocument)
+
+
+def _count(shelf: Shelf[Counted], object_id: str, total: int, up: int, position: int) -> None:
+    document = shelf.get(object_id)
+    if document is None or document.vms is None:
+        return
+    counts = Counts(total=document.vms.total + total, up=document.vms.up + up)
+    position = max(position, shelf.changed.get(object_id, 0))
+    shelf.put(object_id, msgspec.structs.replace(document, vms=counts), position)
+
+
+Target = TypeVar("Target", VmDocument, HostDocument, ClusterDocument, DataCenterDocument)
+
+
+def _show_operation(
+    shelf: Shelf[Target],
+    target: str,
+    operation_id: str,
+    shown: OperationInProgress | None,
+    position: int,
+) -> None:
+    document = shelf.get(target)
+    if document is None:
+        return
+    if shown is None:
+        operations = without_operation(document.operations, operation_id)
+    else:
+        operations = with_operation(document.operations, shown)
+    if operations != document.operations:
+        shelf.put(target, msgspec.structs.replace(document, operations=operations), position)
+
+
+def changed_documents(
+    shelf: Shelf[Document],
+) -> Iterator[tuple[Document, int]]:
+    """Yield the changed documents with the position of their last change."""
+    for object_id, position in shelf.changed.items():
+        yield shelf.documents[object_id], position

@@ -1,0 +1,306 @@
+"""How documents lie in tables: the columns that can be searched and sorted by, and the JSON.
+
+A column here is one in `projections/schema.sql`; the order of the columns is that of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from events.audit import AuditRecord
+from events.types.catalogue import TYPES
+from projections.views import data_center, host, vm_words
+from projections.views.audit import AuditDocument, document_of
+from projections.views.cluster import ClusterDocument
+from projections.views.data_center import DataCenterDocument
+from projections.views.host import HostDocument
+from projections.views.inventory import Inventory, Shelf
+from projections.views.operation import OperationDocument
+from projections.views.vm_document import VmDocument
+
+REVISION = 1
+"""Raise it where the documents' meaning changes and nothing else would show it."""
+
+Document = TypeVar("Document", bound=msgspec.Struct)
+Row = tuple[Any, ...]
+_encode = msgspec.json.Encoder().encode
+
+
+class Table(Generic[Document]):
+    """A table of documents: `columns` are its names and SQL types, `row` makes what they hold."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        document: type[Document],
+        columns: dict[str, str],
+        row: Callable[[Document, int], Row],
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.document = document
+        self.columns = columns
+        self.row = row
+        self.decoder = msgspec.json.Decoder(document)
+
+    def rows(self, shelf: Shelf[Document]) -> list[Row]:
+        """Return the rows of the documents that changed, by id (so that writers never deadlock)."""
+        return [
+            self.row(shelf.documents[object_id], position)
+            for object_id, position in sorted(shelf.changed.items())
+        ]
+
+
+def _folded(*parts: str) -> str:
+    """What a search looks through: lower case, one part a line."""
+    return "\n".join(part for part in parts if part).casefold()
+
+
+def _vm_row(document: VmDocument, position: int) -> Row:
+    shown = vm_words.explained(document)
+    host_name = shown.host.name if shown.host else ""
+    return (
+        shown.id,
+        shown.name.casefold(),
+        shown.status.value,
+        shown.status_since,
+        shown.host.id if shown.host else None,
+        shown.cluster.id,
+        shown.data_center.id,
+        shown.memory_bytes,
+        shown.vcpus,
+        shown.created_at,
+        shown.configuration_version,
+        _folded(
+            shown.name,
+            shown.description,
+            shown.hostname,
+            host_name,
+            shown.cluster.name,
+            *shown.addresses,
+        ),
+        position,
+        _encode(shown),
+    )
+
+
+def _host_row(document: HostDocument, position: int) -> Row:
+    shown = host.explained(document)
+    return (
+        shown.id,
+        shown.name.casefold(),
+        shown.status.value,
+        shown.status_since,
+        shown.cluster.id,
+        shown.data_center.id,
+        shown.created_at,
+        _folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name),
+        position,
+        _encode(shown),
+    )
+
+
+def _cluster_row(document: ClusterDocument, position: int) -> Row:
+    return (
+        document.id,
+        document.name.casefold(),
+        document.data_center.id,
+        document.created_at,
+        _folded(document.name, document.description, document.data_center.name),
+        position,
+        _encode(document),
+    )
+
+
+def _data_center_row(document: DataCenterDocument, position: int) -> Row:
+    shown = data_center.explained(document)
+    return (
+        shown.id,
+        shown.name.casefold(),
+        shown.status.value,
+        shown.created_at,
+        shown.configuration_version,
+        _folded(shown.name, shown.description),
+        position,
+        _encode(shown),
+    )
+
+
+def _operation_row(document: OperationDocument, position: int) -> Row:
+    return (
+        document.id,
+        document.name.casefold(),
+        document.kind,
+        document.status.value,
+        document.target.kind,
+        document.target.id,
+        document.actor,
+        document.started_at,
+        document.ended_at,
+        _folded(document.name, document.kind, document.reason),
+        position,
+        _encode(document),
+    )
+
+
+def audit_row(record: AuditRecord) -> Row:
+    """Return the row of an audit record."""
+    document = document_of(record)
+    return (
+        record.position,
+        record.time,
+        record.code,
+        record.name,
+        record.severity.value,
+        record.actor,
+        document.object.kind,
+        document.object.id,
+        record.correlation,
+        record.message,
+        _encode(document),
+    )
+
+
+VMS: Table[VmDocument] = Table(
+    "vms",
+    "vm",
+    VmDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "status": "text",
+        "status_since": "timestamptz",
+        "host_id": "text",
+        "cluster_id": "text",
+        "data_center_id": "text",
+        "memory_bytes": "int8",
+        "vcpus": "int4",
+        "created_at": "timestamptz",
+        "configuration_version": "int4",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _vm_row,
+)
+HOSTS: Table[HostDocument] = Table(
+    "hosts",
+    "host",
+    HostDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "status": "text",
+        "status_since": "timestamptz",
+        "cluster_id": "text",
+        "data_center_id": "text",
+        "created_at": "timestamptz",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _host_row,
+)
+CLUSTERS: Table[ClusterDocument] = Table(
+    "clusters",
+    "cluster",
+    ClusterDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "data_center_id": "text",
+        "created_at": "timestamptz",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _cluster_row,
+)
+DATA_CENTERS: Table[DataCenterDocument] = Table(
+    "data_centers",
+    "data_center",
+    DataCenterDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "status": "text",
+        "created_at": "timestamptz",
+        "configuration_version": "int4",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _data_center_row,
+)
+OPERATIONS: Table[OperationDocument] = Table(
+    "operations",
+    "operation",
+    OperationDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "kind": "text",
+        "status": "text",
+        "target_kind": "text",
+        "target_id": "text",
+        "actor": "text",
+        "started_at": "timestamptz",
+        "ended_at": "timestamptz",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _operation_row,
+)
+AUDIT_COLUMNS = {
+    "position": "int8",
+    "time": "timestamptz",
+    "code": "int4",
+    "name": "text",
+    "severity": "text",
+    "actor": "text",
+    "object_kind": "text",
+    "object_id": "text",
+    "correlation": "text",
+    "message": "text",
+    "document": "bytea",
+}
+REMOVED_COLUMNS = {"kind": "text", "id": "text", "position": "int8"}
+TABLES: tuple[Table[Any], ...] = (DATA_CENTERS, CLUSTERS, HOSTS, VMS, OPERATIONS)
+
+
+def shelves(inventory: Inventory) -> Iterator[tuple[Table[Any], Shelf[Any]]]:
+    """Yield each table with the documents that belong into it."""
+    yield DATA_CENTERS, inventory.data_centers
+    yield CLUSTERS, inventory.clusters
+    yield HOSTS, inventory.hosts
+    yield VMS, inventory.vms
+    yield OPERATIONS, inventory.operations
+
+
+def schema_hash() -> str:
+    """Return what tells one generation of the views from another: a change makes a rebuild.
+
+    It covers the folds' own source, so that nobody has to remember to raise a number; the price is
+    a rebuild after a mere change of words, beside the old inventory and while that is served.
+    """
+    digest = hashlib.sha256(str(REVISION).encode())
+    package = resources.files("projections")
+    sources = [package / "schema.sql"]
+    sources += sorted(
+        (entry for entry in (package / "views").iterdir() if entry.name.endswith(".py")),
+        key=lambda entry: entry.name,
+    )
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for name, registered in sorted(TYPES.items()):
+        digest.update(f"{name} {registered.schema}\n".encode())
+    for shown in (*(table.document for table in TABLES), AuditDocument):
+        digest.update(msgspec.json.encode(msgspec.json.schema(shown), order="sorted"))
+    return digest.hexdigest()

@@ -1,0 +1,330 @@
+"""The inventory's view of virtual machines."""
+
+from __future__ import annotations
+
+import msgspec
+
+from events.envelope import Recorded
+from events.types import vm as e
+from events.types.base import Event
+from events.types.job import JobKind
+from events.types.run_spec import VmConfiguration
+from projections.views.parts import Change, Changes, Link, Reference, View
+from projections.views.vm_document import (
+    DiskDocument,
+    DiskStatus,
+    SavedMemory,
+    VmDocument,
+    VmStatus,
+    configuration_of,
+    hardware,
+)
+
+
+def _pending(running: VmConfiguration | None, configuration: VmConfiguration) -> Changes:
+    """What a VM runs with, shown only where it differs from its configuration."""
+    if running is not None:
+        running = msgspec.structs.replace(running, pci_bus_next=configuration.pci_bus_next)
+        if running == configuration:
+            running = None
+    return {
+        "running_configuration": running,
+        "next_run_configuration_exists": running is not None,
+    }
+
+
+def _create(event: e.VmCreated, recorded: Recorded) -> VmDocument:
+    locked = event.configuration.disks
+    status = VmStatus.IMAGE_LOCKED if locked else VmStatus.DOWN
+    return VmDocument(
+        id=recorded.object_id,
+        name=event.name,
+        description=event.description,
+        status=status,
+        status_since=recorded.time,
+        last_known_status=status,
+        last_known_status_since=recorded.time,
+        # The name lies in another stream; whoever folds both fills it in.
+        cluster=Reference(id=event.cluster, name=""),
+        data_center=Link(id=event.data_center),
+        delete_protected=event.delete_protected,
+        version=recorded.version,
+        created_at=recorded.time,
+        created_by=recorded.actor,
+        updated_at=recorded.time,
+        updated_by=recorded.actor,
+        **hardware(event.configuration, {disk.id: DiskStatus.LOCKED for disk in locked}),
+    )
+
+
+def known(document: VmDocument, status: VmStatus, recorded: Recorded) -> Changes:
+    """What changes where the VM is known, or last known, to be in this status."""
+    if document.last_known_status is status:
+        return {}
+    changes: Changes = {"last_known_status": status, "last_known_status_since": recorded.time}
+    if document.status is not VmStatus.UNKNOWN:
+        changes["status"] = status
+        changes["status_since"] = recorded.time
+    return changes
+
+
+def silenced(document: VmDocument, recorded: Recorded) -> VmDocument:
+    """Return the VM after a host that may run it fell silent: nobody knows how it is."""
+    if document.status is VmStatus.UNKNOWN:
+        return document
+    return msgspec.structs.replace(document, status=VmStatus.UNKNOWN, status_since=recorded.time)
+
+
+def heard_of(document: VmDocument) -> VmDocument:
+    """Return the VM after its host answered again: it is as it was, until it is told otherwise."""
+    if document.status is not VmStatus.UNKNOWN:
+        return document
+    return msgspec.structs.replace(
+        document,
+        status=document.last_known_status,
+        status_since=document.last_known_status_since,
+    )
+
+
+def _updated(document: VmDocument, event: e.VmUpdated, recorded: Recorded) -> Changes:
+    statuses = {disk.id: disk.status for disk in document.disks}
+    running = document.running_configuration
+    if running is None and document.host is not None:
+        running = configuration_of(document)
+    return {
+        "name": event.name,
+        "description": event.description,
+        "delete_protected": event.delete_protected,
+        "configuration_version": document.configuration_version + 1,
+        **hardware(event.configuration, statuses),
+        **_pending(running, event.configuration),
+    }
+
+
+def _disks_assigned(document: VmDocument, event: e.VmDisksAssigned, recorded: Recorded) -> Changes:
+    return {"disks_host": Reference(id=event.host, name=event.host_name)}
+
+
+def _all_disks(document: VmDocument, status: DiskStatus) -> tuple[DiskDocument, ...]:
+    return tuple(msgspec.structs.replace(disk, status=status) for disk in document.disks)
+
+
+def _disks_ready(document: VmDocument, event: e.VmDisksReady, recorded: Recorded) -> Changes:
+    return {
+        "disks": _all_disks(document, DiskStatus.OK),
+        **known(document, VmStatus.DOWN, recorded),
+    }
+
+
+def _disks_failed(document: VmDocument, event: e.VmDisksFailed, recorded: Recorded) -> Changes:
+    return {
+        "disks": _all_disks(document, DiskStatus.ILLEGAL),
+        "down_detail": event.reason,
+        **known(document, VmStatus.IMAGE_ILLEGAL, recorded),
+    }
+
+
+def _job_done(document: VmDocument, event: e.VmJobDone, recorded: Recorded) -> Changes:
+    if event.kind is not JobKind.DISK_CREATE:
+        return {}
+    return {"disks": _all_disks(document, DiskStatus.OK)}
+
+
+def _start_requested(
+    document: VmDocument, event: e.VmStartRequested, recorded: Recorded
+) -> Changes:
+    return {
+        "down_reason": None,
+        "down_detail": "",
+        **known(document, VmStatus.WAITING_FOR_LAUNCH, recorded),
+    }
+
+
+def _start_abandoned(
+    document: VmDocument, event: e.VmStartAbandoned, recorded: Recorded
+) -> Changes:
+    before = VmStatus.SUSPENDED if document.saved_memory is not None else VmStatus.DOWN
+    return {
+        "down_reason": e.DownReason.START_FAILED,
+        "down_detail": event.reason,
+        **known(document, before, recorded),
+    }
+
+
+def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Changes:
+    host = Reference(id=event.host, name=event.host_name)
+    others = tuple(other for other in document.may_run_on if other.id != event.host)
+    return {
+        "host": host,
+        "incarnation": event.incarnation,
+        "may_run_on": (*others, host),
+        **_pending(event.spec.configuration, configuration_of(document)),
+    }
+
+
+def _started(document: VmDocument, event: e.VmStarted, recorded: Recorded) -> Changes:
+    changes = known(
+        document,
+        VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP,
+        recorded,
+    )
+    if event.restored:
+        changes["saved_memory"] = None
+    return changes
+
+
+def _up(document: VmDocument, event: e.VmUp, recorded: Recorded) -> Changes:
+    return {"pause_reason": None, **known(document, VmStatus.UP, recorded)}
+
+
+def _guest_reported(document: VmDocument, event: e.VmGuestReported, recorded: Recorded) -> Changes:
+    return {
+        "hostname": event.hostname,
+        "addresses": event.addresses,
+        "operating_system": event.operating_system,
+    }
+
+
+def _paused(document: VmDocument, event: e.VmPaused, recorded: Recorded) -> Changes:
+    return {"pause_reason": event.reason, **known(document, VmStatus.PAUSED, recorded)}
+
+
+def _continued(document: VmDocument, event: e.VmContinued, recorded: Recorded) -> Changes:
+    return {"pause_reason": None, **known(document, VmStatus.UP, recorded)}
+
+
+def _powering_down(document: VmDocument, event: Event, recorded: Recorded) -> Changes:
+    return known(document, VmStatus.POWERING_DOWN, recorded)
+
+
+def _reboot_requested(
+    document: VmDocument, event: e.VmRebootRequested, recorded: Recorded
+) -> Changes:
+    return known(document, VmStatus.REBOOT_IN_PROGRESS, recorded)
+
+
+def _rebooted(document: VmDocument, event: e.VmRebooted, recorded: Recorded) -> Changes:
+    if document.last_known_status is VmStatus.REBOOT_IN_PROGRESS:
+        return known(document, VmStatus.UP, recorded)
+    return {}
+
+
+def _suspend_requested(
+    document: VmDocument, event: e.VmSuspendRequested, recorded: Recorded
+) -> Changes:
+    return known(document, VmStatus.SAVING_STATE, recorded)
+
+
+def _up_as_before(document: VmDocument, event: Event, recorded: Recorded) -> Changes:
+    return known(document, VmStatus.UP, recorded)
+
+
+def _run_ended(document: VmDocument, host: str, status: VmStatus, recorded: Recorded) -> Changes:
+    """The run is over for certain, so the VM's status is known whatever its host says."""
+    return {
+        "host": None,
+        "may_run_on": tuple(other for other in document.may_run_on if other.id != host),
+        "pause_reason": None,
+        "hostname": "",
+        "addresses": (),
+        "running_configuration": None,
+        "next_run_configuration_exists": False,
+        "status": status,
+        "last_known_status": status,
+        "status_since": recorded.time,
+        "last_known_status_since": recorded.time,
+    }
+
+
+def _suspended(document: VmDocument, event: e.VmSuspended, recorded: Recorded) -> Changes:
+    memory = SavedMemory(
+        host=Reference(id=event.host, name=event.host_name), incarnation=event.incarnation
+    )
+    return {
+        "saved_memory": memory,
+        "down_reason": e.DownReason.SUSPENDED,
+        "down_detail": "",
+        **_run_ended(document, event.host, VmStatus.SUSPENDED, recorded),
+    }
+
+
+def _memory_discarded(
+    document: VmDocument, event: e.VmMemoryDiscarded, recorded: Recorded
+) -> Changes:
+    changes: Changes = {"saved_memory": None}
+    if document.last_known_status is VmStatus.SUSPENDED:
+        changes |= known(document, VmStatus.DOWN, recorded)
+    return changes
+
+
+def _down(document: VmDocument, event: e.VmDown, recorded: Recorded) -> Changes:
+    memory = None if event.restored else document.saved_memory
+    if document.last_known_status is VmStatus.WAITING_FOR_LAUNCH:
+        # It never ran there; its start goes on with another host, or is given up by an event.
+        status = VmStatus.WAITING_FOR_LAUNCH
+    else:
+        status = VmStatus.DOWN if memory is None else VmStatus.SUSPENDED
+    return {
+        "saved_memory": memory,
+        "down_reason": event.reason,
+        "down_detail": event.detail,
+        **_run_ended(document, event.host, status, recorded),
+    }
+
+
+def _remove_requested(
+    document: VmDocument, event: e.VmRemoveRequested, recorded: Recorded
+) -> Changes:
+    return {
+        "disks": _all_disks(document, DiskStatus.LOCKED),
+        **known(document, VmStatus.REMOVING, recorded),
+    }
+
+
+CHANGES: dict[type[Event], Change] = {
+    e.VmUpdated: _updated,
+    e.VmDisksAssigned: _disks_assigned,
+    e.VmDisksReady: _disks_ready,
+    e.VmDisksFailed: _disks_failed,
+    e.VmJobDone: _job_done,
+    e.VmStartRequested: _start_requested,
+    e.VmStartAbandoned: _start_abandoned,
+    e.VmPlaced: _placed,
+    e.VmStarted: _started,
+    e.VmUp: _up,
+    e.VmGuestReported: _guest_reported,
+    e.VmPaused: _paused,
+    e.VmContinued: _continued,
+    e.VmShutdownRequested: _powering_down,
+    e.VmStopRequested: _powering_down,
+    e.VmShutdownFailed: _up_as_before,
+    e.VmRebootRequested: _reboot_requested,
+    e.VmRebooted: _rebooted,
+    e.VmRebootFailed: _up_as_before,
+    e.VmSuspendRequested: _suspend_requested,
+    e.VmSuspendFailed: _up_as_before,
+    e.VmSuspended: _suspended,
+    e.VmMemoryDiscarded: _memory_discarded,
+    e.VmDown: _down,
+    e.VmRemoveRequested: _remove_requested,
+}
+
+VIEW: View[VmDocument] = View(
+    "vm",
+    VmDocument,
+    created=e.VmCreated,
+    create=_create,
+    changes=CHANGES,
+    removed=e.VmRemoved,
+    ignores=frozenset(
+        {
+            e.VmJobOrdered,  # a job is a step of an operation, and shown there
+            e.VmJobFailed,
+            e.VmJobWithdrawn,
+            e.VmStartWithdrawn,  # asked of the host; what came of it is told by vm.down
+            e.VmStaleCopyFound,  # the VM's state is untouched; the audit log tells of it
+            e.VmStaleCopyGone,
+        }
+    ),
+)
+evolve = VIEW.evolve

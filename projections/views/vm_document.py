@@ -1,0 +1,167 @@
+"""The document of a virtual machine: its statuses, and how its hardware shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+
+import msgspec
+
+from events.types import vm as e
+from events.types.run_spec import Boot, Disk, DiskBus, Nic, Topology, VmConfiguration
+from projections.views.parts import Changes, Link, OperationInProgress, Reference
+
+
+class VmStatus(enum.StrEnum):
+    """States of a VM, in oVirt's words where it has them."""
+
+    IMAGE_LOCKED = "image_locked"
+    IMAGE_ILLEGAL = "image_illegal"
+    DOWN = "down"
+    WAITING_FOR_LAUNCH = "waiting_for_launch"
+    POWERING_UP = "powering_up"
+    RESTORING_STATE = "restoring_state"
+    UP = "up"
+    PAUSED = "paused"
+    REBOOT_IN_PROGRESS = "reboot_in_progress"
+    POWERING_DOWN = "powering_down"
+    SAVING_STATE = "saving_state"
+    SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
+    REMOVING = "removing"
+
+
+class DiskStatus(enum.StrEnum):
+    """States of a disk: being made or removed, ready, or of no use."""
+
+    LOCKED = "locked"
+    OK = "ok"
+    ILLEGAL = "illegal"
+
+
+class DiskDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk of a VM; sizes in bytes, `volume` and `image` relative to the storage folder."""
+
+    id: str
+    name: str
+    status: DiskStatus
+    size_bytes: int
+    volume: str
+    image: str | None
+    bus: DiskBus
+    pci_bus: int | None
+    bootable: bool
+    read_only: bool
+
+
+class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the memory of a suspended VM lies, and of which run it is."""
+
+    host: Reference
+    incarnation: int
+
+
+class VmDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM as the API shows it; sizes in bytes.
+
+    `status` is `unknown` while a host that may run the VM does not answer; `last_known_status` is
+    then what it was, and otherwise the same as `status`. `status_reason` says why it is so and
+    `next` what happens next, or what a person can do. `may_run_on` names the hosts where a copy may
+    be running. `running_configuration` is there while the VM runs with other settings than its
+    configuration, which counts from the next run.
+    """
+
+    id: str
+    name: str
+    description: str
+    status: VmStatus
+    status_since: dt.datetime
+    status_reason: str = ""
+    next: str = ""
+    last_known_status: VmStatus
+    last_known_status_since: dt.datetime
+    host: Reference | None = None
+    cluster: Reference
+    data_center: Link
+    incarnation: int = 0
+    may_run_on: tuple[Reference, ...] = ()
+    disks_host: Reference | None = None
+    saved_memory: SavedMemory | None = None
+    pause_reason: e.PauseReason | None = None
+    down_reason: e.DownReason | None = None
+    down_detail: str = ""
+    hostname: str = ""
+    addresses: tuple[str, ...] = ()
+    operating_system: str = ""
+    memory_bytes: int
+    vcpus: int
+    topology: Topology
+    boot: Boot
+    cdrom: str | None
+    disks: tuple[DiskDocument, ...]
+    nics: tuple[Nic, ...]
+    delete_protected: bool
+    next_run_configuration_exists: bool = False
+    running_configuration: VmConfiguration | None = None
+    operations: tuple[OperationInProgress, ...] = ()
+    version: int
+    configuration_version: int = 1
+    created_at: dt.datetime
+    created_by: str
+    updated_at: dt.datetime
+    updated_by: str
+
+
+def _disk_document(disk: Disk, status: DiskStatus) -> DiskDocument:
+    return DiskDocument(
+        id=disk.id,
+        name=disk.name,
+        status=status,
+        size_bytes=disk.size_bytes,
+        volume=disk.volume,
+        image=disk.image,
+        bus=disk.bus,
+        pci_bus=disk.pci_bus,
+        bootable=disk.bootable,
+        read_only=disk.read_only,
+    )
+
+
+def hardware(configuration: VmConfiguration, disks: dict[str, DiskStatus]) -> Changes:
+    """Return the fields that show a configuration; `disks` gives the status of those not ready."""
+    return {
+        "memory_bytes": configuration.memory_bytes,
+        "vcpus": configuration.topology.count,
+        "topology": configuration.topology,
+        "boot": configuration.boot,
+        "cdrom": configuration.cdrom,
+        "disks": tuple(
+            _disk_document(d, disks.get(d.id, DiskStatus.OK)) for d in configuration.disks
+        ),
+        "nics": configuration.nics,
+    }
+
+
+def configuration_of(document: VmDocument) -> VmConfiguration:
+    """Return the configuration that a document shows (without the next free bus number)."""
+    return VmConfiguration(
+        memory_bytes=document.memory_bytes,
+        topology=document.topology,
+        boot=document.boot,
+        cdrom=document.cdrom,
+        nics=document.nics,
+        disks=tuple(
+            Disk(
+                id=disk.id,
+                name=disk.name,
+                size_bytes=disk.size_bytes,
+                volume=disk.volume,
+                image=disk.image,
+                bus=disk.bus,
+                pci_bus=disk.pci_bus,
+                bootable=disk.bootable,
+                read_only=disk.read_only,
+            )
+            for disk in document.disks
+        ),
+    )
