@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ PURE = [
     "events/claims.py",
     "events/types/a.py",
 ]
+# Folders that hold both; what is not named here must be pure.
+MIXED = {"commands/kernel": {"handler"}, "commands/policies": {"runner"}}
 IMPURE = [
     "commands/api/a.py",
     "commands/gateway/a.py",
@@ -77,3 +80,21 @@ def test_the_rule_spares(path: str) -> None:
 
 def test_a_derived_id_is_no_new_id() -> None:
     assert not banned("commands/vm/a.py", "import uuid\nx = uuid.uuid5(uuid.NAMESPACE_URL, 'a')\n")
+
+
+def pure_files_of_mixed_folders() -> list[str]:
+    return sorted(
+        f"{folder}/{file.name}"
+        for folder, impure in MIXED.items()
+        for file in (ROOT / folder).glob("*.py")
+        if file.stem not in {"__init__", *impure}
+    )
+
+
+@pytest.mark.parametrize("path", pure_files_of_mixed_folders())
+def test_a_new_module_beside_impure_ones_is_pure_unless_named(path: str) -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rule = next(one for one in linter["contracts"] if one["name"].startswith("Decisions, folds"))
+
+    assert path.removesuffix(".py").replace("/", ".") in rule["source_modules"]
+    assert banned(path, CALLS[0])
