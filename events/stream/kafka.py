@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import structlog
 
+from events.backoff import Backoff
 from events.envelope import Stored
 from events.log.port import LogReader, UnavailableError
-from events.stream.backoff import Backoff
 from events.stream.kafka_topic import (
     CLIENT_ERRORS,
     Options,

@@ -19,9 +19,9 @@ import structlog
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
+from events.backoff import Backoff
 from events.envelope import Stored
 from events.log.port import LogReader, UnavailableError
-from events.stream.backoff import Backoff
 from events.stream.kafka_records import encode_headers, topic_name
 from events.stream.kafka_topic import (
     CLIENT_ERRORS,
