@@ -4,14 +4,19 @@ Servers that take long to start live as long as the test session, and are handed
 running and unpaused, whatever the test before did to them; the rest is made anew for each test.
 """
 
+import gc
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.harness.guest import Guest, build_guest
+from tests.harness.kafka import KafkaBroker
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
 from tests.harness.postgres import Database, PostgresServer
+from tests.harness.smtp import SmtpReceiver
+from tests.harness.snmp import SnmpReceiver
 from tests.harness.workspace import Workspace
 
 
@@ -89,3 +94,43 @@ def make_libvirt_host(
 def libvirt_host(make_libvirt_host: Callable[[], LibvirtHost]) -> LibvirtHost:
     """A running libvirt host of the test's own."""
     return make_libvirt_host()
+
+
+@pytest.fixture(scope="session")
+def kafka_session(workspace: Workspace) -> Iterator[KafkaBroker]:
+    """The session's Kafka broker, in whatever state the tests left it: tests take `kafka`."""
+    broker = KafkaBroker(workspace)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def kafka(kafka_session: KafkaBroker) -> Iterator[KafkaBroker]:
+    """A running Kafka broker, shared by the session, that the test may kill, pause and restart."""
+    kafka_session.start()
+    with warnings.catch_warnings():
+        # kafka-python leaves a socket open that could not connect, as while the broker is down.
+        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
+        yield kafka_session
+        if kafka_session.running:
+            kafka_session.resume()
+        gc.collect()
+
+
+@pytest.fixture
+def smtp(workspace: Workspace) -> Iterator[SmtpReceiver]:
+    """A running mail receiver that demands STARTTLS and AUTH."""
+    receiver = SmtpReceiver(workspace)
+    receiver.start()
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture
+def snmp(workspace: Workspace) -> Iterator[SnmpReceiver]:
+    """A running SNMP manager."""
+    receiver = SnmpReceiver(workspace)
+    receiver.start()
+    yield receiver
+    receiver.stop()

@@ -318,6 +318,13 @@ class LibvirtHost:
             raise HarnessError(message)
         return pids
 
+    def kill_qemu(self, name: str) -> None:
+        """Kill one virtual machine's QEMU with -9, as a crash of QEMU would end it."""
+        identity = ProcessIdentity.of(self.qemu_pids()[name])
+        if identity is not None:
+            send_signal(identity.pid, signal.SIGKILL)
+            wait_until(lambda: not identity.alive, 10.0, f"QEMU of {name} to die")
+
     def _entering(self, command: Sequence[str | Path], folder: Path | None) -> list[str]:
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid"]
         change = ["env", f"--chdir={folder or self.folder}"]

@@ -5,6 +5,7 @@ Nothing here knows what is started. A process is named by its pid *and* its star
 come back: a cleaner that goes by the pid alone would some day kill a stranger.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -12,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -79,6 +80,33 @@ def wait_until(
             message = f"waited {limit_s:.1f} s for {what}; last seen: {last!r}{more}"
             raise TimeoutError(message)
         time.sleep(interval_s)
+
+
+async def eventually(
+    probe: Callable[[], Awaitable[T]],
+    timeout_s: float = 10.0,
+    what: str = "the condition",
+    *,
+    interval_s: float = 0.05,
+    tolerate: tuple[type[Exception], ...] = (),
+) -> T:
+    """`wait_until` for a test that is itself asynchronous: the event loop goes on meanwhile."""
+    limit_s = timeout_s * patience()
+    started = time.monotonic()
+    while True:
+        last: object
+        try:
+            answer = await probe()
+        except tolerate as error:
+            last = error
+        else:
+            if answer:
+                return answer
+            last = answer
+        if time.monotonic() - started >= limit_s:
+            message = f"waited {limit_s:.1f} s for {what}; last seen: {last!r}"
+            raise TimeoutError(message)
+        await asyncio.sleep(interval_s)
 
 
 def free_port() -> int:

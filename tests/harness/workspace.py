@@ -16,12 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness.processes import HarnessError, ProcessIdentity, kill_tree, run_command
+from tests.harness.processes import (
+    HarnessError,
+    ProcessIdentity,
+    kill_tree,
+    run_command,
+    wait_until,
+)
 
 PREFIX = "cvt-"
 OWNER_FILE = "owner.json"
 LEDGER_FOLDER = "ledger"
-LOCK_TIMEOUT_S = 600
+LOCK_TIMEOUT_S = 300.0
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,8 +46,16 @@ def exclusive(lock_file: Path) -> Iterator[None]:
     """Hold a lock against other processes; the kernel releases it if the holder dies."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        wait_until(lambda: _try_lock(handle.fileno()), LOCK_TIMEOUT_S, f"the lock {lock_file.name}")
         yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Workspace:

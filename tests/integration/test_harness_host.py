@@ -109,8 +109,14 @@ class TestLibvirtHost:
         assert first_boot != Path(boot_file).read_text().strip()
         with connected(libvirt_host) as connection:
             boot(connection, plan)
-        qemu = libvirt_host.qemu_pids()["vm1"]
         wait_until(lambda: read_stamps(disk), 20.0, "a stamp", interval_s=0.3)
+
+        # when QEMU is killed, the host goes on without it
+        libvirt_host.kill_qemu("vm1")
+        assert libvirt_host.qemu_pids() == {}
+        with connected(libvirt_host) as connection:
+            boot(connection, DomainPlan(name="vm2", guest=guest, disk=disk))
+        qemu = libvirt_host.qemu_pids()["vm2"]
 
         # when the plug is pulled
         libvirt_host.power_off()
