@@ -52,11 +52,15 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Events to append and the answer's body; with `operation`, the answer is 202 Accepted."""
+    """Events to append and the answer's body; with `operation`, the answer is 202 Accepted.
+
+    `correlation` names the operation that the events belong to, where they do not begin their own.
+    """
 
     events: tuple[NewEvent, ...] = ()
     id: str
     operation: str | None = None
+    correlation: str | None = None
     extra: dict[str, Any] = {}
 
     @classmethod

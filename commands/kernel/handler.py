@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from commands.kernel.command import Command, Context, Decision
+from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.refusal import (
     InUse,
@@ -146,14 +146,14 @@ class Handler:
 
     async def handle(  # noqa: PLR0913 - each is a part of the request
         self,
-        command: Command,
+        decide: Decide,
         source: ContextSource,
         *,
         principal: str,
         key: str | None = None,
         body_mac: bytes = b"",
     ) -> Accepted:
-        """Decide the command and append its events; raises a Refusal, Overloaded or Unavailable.
+        """Decide, and append the events; raises a Refusal, Overloaded or Unavailable.
 
         The same key with the same body gives the stored answer, whatever happened since.
         """
@@ -167,7 +167,7 @@ class Handler:
                 return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
         drawn_again: set[str] = set()
         for _attempt in range(ATTEMPTS_MAX):
-            decision, reads = await self.decide(command.decide, context)
+            decision, reads = await self.decide(decide, context)
             answer = render(decision)
             outcome = await self._log.append(
                 Append(
@@ -179,7 +179,9 @@ class Handler:
                     reads=reads,
                     events=decision.events,
                     answer=answer,
-                    correlation=decision.operation or str(context.command),
+                    correlation=(
+                        decision.operation or decision.correlation or str(context.command)
+                    ),
                     time=context.time,
                 )
             )

@@ -76,7 +76,7 @@ def advance_reboot(scene: Scene) -> tuple[NewEvent, ...]:
         return scene.await_host(run.host)
     rebooting = vm.status is VmStatus.REBOOT_IN_PROGRESS
     if finished.done:
-        event = VmRebooted(name=vm.name, incarnation=run.incarnation)
+        event = VmRebooted(name=vm.name, incarnation=run.incarnation, resets=run.resets)
         return (*_if(scene, rebooting, event), *_succeeded(scene, "reboot"))
     failed = VmRebootFailed(name=vm.name, incarnation=run.incarnation, reason=finished.reason)
     return (*_if(scene, rebooting, failed), *_failed(scene, "reboot", finished))

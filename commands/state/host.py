@@ -151,7 +151,12 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
             if state.boot is not None and state.boot != event.boot:
                 former = (*former, state.boot)[-FORMER_BOOTS_MAX:]
             return msgspec.structs.replace(
-                state, session=event.session, boot=event.boot, former_boots=former, silent=False
+                state,
+                session=event.session,
+                boot=event.boot,
+                former_boots=former,
+                silent=False,
+                skewed=False,
             )
         case e.HostSilent():
             return msgspec.structs.replace(state, silent=True)

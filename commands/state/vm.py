@@ -11,7 +11,7 @@ from events.envelope import Recorded
 from events.types import vm as e
 from events.types.base import Event
 from events.types.job import Job
-from events.types.run_spec import VmConfiguration
+from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
 
 
@@ -49,6 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     host_name: str
     incarnation: int
     position: int
+    spec: RunSpec
     started: bool = False
     restores: bool = False
     withdrawn: bool = False
@@ -89,6 +90,14 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the guest of the current run."""
+
+    hostname: str = ""
+    addresses: tuple[str, ...] = ()
+    operating_system: str = ""
+
+
 class VmState(msgspec.Struct, frozen=True, kw_only=True):
     """A VM, as decisions see it.
 
@@ -114,6 +123,7 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     memory: SavedMemory | None = None
     discarded_memory: tuple[SavedMemory, ...] = ()
     pause_reason: PauseReason | None = None
+    guest: Guest = Guest()
     jobs: tuple[OpenJob, ...] = ()
     finished_jobs: tuple[FinishedJob, ...] = ()
     ending: Ending | None = None
@@ -215,6 +225,7 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
                 host_name=event.host_name,
                 incarnation=event.incarnation,
                 position=recorded.position,
+                spec=event.spec,
                 restores=event.spec.restore_from is not None,
             )
             return change(
@@ -222,6 +233,7 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
                 run=run,
                 incarnation=event.incarnation,
                 first_host=event.spec.first_host,
+                guest=Guest(),
                 may_run_on=(*state.may_run_on, event.host),
             )
         case e.VmStarted():
@@ -235,9 +247,15 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
         case e.VmContinued():
             return change(state, status=VmStatus.UP, pause_reason=None)
         case e.VmRebooted():
-            resets = state.run.resets + 1 if state.run else 0
             status = VmStatus.UP if state.status is VmStatus.REBOOT_IN_PROGRESS else state.status
-            return change(state, status=status, run=_run(state, resets=resets))
+            return change(state, status=status, run=_run(state, resets=event.resets))
+        case e.VmGuestReported():
+            guest = Guest(
+                hostname=event.hostname,
+                addresses=event.addresses,
+                operating_system=event.operating_system,
+            )
+            return change(state, guest=guest)
         case e.VmSuspended():
             memory = SavedMemory(
                 host=event.host,

@@ -1,0 +1,306 @@
+"""The gateway's HTTP application: contract C, spoken with agents that show a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from commands.api.problems import problem_response
+from commands.gateway.monitor import Monitor
+from commands.gateway.reports import (
+    ReportingHost,
+    decide_host,
+    decide_job,
+    decide_vm_state,
+)
+from commands.gateway.sessions import (
+    ClonedIdentity,
+    NotYourHost,
+    SessionOver,
+    decide_hello,
+    require_session,
+    require_speaker,
+)
+from commands.gateway.tls import PEER_CERTIFICATE, peer_host_id
+from commands.gateway.view import GatewayView, TooOldError
+from commands.kernel.command import Context, Decision
+from commands.kernel.fold import World
+from commands.kernel.handler import ContextSource, Decide, Handler
+from commands.kernel.refusal import InvalidField
+from events.log.port import LogReader
+from events.wire.agent import (
+    REPORT_ITEMS_MAX,
+    SAMPLES_MAX,
+    CapabilitiesItem,
+    FullStateItem,
+    Hello,
+    Item,
+    JobItem,
+    Orders,
+    Report,
+    ReportAck,
+    Telemetry,
+    VmStateItem,
+    Welcome,
+)
+from events.wire.telemetry import TelemetrySink
+
+log = structlog.get_logger(__name__)
+WAIT_S_MAX = 60.0
+CATCH_UP_S_MAX = 5.0
+AT_ONCE_MAX = 32
+BODY_BYTES_MAX = 4 * 1024 * 1024
+Body = TypeVar("Body")
+SourceFor = Callable[[str], ContextSource]
+"""Gives the source of contexts for an actor."""
+
+
+class Intervals(msgspec.Struct, frozen=True, kw_only=True):
+    """What agents are told to keep, in seconds."""
+
+    telemetry_s: float = 15.0
+    poll_s: float = 25.0
+    compare_s: float = 60.0
+
+
+class Gateway:
+    """Answers agents. An agent is heard for its own host only."""
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        handler: Handler,
+        reader: LogReader,
+        view: GatewayView,
+        monitor: Monitor,
+        telemetry: TelemetrySink,
+        source_for: SourceFor,
+        intervals: Intervals,
+    ) -> None:
+        self._handler = handler
+        self._reader = reader
+        self._view = view
+        self._monitor = monitor
+        self._telemetry = telemetry
+        self._source_for = source_for
+        self._intervals = intervals
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        return Starlette(
+            routes=[
+                Route("/agent/v1/hello", self._guarded(self._hello), methods=["POST"]),
+                Route("/agent/v1/orders", self._guarded(self._orders), methods=["GET"]),
+                Route("/agent/v1/report", self._guarded(self._report), methods=["POST"]),
+                Route("/agent/v1/telemetry", self._guarded(self._samples), methods=["POST"]),
+            ]
+        )
+
+    def _guarded(
+        self, answer: Callable[[Request, str], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            try:
+                host = peer_host_id(request.scope)
+                if host is None:
+                    raise NotYourHost("The certificate names no host.")
+                return await answer(request, host)
+            except Exception as error:  # noqa: BLE001 - every failure is answered as a problem
+                return problem_response(error, request)
+
+        return guarded
+
+    async def _hello(self, request: Request, host: str) -> Response:
+        hello = await _body(request, Hello)
+        fingerprint = _fingerprint(request)
+
+        def decide(world: World, context: Context) -> Decision:
+            return decide_hello(world, context, host, fingerprint, hello)
+
+        accepted = await self._handler.handle(decide, self._once(host), principal=f"host/{host}")
+        answer = msgspec.json.decode(accepted.answer)
+        if answer.get("cloned"):
+            raise ClonedIdentity(
+                "Two machines use this host's identity; both are refused.",
+                remedy="Stop the machine that is not the host, then approve the host again.",
+            )
+        await self._catch_up(accepted.position)
+        self._monitor.heard(host)
+        log.info("a session began", host=host, session=answer["session"])
+        return _json(
+            Welcome(
+                session=answer["session"],
+                protocol=answer["protocol"],
+                intent=self._view.intent(host),
+                telemetry_interval_s=self._intervals.telemetry_s,
+                poll_s=self._intervals.poll_s,
+                compare_interval_s=self._intervals.compare_s,
+            )
+        )
+
+    async def _orders(self, request: Request, host: str) -> Response:
+        session = request.query_params.get("session", "")
+        after = _number(request, "after")
+        wait_s = min(_number(request, "wait", 0.0), WAIT_S_MAX)
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            signal = self._view.signal(host)
+            self._require_session(request, host, session)
+            self._monitor.heard(host)
+            try:
+                changes = self._view.changes(host, int(after))
+            except TooOldError:
+                raise SessionOver(
+                    "The position is too far back.", remedy="Say hello again."
+                ) from None
+            left_s = deadline - asyncio.get_running_loop().time()
+            if changes is not None:
+                return _json(Orders(changes=changes))
+            if left_s <= 0:
+                return Response(status_code=204)
+            try:
+                async with asyncio.timeout(left_s):
+                    await signal.wait()
+            except TimeoutError:
+                continue
+
+    async def _report(self, request: Request, host: str) -> Response:
+        report = await _body(request, Report)
+        if len(report.items) > REPORT_ITEMS_MAX:
+            raise InvalidField(f"A report has at most {REPORT_ITEMS_MAX} items.", field="items")
+        self._require_session(request, host, report.session)
+        self._monitor.heard(host)
+        positions = await self._take_items(request, host, report)
+        position = max([await self._reader.head(), *positions])
+        await self._catch_up(position)
+        return _json(ReportAck(sequence=report.sequence, position=position))
+
+    async def _take_items(self, request: Request, host: str, report: Report) -> list[int]:
+        """Append what follows from the items: those of one VM in order, VMs beside each other."""
+        fingerprint = _fingerprint(request)
+        lanes: dict[str, list[Item]] = {"": []}
+        for item in report.items:
+            if isinstance(item, FullStateItem):
+                for state in item.vms if item.known else ():
+                    lanes.setdefault(state.vm, []).append(state)
+                lanes[""].append(item)
+            elif isinstance(item, CapabilitiesItem):
+                lanes[""].append(item)
+            else:
+                lanes.setdefault(item.vm, []).append(item)
+        limit = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def lane(name: str, items: list[Item]) -> int:
+            last = 0
+            async with limit:
+                for number, item in enumerate(items or [None] if not name else items):
+                    decide = _decider(host, fingerprint, report, item)
+                    last = max(last, await self._take(host, report, f"{name}:{number}", decide))
+            return last
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(lane(name, items)) for name, items in lanes.items()]
+        return [task.result() for task in tasks]
+
+    async def _take(self, host: str, report: Report, part: str, decide: Decide) -> int:
+        source = self._once(host)
+        decision, _reads = await self._handler.decide(decide, source())
+        if not decision.events:
+            return 0
+        accepted = await self._handler.handle(
+            decide,
+            source,
+            principal=f"host/{host}",
+            key=f"{report.session}:{report.sequence}:{part}",
+        )
+        return accepted.position
+
+    async def _samples(self, request: Request, host: str) -> Response:
+        batch = await _body(request, Telemetry)
+        if batch.host != host:
+            raise NotYourHost("A host sends samples of itself only.")
+        if len(batch.hosts) + len(batch.vms) > SAMPLES_MAX:
+            raise InvalidField(f"A batch has at most {SAMPLES_MAX} samples.", field="vms")
+        state = self._view.hosts.get(host)
+        if state is None or state.removed or state.duplicate:
+            raise NotYourHost("The host was removed or is refused.")
+        self._monitor.heard(host)
+        self._telemetry.send(batch)
+        return Response(status_code=202)
+
+    def _require_session(self, request: Request, host: str, session: str) -> None:
+        """Refuse by what this process knows; what is appended is checked again by its decision."""
+        state = self._view.hosts.get(host)
+        if state is None or state.removed:
+            raise NotYourHost("The host is not known here, or was removed.")
+        if state.certificate_fingerprint != _fingerprint(request):
+            raise NotYourHost("The certificate is not the host's newest.")
+        require_session(state, session)
+
+    async def _catch_up(self, position: int) -> None:
+        """Wait until the view has taken in a position, so that what is answered includes it."""
+        deadline = asyncio.get_running_loop().time() + CATCH_UP_S_MAX
+        while self._view.position < position:
+            if asyncio.get_running_loop().time() > deadline:
+                message = f"the gateway is {position - self._view.position} events behind"
+                raise TimeoutError(message)
+            await asyncio.sleep(0.002)
+
+    def _once(self, host: str) -> ContextSource:
+        return self._source_for(f"host:{host}")
+
+
+def _decider(host_id: str, fingerprint: str, report: Report, item: Item | None) -> Decide:
+    def decide(world: World, context: Context) -> Decision:
+        state = require_speaker(world, host_id, fingerprint)
+        require_session(state, report.session)
+        host = ReportingHost(world, host_id)
+        match item:
+            case VmStateItem():
+                return decide_vm_state(world, context, host, item)
+            case JobItem():
+                return decide_job(world, context, host, item)
+            case _:
+                return decide_host(context, host, item, report.time)
+
+    return decide
+
+
+def _fingerprint(request: Request) -> str:
+    certificate: bytes = request.scope["extensions"][PEER_CERTIFICATE]
+    return hashlib.sha256(certificate).hexdigest()
+
+
+async def _body(request: Request, body: type[Body]) -> Body:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > BODY_BYTES_MAX:
+            raise InvalidField(f"The body exceeds {BODY_BYTES_MAX} B.")
+    try:
+        return msgspec.json.decode(content, type=body)
+    except msgspec.MsgspecError as error:
+        raise InvalidField(f"The body cannot be read: {error}") from error
+
+
+def _number(request: Request, name: str, default: float | None = None) -> float:
+    text = request.query_params.get(name)
+    try:
+        number = float(text) if text is not None else default
+    except ValueError:
+        number = None
+    if number is None or not 0 <= number < 2**53:
+        raise InvalidField(f"The parameter '{name}' must be a number from 0 on.", field=name)
+    return number
+
+
+def _json(body: Any) -> Response:  # noqa: ANN401 - any message of the wire
+    return Response(msgspec.json.encode(body), media_type="application/json")

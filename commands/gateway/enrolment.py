@@ -1,0 +1,194 @@
+"""Enrolment: a machine shows a host's token, and gets a certificate for its own key."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from access.certificates import BadSigningRequest, CertificateAuthority
+from access.joining import BadJoinText, JoinToken, format_join_token, parse_join_token
+from access.secrets import EngineSecret, verify_enrolment
+from commands.gateway.view import GatewayView
+from commands.kernel.command import Context, Decision, on
+from commands.kernel.fold import World
+from commands.kernel.handler import ContextSource, Handler
+from commands.kernel.refusal import InvalidField, Refusal
+from commands.state.host import HOST, HostState
+from events.types.host import HostCertificateIssued, HostJoinRequested
+from events.wire.agent import Join, JoinAnswer
+
+SIGNING_REQUEST_CHARACTERS_MAX = 8_192
+HARDWARE_CHARACTERS_MAX = 256
+
+
+class TokenRefused(Refusal):
+    """The enrolment token is not accepted."""
+
+    status = 403
+
+
+class Enrolment:
+    """Checks tokens, records who joins, signs keys."""
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        handler: Handler,
+        view: GatewayView,
+        authority: CertificateAuthority,
+        secret: EngineSecret,
+        trust: Path,
+        gateway_url: str,
+    ) -> None:
+        self._handler = handler
+        self._view = view
+        self._authority = authority
+        self._secret = secret
+        self._trust = trust
+        self._gateway_url = gateway_url
+
+    def trust(self) -> str:
+        """Return the CA certificates that agents trust, in PEM."""
+        return self._trust.read_text(encoding="ascii")
+
+    def token_text(self, token_id: str) -> str:
+        """Return the text that an admin hands to the machine; it holds the secret."""
+        fingerprint = bytes.fromhex(self._authority.fingerprint)
+        return format_join_token(
+            JoinToken(
+                token_id=token_id,
+                secret=self._secret.enrolment_secret(token_id),
+                ca_fingerprint=base64.urlsafe_b64encode(fingerprint).rstrip(b"=").decode(),
+            )
+        )
+
+    async def join(self, join: Join, source: ContextSource) -> JoinAnswer:
+        """Record the machine's wish; answer its certificate once the host is approved.
+
+        The same machine (the same key) may ask again with the same token while it waits.
+        """
+        token = self._parse(join)
+        key = public_key_sha256(join.signing_request)
+        host = self._view.host_of_token(token.token_id)
+        if host is None:
+            raise _refused("The token is not known, or a newer one was given out.")
+        host_id = host.id
+        context = source()
+
+        def decide(world: World, context: Context) -> Decision:
+            return decide_join(world, context, host_id, token, join, key)
+
+        await self._handler.handle(decide, lambda: context, principal=f"host/{host_id}")
+        return await self._certificate(host_id, source)
+
+    async def _certificate(self, host_id: str, source: ContextSource) -> JoinAnswer:
+        context = source()
+
+        def decide(world: World, context: Context) -> Decision:
+            state = _require_host(world, host_id)
+            identity = state.identity
+            if not state.approved or identity is None or state.certificate is not None:
+                return Decision(
+                    id=host_id, extra={"name": state.name, "certificate": state.certificate}
+                )
+            issued = self._sign(state, identity.signing_request, context.time)
+            return Decision(
+                id=host_id,
+                events=on(HOST.stream(host_id), issued),
+                extra={"name": state.name, "certificate": issued.certificate},
+            )
+
+        accepted = await self._handler.handle(decide, lambda: context, principal="enrolment")
+        body = msgspec.json.decode(accepted.answer)
+        return JoinAnswer(
+            host=host_id,
+            name=body["name"],
+            pending=body["certificate"] is None,
+            certificate=body["certificate"],
+            trust=self.trust(),
+            gateway=self._gateway_url,
+        )
+
+    def _sign(self, state: HostState, request: str, now: dt.datetime) -> HostCertificateIssued:
+        pem = self._authority.sign_host_request(request.encode(), state.id, now)
+        certificate = x509.load_pem_x509_certificate(pem)
+        return HostCertificateIssued(
+            name=state.name,
+            fingerprint=hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest(),
+            serial=f"{certificate.serial_number:x}",
+            certificate=pem.decode(),
+            expires=certificate.not_valid_after_utc,
+        )
+
+    @staticmethod
+    def _parse(join: Join) -> JoinToken:
+        if len(join.signing_request) > SIGNING_REQUEST_CHARACTERS_MAX:
+            raise InvalidField("The signing request is too long.", field="signing_request")
+        if not 0 < len(join.hardware) <= HARDWARE_CHARACTERS_MAX:
+            raise InvalidField("The hardware id is missing or too long.", field="hardware")
+        try:
+            return parse_join_token(join.token)
+        except BadJoinText as error:
+            raise _refused("The token is cut short or was changed.") from error
+
+
+def decide_join(  # noqa: PLR0913 - what a join is made of
+    world: World, context: Context, host_id: str, token: JoinToken, join: Join, key: str
+) -> Decision:
+    """Use the token for this machine's key; the same key again changes nothing."""
+    state = _require_host(world, host_id)
+    issued = state.token
+    if issued is None or issued.id != token.token_id:
+        raise _refused("A newer token was given out for this host.")
+    if not verify_enrolment(token.secret, issued.secret_sha256):
+        raise _refused("The token's secret is wrong.")
+    identity = state.identity
+    if identity is not None and identity.token == issued.id:
+        if identity.public_key_sha256 != key:
+            raise _refused("The token was used already, by another machine or with another key.")
+        return Decision(id=host_id)
+    if context.time > issued.expires:
+        raise _refused("The token has expired.")
+    requested = HostJoinRequested(
+        name=state.name,
+        token=issued.id,
+        public_key_sha256=key,
+        hardware=join.hardware,
+        signing_request=join.signing_request,
+    )
+    return Decision(id=host_id, events=on(HOST.stream(host_id), requested))
+
+
+def public_key_sha256(signing_request: str) -> str:
+    """Return the SHA-256 (hex) of a signing request's public key; raises InvalidField."""
+    try:
+        request = x509.load_pem_x509_csr(signing_request.encode())
+    except ValueError as error:
+        raise InvalidField(
+            "The signing request cannot be read.",
+            remedy="Send a PKCS #10 request in PEM.",
+            field="signing_request",
+        ) from error
+    if not request.is_signature_valid:
+        raise InvalidField("The signing request's signature is wrong.", field="signing_request")
+    der = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def _require_host(world: World, host_id: str) -> HostState:
+    state = world.get(HOST, host_id)
+    if state is None or state.removed:
+        raise _refused("The host was removed.")
+    return state
+
+
+def _refused(detail: str) -> TokenRefused:
+    return TokenRefused(detail, remedy="Ask an admin for a new token: 'chronovisor host token'.")
+
+
+__all__ = ["BadSigningRequest", "Enrolment", "TokenRefused", "decide_join", "public_key_sha256"]

@@ -1,0 +1,148 @@
+"""Telling silence from deafness: when a host counts as silent (contract D 1).
+
+A host is silent only if the gateway itself could listen for the whole time-out. Whenever it could
+not (it just started, was stopped, its clock jumped, the database was away), all hosts' times begin
+anew after a grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from commands.gateway.contacts import Contacts
+from commands.gateway.view import GatewayView
+from commands.kernel.command import Context, Decision, on
+from commands.kernel.fold import World
+from commands.kernel.handler import ContextSource, Handler
+from commands.state.host import HOST, Duty, HostState
+from events.types.host import HostSilent
+
+log = structlog.get_logger(__name__)
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long hosts may be silent, in seconds."""
+
+    timeout_s: float = 60.0
+    grace_s: float = 300.0
+    interval_s: float = 2.0
+
+    @property
+    def deaf_s(self) -> float:
+        """A gap between two looks that is longer than this means that we could not listen."""
+        return self.interval_s * 3 + 1.0
+
+
+class Hearing:
+    """Since when the gateway has listened without a break."""
+
+    def __init__(self, patience: Patience, now: dt.datetime, monotonic_s: float) -> None:
+        self._patience = patience
+        self._last = (now, monotonic_s)
+        self.since = now
+
+    def look(self, now: dt.datetime, monotonic_s: float) -> None:
+        """Note that the gateway runs now; a gap or a clock's jump begins everything anew."""
+        last_now, last_s = self._last
+        passed_s = monotonic_s - last_s
+        jumped_s = abs((now - last_now).total_seconds() - passed_s)
+        self._last = (now, monotonic_s)
+        if passed_s > self._patience.deaf_s or jumped_s > self._patience.deaf_s:
+            log.warning("the gateway could not listen", gap_s=passed_s, jump_s=jumped_s)
+            self.since = now
+
+    def lost(self, now: dt.datetime) -> None:
+        """Note that something the gateway needs for listening is away."""
+        self.since = now
+
+    def silent_s(self, heard: dt.datetime, now: dt.datetime) -> float:
+        """Return for how long the host's silence counts."""
+        counts_from = self.since + dt.timedelta(seconds=self._patience.grace_s)
+        return (now - max(heard, counts_from)).total_seconds()
+
+
+class Monitor:
+    """Shares what was heard, and appends `host.silent` where it is due."""
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        handler: Handler,
+        view: GatewayView,
+        contacts: Contacts,
+        patience: Patience,
+        source: ContextSource,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._handler = handler
+        self._view = view
+        self._contacts = contacts
+        self._patience = patience
+        self._source = source
+        self._monotonic = monotonic
+        self._heard: dict[str, dt.datetime] = {}
+        self._hearing = Hearing(patience, source().time, monotonic())
+
+    def heard(self, host: str) -> None:
+        """Note a sign of life."""
+        self._heard[host] = self._source().time
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, we could not listen
+                self._hearing.lost(self._source().time)
+                log.warning("host monitoring is interrupted", reason=repr(error))
+            await asyncio.sleep(self._patience.interval_s)
+
+    async def look(self) -> None:
+        """Look once: share contacts, find silent hosts."""
+        now = self._source().time
+        self._hearing.look(now, self._monotonic())
+        heard, self._heard = self._heard, {}
+        try:
+            if heard:
+                await self._contacts.store(heard)
+            known = await self._contacts.read()
+        except Exception:
+            self._heard = heard | self._heard
+            raise
+        for host in list(self._view.hosts.values()):
+            if not _is_watched(host):
+                continue
+            last = known.get(host.id, self._hearing.since)
+            if self._hearing.silent_s(last, now) > self._patience.timeout_s:
+                await self._silent(host.id, last)
+
+    async def _silent(self, host_id: str, last: dt.datetime) -> None:
+        context = self._source()
+
+        def decide(world: World, context: Context) -> Decision:
+            del context
+            state = world.get(HOST, host_id)
+            if state is None or not _is_watched(state):
+                return Decision(id=host_id)
+            silent = HostSilent(
+                name=state.name, last_contact=last, timeout_s=self._patience.timeout_s
+            )
+            return Decision(id=host_id, events=on(HOST.stream(host_id), silent))
+
+        await self._handler.handle(decide, lambda: context, principal="gateway")
+        log.warning("a host is silent", host=host_id, last_contact=last.isoformat())
+
+
+def _is_watched(host: HostState) -> bool:
+    return (
+        host.session is not None
+        and not host.silent
+        and not host.removed
+        and not host.duplicate
+        and host.duty is not Duty.MAINTENANCE
+    )

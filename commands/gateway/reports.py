@@ -1,0 +1,264 @@
+"""From what an agent reports to events: only differences from what is known become events."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from commands.kernel.command import Context, Decision
+from commands.kernel.fold import Fold, World
+from commands.state.host import HOST, HostState
+from commands.state.operation import OPERATION
+from commands.state.orders import order_job
+from commands.state.vm import VM, Run, VmState, VmStatus
+from events.envelope import NewEvent, Recorded
+from events.types import vm as e
+from events.types.base import Event, type_of
+from events.types.host import (
+    HostCapabilitiesReported,
+    HostClockSkewed,
+    HostUnmanagedDomainsFound,
+)
+from events.types.job import Job, JobKind
+from events.types.operation import OperationProgressed
+from events.types.vm import DownReason, PauseReason
+from events.wire.agent import (
+    CapabilitiesItem,
+    FullStateItem,
+    JobItem,
+    JobState,
+    VmState as Reported,
+    VmStateItem,
+)
+
+PROGRESS_STEP_PERCENT = 5
+"""Progress in smaller steps than this is not worth an event."""
+SKEW_S_MAX = 5.0
+_BOOTING = frozenset({VmStatus.POWERING_UP, VmStatus.RESTORING_STATE})
+_NEVER_RAN = frozenset({DownReason.START_FAILED, DownReason.WITHDRAWN})
+
+
+class ReportingHost:
+    """The host that reports, as the decision reads it."""
+
+    def __init__(self, world: World, host_id: str) -> None:
+        state = world.get(HOST, host_id)
+        if state is None:
+            message = f"host {host_id} reports but does not exist"
+            raise LookupError(message)
+        self.id = host_id
+        self.state: HostState = state
+
+
+class _Vm:
+    """A VM within one decision: events are folded as they are decided."""
+
+    def __init__(self, world: World, context: Context, vm_id: str) -> None:
+        self.state: VmState | None = world.get(VM, vm_id)
+        self.events: list[NewEvent] = []
+        self._context = context
+        self._stream = VM.stream(vm_id)
+
+    def add(self, event: Event, addressee: str | None = None) -> None:
+        self.put(NewEvent(self._stream, event, addressee))
+
+    def put(self, new: NewEvent) -> None:
+        self.events.append(new)
+        self.state = _folded(VM, self.state, new, self._context)
+
+
+def decide_vm_state(
+    world: World, context: Context, host: ReportingHost, item: VmStateItem
+) -> Decision:
+    """Return the events that follow from what an incarnation is on the host."""
+    vm = _Vm(world, context, item.vm)
+    if vm.state is None:
+        return Decision(id=item.vm)
+    run = vm.state.run
+    if run is None or run.host != host.id or run.incarnation != item.incarnation:
+        _stale(vm, host, item)
+    elif item.state is Reported.ABSENT:
+        _ended(vm, host, run, item)
+    elif item.state in {Reported.RUNNING, Reported.PAUSED}:
+        _running(vm, host, run, item)
+    return Decision(
+        id=item.vm, events=tuple(vm.events), correlation=vm.state.operation
+    )
+
+
+def decide_job(world: World, context: Context, host: ReportingHost, item: JobItem) -> Decision:
+    """Return the events that follow from how far a job is."""
+    vm = world.get(VM, item.vm)
+    entry = vm.job(item.job) if vm is not None else None
+    if vm is None or entry is None or entry.host != host.id:
+        return Decision(id=item.vm)
+    stream, kind = VM.stream(item.vm), entry.job.kind
+    if item.state is JobState.RUNNING:
+        return Decision(id=item.vm, events=_progress(world, context, item))
+    event: Event = e.VmJobDone(job=item.job, kind=kind, host=host.id)
+    if item.state is JobState.FAILED:
+        reason = item.reason or "The host gave no reason."
+        event = e.VmJobFailed(job=item.job, kind=kind, host=host.id, reason=reason)
+    correlation = item.job.partition("/")[0]
+    return Decision(id=item.vm, events=(NewEvent(stream, event),), correlation=correlation)
+
+
+def decide_host(
+    context: Context,
+    host: ReportingHost,
+    item: FullStateItem | CapabilitiesItem | None,
+    host_time: dt.datetime,
+) -> Decision:
+    """Return the events on the host's own stream."""
+    events: list[Event] = []
+    skew_s = (host_time - context.time).total_seconds()
+    if abs(skew_s) > SKEW_S_MAX and not host.state.skewed:
+        events.append(HostClockSkewed(name=host.state.name, skew_s=round(skew_s, 1)))
+    if isinstance(item, CapabilitiesItem) and item.capabilities != host.state.capabilities:
+        events.append(HostCapabilitiesReported(capabilities=item.capabilities))
+    if isinstance(item, FullStateItem) and item.known and item.unmanaged != host.state.unmanaged:
+        found = HostUnmanagedDomainsFound(name=host.state.name, domains=item.unmanaged)
+        events.append(found)
+    stream = HOST.stream(host.id)
+    return Decision(id=host.id, events=tuple(NewEvent(stream, event) for event in events))
+
+
+def _stale(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
+    state = vm.state
+    assert state is not None  # noqa: S101 - the caller has looked
+    known = (host.id, item.incarnation) in state.stale_copies
+    if item.state is Reported.ABSENT:
+        if known:
+            vm.add(e.VmStaleCopyGone(name=state.name, host=host.id, incarnation=item.incarnation))
+    elif not known:
+        found = e.VmStaleCopyFound(
+            name=state.name,
+            host=host.id,
+            host_name=host.state.name,
+            incarnation=item.incarnation,
+        )
+        vm.add(found, addressee=host.id)
+
+
+def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
+    state = vm.state
+    assert state is not None  # noqa: S101 - the caller has looked
+    if item.reason is DownReason.SUSPENDED:
+        vm.add(
+            e.VmSuspended(
+                name=state.name,
+                host=host.id,
+                host_name=host.state.name,
+                incarnation=run.incarnation,
+                saved_memory=f"{state.id}/memory-{run.incarnation}.save",
+            )
+        )
+        return
+    reason = item.reason or DownReason.CRASHED
+    vm.add(
+        e.VmDown(
+            name=state.name,
+            host=host.id,
+            host_name=host.state.name,
+            incarnation=run.incarnation,
+            reason=reason,
+            detail=item.detail,
+            restored=run.restores and reason not in _NEVER_RAN,
+        )
+    )
+
+
+def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
+    state = vm.state
+    assert state is not None  # noqa: S101 - the caller has looked
+    name, incarnation = state.name, run.incarnation
+    if not run.started:
+        started = e.VmStarted(
+            name=name,
+            host=host.id,
+            host_name=host.state.name,
+            incarnation=incarnation,
+            restored=run.restores,
+        )
+        vm.add(started)
+        _discard_memory(vm, run)
+    if item.resets > run.resets:
+        vm.add(e.VmRebooted(name=name, incarnation=incarnation, resets=item.resets))
+    if item.state is Reported.PAUSED:
+        if vm.state is not None and vm.state.status not in {VmStatus.PAUSED, VmStatus.SAVING_STATE}:
+            reason = item.pause_reason or PauseReason.OTHER
+            vm.add(e.VmPaused(name=name, incarnation=incarnation, reason=reason))
+    elif vm.state is not None and vm.state.status is VmStatus.PAUSED:
+        vm.add(e.VmContinued(name=name, incarnation=incarnation))
+    _guest(vm, host, item)
+
+
+def _guest(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
+    state = vm.state
+    assert state is not None  # noqa: S101 - the caller has looked
+    if item.guest_up and state.status in _BOOTING:
+        vm.add(
+            e.VmUp(
+                name=state.name,
+                host=host.id,
+                host_name=host.state.name,
+                incarnation=item.incarnation,
+            )
+        )
+    said = (item.hostname, item.addresses, item.operating_system)
+    known = (state.guest.hostname, state.guest.addresses, state.guest.operating_system)
+    if any(said) and said != known:
+        vm.add(
+            e.VmGuestReported(
+                incarnation=item.incarnation,
+                hostname=item.hostname,
+                addresses=item.addresses,
+                operating_system=item.operating_system,
+            )
+        )
+
+
+def _discard_memory(vm: _Vm, run: Run) -> None:
+    """Have the host remove a memory that was restored: it must never be restored again."""
+    if run.spec.restore_from is None:
+        return
+    job = Job(
+        id=f"{run.spec.vm}/{run.incarnation}/discard_memory",
+        kind=JobKind.VOLUMES_REMOVE,
+        vm=run.spec.vm,
+        volumes=(run.spec.restore_from,),
+    )
+    vm.put(order_job(job, run.host))
+
+
+def _progress(world: World, context: Context, item: JobItem) -> tuple[NewEvent, ...]:
+    del context
+    operation_id, _, step = item.job.partition("/")
+    operation = world.get(OPERATION, operation_id)
+    if operation is None or not operation.open or item.percent is None:
+        return ()
+    before = operation.progress.get(step, 0)
+    percent = max(0, min(100, item.percent))
+    if percent - before < PROGRESS_STEP_PERCENT:
+        return ()
+    event = OperationProgressed(step=step, percent=percent)
+    return (NewEvent(OPERATION.stream(operation_id), event),)
+
+
+def _folded(
+    fold: Fold[VmState], state: VmState | None, new: NewEvent, context: Context
+) -> VmState | None:
+    """Fold an event that is being decided, as if it were recorded."""
+    return fold.evolve(
+        state,
+        Recorded(
+            position=0,
+            stream=new.stream,
+            version=0,
+            name=type_of(type(new.event)).name,
+            event=new.event,
+            time=context.time,
+            actor=context.actor,
+            command=context.command,
+            addressee=new.addressee,
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Hello: an agent opens a session, which ends the host's earlier one."""
+
+from __future__ import annotations
+
+from commands.kernel.command import Context, Decision, on
+from commands.kernel.fold import World
+from commands.kernel.refusal import Refusal
+from commands.state.host import HOST, HostState, HostStatus
+from events.types.base import Event
+from events.types.host import (
+    HostCapabilitiesReported,
+    HostDuplicateRefused,
+    HostSessionStarted,
+)
+from events.wire.agent import PROTOCOL, Hello
+
+PROTOCOLS = frozenset({PROTOCOL, PROTOCOL - 1})
+
+
+class NotYourHost(Refusal):
+    """The certificate does not belong to a host that may speak."""
+
+    status = 403
+
+
+class ClonedIdentity(Refusal):
+    """Two machines use this host's identity."""
+
+    status = 403
+
+
+class UnknownProtocol(Refusal):
+    """The agent speaks no protocol that this engine knows."""
+
+    status = 409
+
+
+class SessionOver(Refusal):
+    """The session is not the host's newest."""
+
+    status = 409
+
+
+def require_speaker(world: World, host_id: str, fingerprint: str) -> HostState:
+    """Return the host of a certificate; raises NotYourHost where it counts no (more)."""
+    state = world.get(HOST, host_id)
+    if state is None or state.removed or not state.approved:
+        raise NotYourHost(
+            "The host is not known here, was removed, or is not approved.",
+            remedy="Ask an admin; a removed host joins again with a new token.",
+        )
+    if state.certificate_fingerprint != fingerprint:
+        raise NotYourHost(
+            "The certificate is not the host's newest.",
+            remedy="Join again with a new token.",
+        )
+    return state
+
+
+def decide_hello(
+    world: World, context: Context, host_id: str, fingerprint: str, hello: Hello
+) -> Decision:
+    """Open a session, or record that two machines share an identity (`extra["cloned"]`).
+
+    A boot id that alternates with a former one (A, B, A), or another machine's hardware, is a
+    clone: neither is heard from then on, until an admin approves the host again.
+    """
+    state = require_speaker(world, host_id, fingerprint)
+    protocols = PROTOCOLS & set(hello.protocols)
+    if not protocols:
+        raise UnknownProtocol(
+            f"The agent speaks {sorted(hello.protocols)}, the engine {sorted(PROTOCOLS)}.",
+            remedy="Upgrade the agent to the engine's release or the one before.",
+        )
+    if state.duplicate:
+        return Decision(id=host_id, extra={"cloned": True})
+    if hello.boot in state.former_boots or _is_other_machine(state, hello):
+        boots = tuple(boot for boot in (state.boot, hello.boot) if boot is not None)
+        refused = HostDuplicateRefused(name=state.name, boots=boots)
+        return Decision(
+            id=host_id, events=on(HOST.stream(host_id), refused), extra={"cloned": True}
+        )
+    events: list[Event] = [
+        HostSessionStarted(
+            name=state.name,
+            session=context.ids[0],
+            boot=hello.boot,
+            protocol=max(protocols),
+            returned=state.silent or state.boot not in {None, hello.boot},
+        )
+    ]
+    if hello.capabilities != state.capabilities:
+        events.append(HostCapabilitiesReported(capabilities=hello.capabilities))
+    return Decision(
+        id=host_id,
+        events=on(HOST.stream(host_id), *events),
+        extra={"session": context.ids[0], "protocol": max(protocols)},
+    )
+
+
+def require_session(state: HostState, session: str) -> None:
+    """Raise SessionOver where another session of the host has begun, or it was proved a clone."""
+    if state.duplicate:
+        raise ClonedIdentity("Two machines use this host's identity.", remedy="Ask an admin.")
+    if state.session != session or state.status is HostStatus.REMOVED:
+        raise SessionOver("A newer session of this host has begun.", remedy="Say hello again.")
+
+
+def _is_other_machine(state: HostState, hello: Hello) -> bool:
+    return state.identity is not None and state.identity.hardware != hello.hardware

@@ -1,0 +1,178 @@
+"""What the gateway knows: a fold over hosts and VMs from which each host's intent is read off.
+
+It follows the log in this process. It answers who has which session and what should be on a host;
+whatever is appended is decided again on the streams themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+
+from commands.state.host import HOST, HostState
+from commands.state.vm import VM, VmState, VmStatus
+from events.envelope import Recorded
+from events.types.host import HostEnrolmentTokenIssued
+from events.types.job import Job
+from events.types.vm import DownReason, VmJobWithdrawn
+from events.wire.agent import Intent, IntentVm, Role
+
+WITHDRAWN_JOBS_MAX = 1_000
+"""How many withdrawn jobs are remembered per host, for agents that poll."""
+
+
+class TooOldError(Exception):
+    """The agent's position is too far back for an answer of changes: it must say hello again."""
+
+
+class GatewayView:
+    """The fold. `position` is that of the last event taken in."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.hosts: dict[str, HostState] = {}
+        self.vms: dict[str, VmState] = {}
+        self._tokens: dict[str, str] = {}
+        self._vms_of: dict[str, set[str]] = defaultdict(set)
+        self._changed: dict[str, dict[str, int]] = defaultdict(dict)
+        self._withdrawn: dict[str, deque[tuple[int, str]]] = defaultdict(
+            lambda: deque(maxlen=WITHDRAWN_JOBS_MAX)
+        )
+        self._signals: dict[str, asyncio.Event] = {}
+
+    def take(self, recorded: Recorded) -> None:
+        """Fold one event; positions rise by one."""
+        self.position = recorded.position
+        if recorded.kind == "host":
+            self._take_host(recorded)
+        elif recorded.kind == "vm":
+            self._take_vm(recorded)
+
+    def host_of_token(self, token: str) -> HostState | None:
+        """Return the host whose newest enrolment token has this id."""
+        host = self.hosts.get(self._tokens.get(token, ""))
+        current = host is not None and host.token is not None and host.token.id == token
+        return host if current else None
+
+    def intent(self, host: str) -> Intent:
+        """Return all that should be on a host as of `position`."""
+        return self._intent_of(host, self._vms_of.get(host, set()), ())
+
+    def changes(self, host: str, after: int) -> Intent | None:
+        """Return what changed on a host after a position, None if nothing did.
+
+        Raises TooOldError where that cannot be told any more.
+        """
+        vms = {vm for vm, position in self._changed.get(host, {}).items() if position > after}
+        withdrawn = self._withdrawn[host]
+        if len(withdrawn) == WITHDRAWN_JOBS_MAX and withdrawn[0][0] > after:
+            raise TooOldError
+        jobs = tuple(job for position, job in withdrawn if position > after)
+        if not vms and not jobs:
+            return None
+        return self._intent_of(host, vms, jobs)
+
+    def signal(self, host: str) -> asyncio.Event:
+        """Return an event that is set when something is addressed to the host, or its session
+        changes. Ask for it before looking at `changes`, so that nothing slips through.
+        """
+        return self._signals.setdefault(host, asyncio.Event())
+
+    def _wake(self, host: str) -> None:
+        waiting = self._signals.pop(host, None)
+        if waiting is not None:
+            waiting.set()
+
+    def _take_host(self, recorded: Recorded) -> None:
+        key = recorded.object_id
+        before = self.hosts.get(key)
+        after = HOST.evolve(before, recorded)
+        if after is None:
+            return
+        self.hosts[key] = after
+        if isinstance(recorded.event, HostEnrolmentTokenIssued):
+            self._tokens[recorded.event.token] = key
+        if before is None or before.session != after.session or after.removed or after.duplicate:
+            self._wake(key)
+
+    def _take_vm(self, recorded: Recorded) -> None:
+        key = recorded.object_id
+        before = self.vms.get(key)
+        after = VM.evolve(before, recorded)
+        if after is None:
+            return
+        hosts = _hosts(after)
+        for host in hosts:
+            self._vms_of[host].add(key)
+        for host in (_hosts(before) if before is not None else set()) - hosts:
+            self._vms_of[host].discard(key)
+            self._changed[host].pop(key, None)
+        if after.status is VmStatus.REMOVED and not hosts:
+            self.vms.pop(key, None)
+        else:
+            self.vms[key] = after
+        if recorded.addressee is not None:
+            self._address(recorded, recorded.addressee)
+
+    def _address(self, recorded: Recorded, host: str) -> None:
+        if isinstance(recorded.event, VmJobWithdrawn):
+            self._withdrawn[host].append((recorded.position, recorded.event.job))
+        else:
+            self._changed[host][recorded.object_id] = recorded.position
+        self._wake(host)
+
+    def _intent_of(self, host: str, vms: set[str], withdrawn: tuple[str, ...]) -> Intent:
+        items: list[IntentVm] = []
+        jobs: list[Job] = []
+        for key in sorted(vms):
+            vm = self.vms.get(key)
+            if vm is not None:
+                items += intent_vms(vm, host)
+                jobs += [entry.job for entry in vm.jobs if entry.host == host]
+        return Intent(
+            position=self.position,
+            vms=tuple(items),
+            jobs=tuple(jobs),
+            jobs_withdrawn=withdrawn,
+        )
+
+
+def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
+    """Return what a VM's incarnations are to be on a host: its run, and copies to destroy."""
+    items = [
+        IntentVm(
+            vm=vm.id,
+            incarnation=incarnation,
+            role=Role.ABSENT,
+            position=0,
+            started=True,
+            reason=DownReason.ADMIN,
+        )
+        for where, incarnation in vm.stale_copies
+        if where == host
+    ]
+    run = vm.run
+    if run is None or run.host != host:
+        return items
+    ending = run.stopping or run.withdrawn
+    reason = DownReason.ADMIN if run.stopping else DownReason.WITHDRAWN
+    items.append(
+        IntentVm(
+            vm=vm.id,
+            incarnation=run.incarnation,
+            role=Role.ABSENT if ending else Role.RUN,
+            position=run.position,
+            started=run.started,
+            spec=None if ending else run.spec,
+            reason=reason if ending else None,
+        )
+    )
+    return items
+
+
+def _hosts(vm: VmState) -> set[str]:
+    return {
+        *vm.may_run_on,
+        *(entry.host for entry in vm.jobs),
+        *(host for host, _incarnation in vm.stale_copies),
+    }
