@@ -36,7 +36,6 @@ from chronovisor.postgres_account import (
     Account,
     binaries_for,
     choose_account,
-    reachable,
 )
 from chronovisor.postgres_cluster import (
     ADMINISTRATOR,
@@ -120,8 +119,9 @@ class EmbeddedPostgres:
     def prepare(self) -> None:
         """Make the cluster if there is none, check it, and write its settings. Idempotent.
 
-        Call it before each start while holding the folder's lock: what an earlier, killed start
-        left behind is stopped and cleared away. Raises a PostgresRefusal that says what to do.
+        Call it before each start, and only while holding the lock of the folder: a PostgreSQL that
+        still runs there is taken for what a killed start left behind, and is stopped. Raises a
+        PostgresRefusal that says what to do.
         """
         try:
             make_private_folder(self.folder)
@@ -142,14 +142,16 @@ class EmbeddedPostgres:
             raise refusal_for_error(error, self.folder) from error
 
     def command(self) -> PostgresCommand:
-        """What to run. The process stays in the foreground and logs to its standard error."""
+        """What to run once `prepare` has been called; what it is can be asked before.
+
+        The process stays in the foreground and logs to its standard error.
+        """
         account = choose_account(self.data)
-        by_path = account is None or reachable(self.data, account)
         return PostgresCommand(
             argv=(
                 str(binaries_for(account) / "postgres"),
                 "-D",
-                str(self.data) if by_path else "/proc/self/cwd",
+                "/proc/self/cwd" if account else str(self.data),
             ),
             environment=dict(ENVIRONMENT),
             working_folder=self.data,

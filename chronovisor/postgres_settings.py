@@ -38,6 +38,7 @@ min_wal_size = '80MB'
 # Memory is reserved, not used, until there is something to keep in it.
 shared_buffers = '{shared_buffers_mib}MB'
 io_workers = 2
+max_logical_replication_workers = 0
 jit = off
 random_page_cost = 1.1
 

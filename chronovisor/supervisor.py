@@ -337,6 +337,7 @@ def write_status(folder: Path, status: SupervisorStatus) -> None:
     """Publish the status for other processes (the API's health answer). It is not flushed."""
     temporary = folder / f".{STATUS_NAME}.tmp"
     with contextlib.suppress(OSError):  # on a full disk the parts go on, and this is stale
+        temporary.touch(mode=0o600)  # the last words of a part are not for everybody
         temporary.write_bytes(msgspec.json.encode(status))
         temporary.replace(folder / STATUS_NAME)
 

@@ -11,7 +11,9 @@ READY_TIMEOUT_S = 60.0
 
 
 def postgres_part(postgres: EmbeddedPostgres, *, name: str = "postgres") -> Part:
-    """The part that runs `postgres`, whose `prepare` must have been called by the lock's holder."""
+    """The part that runs `postgres`. It is prepared before each start, thus under the lock of the
+    supervisor's folder: never before, or a second supervisor would stop the first one's database.
+    """
     command = postgres.command()
     return Part(
         name=name,

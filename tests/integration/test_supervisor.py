@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -410,8 +409,10 @@ def test_exits_are_described_in_words() -> None:
 SUPERVISOR_PROGRAM = """
 import asyncio, sys
 from pathlib import Path
+from chronovisor.embedded_postgres import EmbeddedPostgres
 from chronovisor.supervisor import Supervisor
 from chronovisor.supervisor_parts import Part
+from chronovisor.supervisor_postgres import postgres_part
 from chronovisor.supervisor_probes import ready_when_logged
 
 async def main(folder):
@@ -420,6 +421,8 @@ async def main(folder):
         Part(name=name, argv=("/bin/sh", "-c", "echo ready; exec sleep 300"), ready=ready)
         for name in ("one", "two")
     )
+    if len(sys.argv) > 2:
+        parts = (postgres_part(EmbeddedPostgres(folder / "postgresql")), *parts)
     async with Supervisor(folder, parts) as supervisor:
         await supervisor.start()
         print("UP", *(part.pid for part in supervisor.status().parts), flush=True)
@@ -430,14 +433,17 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-@pytest.fixture
-def supervisor_process(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(SUPERVISOR_PROGRAM))
-    root = Path(__file__).parents[2]
+Process = subprocess.Popen[str]
+
+
+@contextlib.contextmanager
+def supervisor_program(folder: Path, *arguments: str) -> Iterator[tuple[Process, list[int]]]:
+    """A supervisor in a process of its own, once all is up, and the pids of its parts."""
+    program = folder / "program.py"
+    program.write_text(SUPERVISOR_PROGRAM)
     process = subprocess.Popen(
-        [sys.executable, str(program), str(tmp_path / "var")],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        [sys.executable, str(program), str(folder / "var"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -457,8 +463,36 @@ def supervisor_process(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]"
         process.stdout.close()
 
 
+@pytest.fixture
+def supervisor_process(tmp_path: Path) -> Iterator[tuple[Process, list[int]]]:
+    with supervisor_program(tmp_path) as started:
+        yield started
+
+
+async def test_a_new_supervisor_takes_over_the_database_of_a_killed_one(tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "var" / "postgresql")
+    with supervisor_program(tmp_path, "with postgres") as (process, pids):
+        connection = psycopg.connect(postgres.dsn)
+        connection.execute("create table kept as select 42 as answer")
+        connection.commit()
+        # Given a client in the middle of a transaction, and a paused database
+        connection.execute("insert into kept values (43)")
+        os.kill(pids[0], signal.SIGSTOP)
+        process.kill()
+
+    with supervisor_program(tmp_path, "with postgres") as (process, new_pids):
+        assert not any(alive(pid) for pid in pids)
+        assert all(alive(pid) for pid in new_pids)
+        with psycopg.connect(postgres.dsn) as another:
+            assert another.execute("select answer from kept").fetchall() == [(42,)]
+        process.terminate()
+        assert process.wait(10) == 0
+    with contextlib.suppress(psycopg.Error):
+        connection.close()
+
+
 async def test_all_parts_die_with_a_supervisor_that_is_killed(
-    supervisor_process: tuple["subprocess.Popen[str]", list[int]], tmp_path: Path
+    supervisor_process: tuple[Process, list[int]], tmp_path: Path
 ) -> None:
     process, pids = supervisor_process
     assert all(alive(pid) for pid in pids)
@@ -473,7 +507,7 @@ async def test_all_parts_die_with_a_supervisor_that_is_killed(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_ctrl_c_and_sigterm_stop_everything_cleanly(
-    supervisor_process: tuple["subprocess.Popen[str]", list[int]], number: signal.Signals
+    supervisor_process: tuple[Process, list[int]], number: signal.Signals
 ) -> None:
     process, pids = supervisor_process
 
@@ -486,11 +520,31 @@ async def test_ctrl_c_and_sigterm_stop_everything_cleanly(
     assert not any(alive(pid) for pid in pids)
 
 
+async def test_a_second_supervisor_leaves_the_database_of_the_first_alone(tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "postgresql")
+    async with running(tmp_path, postgres_part(postgres)) as run:
+        second = Running(tmp_path, postgres_part(EmbeddedPostgres(tmp_path / "postgresql")))
+        with pytest.raises(AlreadyRunning):
+            async with second.supervisor:
+                await second.supervisor.start()
+
+        assert postgres.ready()
+        assert run.part("postgres").restarts == 0
+
+
+async def test_what_the_database_refuses_is_what_the_start_reports(tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "postgresql", free_bytes_min=2**60)
+    run = Running(tmp_path, postgres_part(postgres))
+
+    with pytest.raises(PartFailed, match=r"postgres did not start: .* MiB are needed to start"):
+        async with run.supervisor:
+            await run.supervisor.start()
+
+
 async def test_the_embedded_postgresql_survives_its_kill_under_the_supervisor(
     tmp_path: Path,
 ) -> None:
     postgres = EmbeddedPostgres(tmp_path / "postgresql")
-    await asyncio.to_thread(postgres.prepare)
     user = shell("user", "echo ready; exec sleep 300", ready=READY, after=("postgres",))
 
     async with running(tmp_path, postgres_part(postgres), user) as run:
