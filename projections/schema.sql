@@ -5,14 +5,13 @@
 CREATE SCHEMA inventory;
 
 -- Up to where the inventory is built, and from which log. One row, written in the same transaction
--- as the documents. `serving` is false until the first build has caught up.
+-- as the documents.
 CREATE TABLE inventory.cursor (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     log_id uuid,
     position bigint NOT NULL,
     hint bigint,
-    schema_hash text NOT NULL,
-    serving boolean NOT NULL
+    schema_hash text NOT NULL
 );
 
 -- Documents are the rendered JSON, uncompressed, so that a list is a mere concatenation of them:

@@ -60,7 +60,9 @@ class Shelf(Generic[Document]):
         self.removed[object_id] = position
 
     def written(self) -> None:
-        """Begin the next batch: all changes so far are written."""
+        """Begin the next batch: all changes so far are written; they are now the newest."""
+        for object_id in self.changed:
+            self.documents[object_id] = self.documents.pop(object_id)
         self.changed.clear()
         self.removed.clear()
 

@@ -1,0 +1,185 @@
+"""Folding batches into a store: what a batch needs is loaded, folded in memory, and written once.
+
+Hosts, clusters and data centers stay in memory, since they are few and every VM refers to them;
+VMs and operations are kept as long as there is room, the ones that changed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from events.codec import Codec, UnknownEventError
+from events.envelope import Recorded, Stored
+from events.stream.port import START, Batch, Cursor
+from events.types import host as host_events
+from events.types import operation as operation_events
+from events.types.base import Event
+from projections.store import Changes, Store, changes_of
+from projections.views.inventory import Inventory
+from projections.views.tables import CLUSTERS, DATA_CENTERS, HOSTS, OPERATIONS, VMS
+
+CACHED_MAX = 20_000
+"""How many VMs, and how many operations, are kept in memory between batches."""
+
+EVENTS_AT_ONCE = 500
+"""How many events are folded before others on the event loop have their turn."""
+
+SILENCE: frozenset[type[Event]] = frozenset(
+    {
+        host_events.HostSilent,
+        host_events.HostSessionStarted,
+        host_events.HostApproved,
+        host_events.HostDuplicateRefused,
+        host_events.HostJoinRequested,
+        host_events.HostRemoved,
+    }
+)
+"""Events that may make a host silent or heard of, so that the VMs on it are needed."""
+
+
+class BrokenStreamError(Exception):
+    """The stream left events out, which it promises not to: nothing after them may be folded."""
+
+
+class Folder:
+    """Folds a stream's batches into a store, from where the store is."""
+
+    def __init__(self, store: Store, codec: Codec, *, cached_max: int = CACHED_MAX) -> None:
+        self.store = store
+        self.cursor: Cursor = START
+        self._codec = codec
+        self._cached_max = cached_max
+        self._inventory = Inventory()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def load(self) -> str:
+        """Take up the store's place and what is kept in memory; return the views' schema hash."""
+        self.cursor, schema_hash = await self.store.place()
+        for table, shelf in (
+            (DATA_CENTERS, self._inventory.data_centers),
+            (CLUSTERS, self._inventory.clusters),
+            (HOSTS, self._inventory.hosts),
+        ):
+            for document in await self.store.load_all(table):
+                shelf.documents[document.id] = document
+        return schema_hash
+
+    async def take(self, batch: Batch) -> None:
+        """Fold a batch and begin to write it; what is up to the cursor already is left out.
+
+        Raises UnknownEventError once all before the unknown event is written.
+        """
+        stored = [event for event in batch.events if event.position > self.cursor.position]
+        if not stored:
+            return
+        if stored[0].position != self.cursor.position + 1:
+            raise BrokenStreamError(
+                f"event {self.cursor.position + 1} was expected, {stored[0].position} came"
+            )
+        recorded, unknown = self._decode(stored)
+        if recorded:
+            after = batch.cursor
+            if unknown is not None:
+                after = Cursor(batch.cursor.log_id, recorded[-1].position)
+            await self._fold(recorded, after)
+        if unknown is not None:
+            await self.flush()
+            raise unknown
+
+    async def flush(self) -> None:
+        """Return when everything folded is written."""
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
+            self._forget()
+
+    async def close(self) -> None:
+        """End a write that is under way."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+            self._writing = None
+
+    def _decode(self, stored: Sequence[Stored]) -> tuple[list[Recorded], UnknownEventError | None]:
+        recorded: list[Recorded] = []
+        for event in stored:
+            try:
+                recorded.append(self._codec.decode(event))
+            except UnknownEventError as error:
+                error.add_note(f"at position {event.position}")
+                return recorded, error
+        return recorded, None
+
+    async def _fold(self, recorded: list[Recorded], after: Cursor) -> None:
+        inventory = self._inventory
+        await self._load_for(recorded)
+        for first in range(0, len(recorded), EVENTS_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            for event in recorded[first : first + EVENTS_AT_ONCE]:
+                inventory.apply(event)
+        inventory.finish()
+        changes = changes_of(inventory)
+        inventory.written()
+        await self.flush()
+        before, self.cursor = self.cursor, after
+        self._writing = asyncio.create_task(self._write(changes, before, after))
+
+    async def _write(self, changes: list[Changes], before: Cursor, after: Cursor) -> None:
+        await self.store.write(changes, before, after)
+
+    async def _load_for(self, recorded: list[Recorded]) -> None:
+        """Load the documents that the events need and that are not at hand."""
+        vms: set[str] = set()
+        operations: set[str] = set()
+        targets: set[str] = set()
+        hosts: set[str] = set()
+        for event in recorded:
+            if event.kind == "vm":
+                (operations if event.version == 1 else vms).add(
+                    str(event.command) if event.version == 1 else event.object_id
+                )
+            elif event.kind == "operation":
+                if isinstance(event.event, operation_events.OperationStarted):
+                    targets.add(event.event.target)
+                else:
+                    operations.add(event.object_id)
+            elif event.version == 1:
+                operations.add(str(event.command))
+            elif type(event.event) in SILENCE:
+                hosts.add(event.object_id)
+        operations -= self._inventory.operations.documents.keys()
+        if operations:
+            await self.flush()
+            for document in await self.store.load(OPERATIONS, operations):
+                self._inventory.operations.documents[document.id] = document
+        await self._load_vms(recorded, vms, targets, hosts)
+
+    async def _load_vms(
+        self, recorded: list[Recorded], vms: set[str], targets: set[str], hosts: set[str]
+    ) -> None:
+        shelf = self._inventory.vms
+        for event in recorded:
+            if event.kind == "operation":
+                document = self._inventory.operations.get(event.object_id)
+                if document is not None and document.target.kind == "vm":
+                    vms.add(document.target.id)
+        vms |= {target[3:] for target in targets if target.startswith("vm/")}
+        vms -= shelf.documents.keys()
+        if vms or hosts:
+            await self.flush()
+        for found in await self.store.load(VMS, vms):
+            shelf.documents[found.id] = found
+        for found in await self.store.vms_on(hosts):
+            shelf.documents.setdefault(found.id, found)
+            self._inventory.on_host(found.host.id, found.id)
+
+    def _forget(self) -> None:
+        """Keep the cache within its bound; those that changed last are at its end."""
+        for documents in (
+            self._inventory.vms.documents,
+            self._inventory.operations.documents,
+        ):
+            for _ in range(len(documents) - self._cached_max):
+                documents.pop(next(iter(documents)))

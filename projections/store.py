@@ -1,0 +1,232 @@
+"""The inventory's tables: made, read and written, one batch at a time, always with the position."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib import resources
+from typing import Any
+
+import msgspec
+import psycopg
+
+from events.stream.port import START, Cursor
+from projections import statements
+from projections.connection import Connection
+from projections.statements import Part
+from projections.views.inventory import Inventory
+from projections.views.tables import (
+    AUDIT_COLUMNS,
+    REMOVED_COLUMNS,
+    VMS,
+    Row,
+    Table,
+    audit_row,
+    shelves,
+)
+
+SERVED = "inventory"
+NEXT = "inventory_next"
+FORMER = "inventory_former"
+COPY_ROWS_MIN = 100
+"""From so many rows on, COPY into a stage and one upsert are faster than rows as parameters."""
+
+INDEX_TIMEOUT_MS = 1_800_000
+
+
+class FencedError(Exception):
+    """Somebody else moved the inventory's position: this writer has lost its place."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What one write does to one table: rows to insert or replace, and ids to delete."""
+
+    part: Part
+    rows: list[Row]
+    removed: list[str]
+
+
+def _change(
+    table: str,
+    columns: dict[str, str],
+    rows: list[Row],
+    removed: list[str] | None = None,
+    *,
+    insert_only: bool = False,
+) -> Changes:
+    part = Part(
+        table=table,
+        columns=tuple(columns.items()),
+        inserts=bool(rows),
+        deletes=bool(removed),
+        insert_only=insert_only,
+    )
+    return Changes(part, rows, removed or [])
+
+
+def changes_of(inventory: Inventory) -> list[Changes]:
+    """Return what an inventory's batch changes, rendered: the inventory may go on meanwhile."""
+    changes: list[Changes] = []
+    removed: list[Row] = []
+    for table, shelf in shelves(inventory):
+        if shelf.changed or shelf.removed:
+            gone = sorted(shelf.removed)
+            changes.append(_change(table.name, table.columns, table.rows(shelf), gone))
+            removed += [(table.kind, object_id, shelf.removed[object_id]) for object_id in gone]
+    if removed:
+        changes.append(_change("removed", REMOVED_COLUMNS, removed, insert_only=True))
+    if inventory.audits:
+        rows = [audit_row(record) for record in inventory.audits]
+        changes.append(_change("events", AUDIT_COLUMNS, rows, insert_only=True))
+    return changes
+
+
+class Store:
+    """The inventory in one schema, over one connection that nobody else uses meanwhile."""
+
+    def __init__(self, connection: Connection, schema: str = SERVED) -> None:
+        self.connection = connection
+        self.schema = schema
+        self._staged: set[str] = set()
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """Begin a transaction on the store's connection."""
+        return self.connection.transaction()
+
+    async def exists(self) -> bool:
+        """Whether the schema is there (it comes and goes as a whole)."""
+        found = await self.connection.execute("SELECT to_regnamespace(%s)", (self.schema,))
+        row = await found.fetchone()
+        return row is not None and row[0] is not None
+
+    async def create(self, schema_hash: str) -> None:
+        """Make empty tables, in place of whatever is there."""
+        async with self.connection.transaction():
+            await self.drop()
+            await self._run("schema.sql")
+            await self.connection.execute(
+                self._sql("INSERT INTO inventory.cursor (position, schema_hash) VALUES (0, %s)"),
+                (schema_hash,),
+            )
+
+    async def drop(self) -> None:
+        """Remove the schema with all that is in it."""
+        await self.connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
+
+    async def index(self) -> None:
+        """Make the indexes that readers need, and the planner's statistics."""
+        async with self.connection.transaction():
+            await self.connection.execute(
+                "SELECT set_config('statement_timeout', %s, true)", (f"{INDEX_TIMEOUT_MS}ms",)
+            )
+            await self._run("indexes.sql")
+        for table in ("data_centers", "clusters", "hosts", "vms", "operations", "events"):
+            await self.connection.execute(f"ANALYZE {self.schema}.{table}".encode())
+
+    async def rename(self, schema: str) -> None:
+        """Give the schema another name; the store goes with it."""
+        await self.connection.execute(f"ALTER SCHEMA {self.schema} RENAME TO {schema}".encode())
+        self.schema = schema
+
+    async def place(self) -> tuple[Cursor, str]:
+        """Return the cursor and the schema hash of the views that built the tables."""
+        found = await self.connection.execute(
+            self._sql("SELECT log_id, position, hint, schema_hash FROM inventory.cursor")
+        )
+        row = await found.fetchone()
+        if row is None:
+            return START, ""
+        log_id: uuid.UUID | None = row[0]
+        return Cursor(log_id, row[1], row[2]), row[3]
+
+    async def load(self, table: Table[Any], ids: Iterable[str]) -> list[Any]:
+        """Return the documents that exist of those with these ids."""
+        wanted = sorted(ids)
+        if not wanted:
+            return []
+        found = await self.connection.execute(
+            statements.load(self.schema, table.name, "WHERE id = ANY(%s)"),
+            (wanted,),
+            binary=True,
+        )
+        return [table.decoder.decode(row[0]) for row in await found.fetchall()]
+
+    async def load_all(self, table: Table[Any]) -> list[Any]:
+        """Return all documents of a table: of the kinds that are always kept in memory."""
+        found = await self.connection.execute(statements.load(self.schema, table.name), binary=True)
+        return [table.decoder.decode(row[0]) for row in await found.fetchall()]
+
+    async def vms_on(self, hosts: Iterable[str]) -> list[Any]:
+        """Return the VMs that are placed on these hosts."""
+        wanted = sorted(hosts)
+        if not wanted:
+            return []
+        found = await self.connection.execute(
+            statements.load(self.schema, VMS.name, "WHERE host_id = ANY(%s)"),
+            (wanted,),
+            binary=True,
+        )
+        return [VMS.decoder.decode(row[0]) for row in await found.fetchall()]
+
+    async def write(self, changes: Sequence[Changes], before: Cursor, after: Cursor) -> None:
+        """Write a batch and its position in one transaction, and tell the readers.
+
+        Raises FencedError, having written nothing, where the position is not `before`'s any more.
+        """
+        if sum(len(change.rows) for change in changes) < COPY_ROWS_MIN:
+            await self._write_at_once(changes, before, after)
+            return
+        async with self.connection.transaction():
+            for change in changes:
+                await self._copy(change)
+            await self._write_at_once((), before, after)
+
+    async def _write_at_once(
+        self, changes: Sequence[Changes], before: Cursor, after: Cursor
+    ) -> None:
+        """Write few rows in one round trip, which is one transaction where none is open."""
+        arguments: list[object] = [after.log_id, after.position, after.hint, before.position]
+        for change in changes:
+            if change.rows:
+                arguments += [list(column) for column in zip(*change.rows, strict=True)]
+            if change.removed:
+                arguments.append(change.removed)
+        parts = tuple(change.part for change in changes)
+        try:
+            await self.connection.execute(
+                statements.write_at_once(self.schema, parts), arguments, prepare=True
+            )
+        except psycopg.errors.DivisionByZero as error:
+            raise FencedError(f"the inventory is not at position {before.position}") from error
+
+    async def _copy(self, change: Changes) -> None:
+        """Write many rows: straight into the table where none can be there, else by a stage."""
+        part = change.part
+        if part.deletes:
+            statement = statements.delete(self.schema, part.table)
+            await self.connection.execute(statement, (change.removed,))
+        if not part.inserts:
+            return
+        target = f"{self.schema}.{part.table}"
+        if not part.insert_only:
+            target = f"stage_{part.table}"
+            if part.table not in self._staged:
+                await self.connection.execute(statements.make_stage(part.table, part.columns))
+                self._staged.add(part.table)
+        async with self.connection.cursor().copy(statements.copy(target, part.columns)) as copy:
+            copy.set_types([kind for _, kind in part.columns])
+            for row in change.rows:
+                await copy.write_row(row)
+        if not part.insert_only:
+            await self.connection.execute(statements.take_stage(self.schema, part))
+            await self.connection.execute(f"TRUNCATE {target}".encode())
+
+    async def _run(self, name: str) -> None:
+        text = (resources.files("projections") / name).read_text(encoding="utf-8")
+        # The file names the schema that is served; the one being built has another name.
+        text = text.replace("SCHEMA inventory;", f"SCHEMA {self.schema};")
+        await self.connection.execute(statements.select(self.schema, text))
+
+    def _sql(self, text: str) -> bytes:
+        return statements.select(self.schema, text)
