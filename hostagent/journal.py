@@ -44,7 +44,7 @@ class Journal:
 
     def __init__(self, folder: Path, lock_descriptor: int) -> None:
         self.known = Remembered()
-        self._folder = folder
+        self.folder = folder
         self._path = folder / JOURNAL_NAME
         self._lock_descriptor = lock_descriptor
         self._writing = asyncio.Lock()
@@ -134,7 +134,7 @@ class Journal:
         self._spoilt = False
 
     def _read(self) -> None:
-        born = self._folder / BORN_NAME
+        born = self.folder / BORN_NAME
         if self._path.exists():
             records, intact = _parse(read_bounded(self._path, bytes_max=JOURNAL_BYTES_MAX))
             self.known = Remembered(records)
@@ -149,7 +149,7 @@ class Journal:
         self._compact()
         if not born.exists():
             born.touch(mode=0o600)
-            flush_folder(self._folder)
+            flush_folder(self.folder)
 
 
 def _take_lock(path: Path) -> int:

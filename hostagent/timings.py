@@ -22,6 +22,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     retry_min_s: float = 1.0
     retry_max_s: float = 60.0
     request_timeout_s: float = 15.0
+    poll_pause_s: float = 0.2
+    session_settled_s: float = 60.0
 
     def scaled(self, time_scale: float) -> Timings:
         """Return all of them multiplied by `time_scale`."""

@@ -1,0 +1,81 @@
+"""What the host can do: read from the driver, remembered, and reported when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from events.types.host import Capabilities
+from hostagent.driver import Driver, DriverError
+from hostagent.files import read_bounded, write_atomically
+from hostagent.timings import Timings
+
+AGENT_VERSION = "0.1.0"
+CAPABILITIES_NAME = "capabilities.json"
+FREE_STORAGE_CHANGE = 0.1
+"""Free storage is reported anew when it changed by this part of what was reported."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Abilities:
+    """One host's abilities, kept in its state folder so that hello need not wait for libvirt."""
+
+    def __init__(self, driver: Driver, folder: Path, timings: Timings) -> None:
+        self._driver = driver
+        self._path = folder / CAPABILITIES_NAME
+        self._timings = timings
+        self._reported: Capabilities | None = None
+
+    async def known(self) -> Capabilities:
+        """Return what the host can do, as last known; waits while that was never known."""
+        while True:
+            able = await self._read() or self._reported or self._recall()
+            if able is not None:
+                self._remember(able)
+                return able
+            await asyncio.sleep(self._timings.unknown_retry_s)
+
+    async def changed(self) -> Capabilities | None:
+        """Return what the host can do if that is worth a word, else None."""
+        able = await self._read()
+        if able is None or not _differs(able, self._reported):
+            return None
+        self._remember(able)
+        return able
+
+    async def _read(self) -> Capabilities | None:
+        try:
+            async with asyncio.timeout(self._timings.call_timeout_s):
+                able = await self._driver.capabilities()
+        except (DriverError, TimeoutError) as error:
+            _log.warning("abilities not known", error=repr(error))
+            return None
+        return msgspec.structs.replace(
+            able, agent_version=AGENT_VERSION, hostname=able.hostname or platform.node()
+        )
+
+    def _remember(self, able: Capabilities) -> None:
+        if _differs(able, self._recall()):
+            write_atomically(self._path, msgspec.json.encode(able), durable=False)
+        self._reported = able
+
+    def _recall(self) -> Capabilities | None:
+        try:
+            return msgspec.json.decode(read_bounded(self._path), type=Capabilities)
+        except (OSError, ValueError):
+            return None
+
+
+def _differs(able: Capabilities, reported: Capabilities | None) -> bool:
+    """Whether abilities are worth a word: free storage changes all the time."""
+    if reported is None:
+        return True
+    if msgspec.structs.replace(able, storage_free_bytes=reported.storage_free_bytes) != reported:
+        return True
+    change = abs(able.storage_free_bytes - reported.storage_free_bytes)
+    return change > FREE_STORAGE_CHANGE * max(1, reported.storage_free_bytes)

@@ -1,0 +1,353 @@
+"""The agent of one host: brings what runs in line with what the engine wants, and says what is.
+
+```
+ driver --events--> _listen --wake--> _compare --actions--> lanes (runs, jobs) --> driver, journal
+ engine --orders--> link ----wake------^  '--items--> outbox --> link --reports--> engine
+```
+
+Every wake leads to a comparison of the whole intent of this session with all that runs. Stopping
+the agent, in whatever way, leaves VMs alone; the next one adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from events.types.job import Job
+from events.types.vm import DownReason
+from events.wire.agent import (
+    PROTOCOL,
+    CapabilitiesItem,
+    FullStateItem,
+    Hello,
+    Item,
+    Role,
+    Welcome,
+)
+from hostagent.abilities import AGENT_VERSION, Abilities
+from hostagent.desk import Desk, moment, utc_now
+from hostagent.driver import Domains, Driver, DriverEvent, Happening, UnknownStateError
+from hostagent.gateway import Gateway
+from hostagent.guests import Guests
+from hostagent.identity import Identity
+from hostagent.jobs import CANCELLABLE, Jobs
+from hostagent.journal import Journal
+from hostagent.lanes import Lanes
+from hostagent.link import Link
+from hostagent.metrics import Metrics
+from hostagent.reconcile import Adopt, End, Ending, RunJob, Situation, Start, decide
+from hostagent.records import LossAnswered, Resets, RunKey
+from hostagent.runs import Runs
+from hostagent.timings import Timings
+
+COMPARE_PAUSE_S = 0.02
+
+_log = structlog.get_logger(__name__)
+
+
+class HostAgent:
+    """One host's agent. `run` works until it is cancelled."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        driver: Driver,
+        gateway: Gateway,
+        journal: Journal,
+        *,
+        timings: Timings | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.identity = identity
+        self.metrics = metrics or Metrics()
+        timings = timings or Timings()
+        self.desk = Desk(driver, journal, timings, identity.boot)
+        self.lanes = Lanes(
+            self.desk.wake.set, retry_min_s=timings.retry_min_s, retry_max_s=timings.retry_max_s
+        )
+        self.link = Link(identity.host, gateway, self, self.desk, self.metrics)
+        self._gateway = gateway
+        self._guests = Guests(self.desk)
+        self._runs = Runs(self.desk, self.lanes)
+        self._jobs = Jobs(self.desk, self.lanes)
+        self._abilities = Abilities(driver, journal.folder, timings)
+        self._full_due = False
+        self._all_heard = False
+        self._compare_interval_s = 60.0
+        self._interval_ended = False
+        self._told: tuple[frozenset[RunKey], tuple[str, ...]] = (frozenset(), ())
+        self.desk.on_withdrawn = self._withdrawn
+
+    async def run(self) -> None:
+        """Be the host's agent until cancelled; then let go of everything but the VMs."""
+        loops: list[Coroutine[Any, Any, None]] = [
+            self._listen(),
+            self._compare_for_ever(),
+            self._sample_for_ever(),
+            self._guests.run(),
+            self.link.run(),
+        ]
+        try:
+            await self.desk.driver.open()
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop)
+        finally:
+            for loop in loops:
+                loop.close()  # those that never began
+            await self.lanes.close()
+            await self.desk.driver.close()
+            await self._gateway.close()
+            self.desk.journal.close()
+
+    # ------------------------------------------------------------------ what the link asks
+
+    async def hello(self) -> Hello:
+        """Return what to say of this host; waits while its abilities were never known."""
+        able = await self._abilities.known()
+        return Hello(
+            boot=self.identity.boot,
+            hardware=self.identity.hardware,
+            protocols=(PROTOCOL,),
+            agent_version=AGENT_VERSION,
+            time=utc_now(),
+            capabilities=able,
+        )
+
+    async def welcomed(self, welcome: Welcome, asked_at: float) -> None:
+        """Take up a session: act on its intent alone, and tell everything anew."""
+        self._compare_interval_s = welcome.compare_interval_s
+        forgotten = self.desk.welcome(welcome, asked_at)
+        self._full_due = True
+        self._all_heard = False
+        if forgotten:
+            await self.desk.journal.write(*forgotten)
+
+    async def delivered(self, items: tuple[Item, ...]) -> None:
+        """Let go of what the engine has."""
+        desk = self.desk
+        desk.delivered(items)
+        if any(isinstance(item, FullStateItem) and item.known for item in items):
+            self._all_heard = True
+            if desk.journal.known.lost:
+                desk.wake.set()
+
+    def reconnected(self) -> None:
+        """Compare everything, and tell it."""
+        self._full_due = True
+        self.desk.wake.set()
+
+    # ------------------------------------------------------------------ what the driver tells
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for event in self.desk.driver.events():
+                    await self._happened(event)
+            except Exception as error:  # noqa: BLE001
+                _log.warning("no events from the hypervisor", error=repr(error))
+            self.reconnected()
+            await asyncio.sleep(self.desk.timings.unknown_retry_s)
+
+    async def _happened(self, event: DriverEvent) -> None:
+        desk, key = self.desk, RunKey(event.vm, event.incarnation)
+        match event.happening:
+            case Happening.ENDED:
+                reason = event.reason or DownReason.CRASHED
+                desk.endings[key] = Ending(reason=reason, detail=event.detail)
+                desk.gone(key)
+            case Happening.RESET:
+                run = desk.journal.known.runs.get(key)
+                if run is not None:
+                    count = run.resets + 1
+                    await desk.journal.note(
+                        Resets(vm=key.vm, incarnation=key.incarnation, count=count)
+                    )
+            case Happening.GUEST_AGENT:
+                self._guests.ask_now(key)
+            case Happening.RECONNECTED | Happening.LOST:
+                self._full_due = True
+            case _:
+                pass
+        desk.wake.set()
+
+    # ------------------------------------------------------------------ comparing
+
+    async def _compare_for_ever(self) -> None:
+        desk = self.desk
+        while True:
+            interval_s = self._compare_interval_s if desk.known else desk.timings.unknown_retry_s
+            try:
+                async with asyncio.timeout(interval_s):
+                    await desk.wake.wait()
+            except TimeoutError:
+                self._interval_ended = desk.known
+            desk.wake.clear()
+            try:
+                await self._compare()
+            except Exception:  # noqa: BLE001
+                # Never the end of the agent: the next comparison starts from the beginning.
+                _log.exception("comparison failed", host=self.identity.host)
+                desk.wake.set()
+                await asyncio.sleep(desk.timings.retry_min_s)
+            # What happens in quick succession is compared once.
+            await asyncio.sleep(COMPARE_PAUSE_S)
+
+    async def _compare(self) -> None:
+        desk = self.desk
+        self.lanes.watch()
+        desk.touched.clear()
+        try:
+            async with asyncio.timeout(desk.timings.call_timeout_s):
+                listed = await desk.driver.domains()
+        except (UnknownStateError, TimeoutError) as error:
+            if desk.known or self._full_due:
+                _log.warning("hypervisor not known", host=self.identity.host, error=repr(error))
+                desk.known = False
+                self._full_due = not desk.session
+                desk.tell_full_state()
+            return
+        self.metrics.comparisons.inc()
+        self._full_due = self._full_due or not desk.known
+        desk.known = True
+        self._take_up(listed)
+        if desk.journal.known.lost:
+            await self._rebuild()
+        if self._interval_ended:
+            self._interval_ended = False
+            self._full_due = self._full_due or desk.told_since_full
+            changed = await self._abilities.changed()
+            if changed is not None:
+                desk.tell(CapabilitiesItem(capabilities=changed))
+        if desk.session:
+            self._tell()
+            self._act()
+            if desk.journal.known.lost and self._all_heard and self._loss_is_settled():
+                await desk.journal.write(LossAnswered())
+                desk.wake.set()
+
+    def _take_up(self, listed: Domains) -> None:
+        """Take the list as what runs, but not of VMs whose run began or ended meanwhile."""
+        desk = self.desk
+        fresh = {RunKey(domain.vm, domain.incarnation): domain for domain in listed.managed}
+        touched = desk.touched
+        desk.domains = {
+            **{key: domain for key, domain in fresh.items() if key.vm not in touched},
+            **{key: domain for key, domain in desk.domains.items() if key.vm in touched},
+        }
+        desk.unmanaged = tuple(sorted(listed.unmanaged))
+        for key in list(desk.guests):
+            if key not in desk.domains:
+                del desk.guests[key]
+        for key in list(desk.endings):
+            if key not in desk.domains and key not in desk.intent and not self._open(key):
+                del desk.endings[key]
+        self._guests.look()
+
+    def _open(self, key: RunKey) -> bool:
+        run = self.desk.journal.known.runs.get(key)
+        return run is not None and run.tombstone is None
+
+    def _tell(self) -> None:
+        desk = self.desk
+        told = (desk.strays(), desk.unmanaged)
+        if self._full_due or told != self._told:
+            self._full_due, self._told = False, told
+            desk.tell_full_state()
+        else:
+            desk.tell_runs()
+
+    def _act(self) -> None:
+        desk = self.desk
+        self._give_up_withdrawn()
+        situation = Situation(
+            boot=desk.boot,
+            welcomed=desk.welcomed,
+            intent=desk.intent,
+            jobs={job.id: job for job in desk.jobs.values() if job.id not in desk.withdrawn},
+            domains=desk.domains,
+            remembered=desk.journal.known,
+            endings=desk.endings,
+            busy=self.lanes.unsettled() | desk.touched,
+            starts_allowed=desk.orders_fresh(),
+        )
+        for action in decide(situation):
+            match action:
+                case Start():
+                    self.metrics.starts.inc()
+                    self.lanes.run(action.item.vm, "start", self._runs.start(action.item))
+                case Adopt():
+                    self.lanes.run(action.run.vm, "adopt", self._runs.adopt(action.run))
+                case End():
+                    self._end(action)
+                case RunJob(job=job, resumed=resumed):
+                    self.metrics.jobs.inc()
+                    self.lanes.run(job.vm, job.id, self._jobs.run(job, resumed=resumed))
+
+    def _end(self, action: End) -> None:
+        vm = action.run.vm
+        if not self.lanes.may_end(vm):
+            return
+        if self.lanes.lane(vm) is not None:
+            # An ordered end goes first: once the lane is free, this is decided again.
+            self.lanes.cancel(vm)
+            return
+        self.metrics.ends.inc()
+        self.lanes.run(vm, "end", self._runs.end(action), ends_run=True)
+
+    # ------------------------------------------------------------------ withdrawn jobs, losses
+
+    def _withdrawn(self, job: Job) -> None:
+        lane = self.lanes.lane(job.vm)
+        if lane is not None and lane.label == job.id and job.kind in CANCELLABLE:
+            self.lanes.cancel(job.vm)
+        self.desk.wake.set()
+
+    def _give_up_withdrawn(self) -> None:
+        desk = self.desk
+        for job in list(desk.jobs.values()):
+            if job.id not in desk.withdrawn or self.lanes.lane(job.vm) is not None:
+                continue
+            known = desk.journal.known.jobs.get(job.id)
+            if known is None or known.state is None:
+                self.lanes.run(job.vm, f"withdrawn {job.id}", self._jobs.give_up(job))
+
+    async def _rebuild(self) -> None:
+        """After a lost journal: remember from the domains themselves what was begun here."""
+        for key in self.desk.domains:
+            run = self.desk.journal.known.runs.get(key)
+            if run is None or run.done is None:
+                await self._runs.adopt(key)
+
+    def _loss_is_settled(self) -> bool:
+        """Whether each run that the engine knew at hello is there, or was answered as over."""
+        desk = self.desk
+        return all(
+            key in desk.domains or key in desk.journal.known.runs
+            for key, item in desk.intent.items()
+            if item.role is Role.RUN and item.position <= desk.welcomed
+        )
+
+    # ------------------------------------------------------------------ telemetry
+
+    async def _sample_for_ever(self) -> None:
+        link = self.link
+        begun = moment()
+        while True:
+            # At a fixed pace, so that the work of sampling does not slow it down.
+            begun = max(begun + link.telemetry_interval_s, moment() - link.telemetry_interval_s)
+            await asyncio.sleep(max(0.0, begun - moment()))
+            try:
+                async with asyncio.timeout(self.desk.timings.call_timeout_s):
+                    host, vms = await self.desk.driver.sample()
+            except Exception as error:  # noqa: BLE001
+                _log.info("no sample", host=self.identity.host, error=repr(error))
+                continue
+            dropped = link.telemetry.dropped_total
+            link.telemetry.add(host, vms)
+            self.metrics.samples_dropped.inc(link.telemetry.dropped_total - dropped)
+            link.sampled()

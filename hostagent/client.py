@@ -1,0 +1,158 @@
+"""The gateway over HTTPS: mutual TLS, msgspec JSON, a limit on every wait and every answer."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from events.wire.agent import Hello, Intent, Orders, Report, ReportAck, Telemetry, Welcome
+from hostagent.gateway import (
+    GatewayAwayError,
+    GatewayError,
+    GatewayRefusedError,
+    SessionEndedError,
+)
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+PROBLEM_CHARACTERS_MAX = 500
+CONNECTIONS_MAX = 4
+CONNECT_TIMEOUT_S = 10.0
+RETRY_AFTER_S_MAX = 60.0
+_AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ENDED = 409
+
+Answer = TypeVar("Answer")
+
+
+class AnyAnswer(msgspec.Struct):
+    """An answer of which nothing is needed."""
+
+
+class HttpsGateway:
+    """One host's connections to the engine's gateway at `address`, an https:// address.
+
+    `request_timeout_s` bounds every request; a poll for orders may take its wait besides.
+    """
+
+    def __init__(self, address: str, context: ssl.SSLContext, *, request_timeout_s: float) -> None:
+        self._timeout_s = request_timeout_s
+        self._http = httpx.AsyncClient(
+            base_url=address.rstrip("/"),
+            verify=context,
+            trust_env=False,
+            timeout=httpx.Timeout(
+                request_timeout_s, connect=min(CONNECT_TIMEOUT_S, request_timeout_s)
+            ),
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+            ),
+            follow_redirects=False,
+        )
+
+    async def hello(self, hello: Hello) -> Welcome:
+        """Open a session."""
+        return await self._post("/agent/v1/hello", hello, Welcome)
+
+    async def orders(self, session: str, after: int, wait_s: float) -> Orders:
+        """Wait for changes of the intent."""
+        request = self._http.build_request(
+            "GET",
+            "/agent/v1/orders",
+            params={"session": session, "after": str(after), "wait": f"{wait_s:g}"},
+            timeout=httpx.Timeout(
+                self._timeout_s + wait_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s)
+            ),
+        )
+        # No content means no change.
+        nothing = Orders(changes=Intent(position=after))
+        return await self._send(request, Orders, nothing)
+
+    async def report(self, report: Report) -> ReportAck:
+        """Tell what is."""
+        return await self._post("/agent/v1/report", report, ReportAck)
+
+    async def telemetry(self, telemetry: Telemetry) -> None:
+        """Send samples."""
+        await self._post("/agent/v1/telemetry", telemetry, AnyAnswer, AnyAnswer())
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._http.aclose()
+
+    async def _post(
+        self, path: str, message: msgspec.Struct, answer: type[Answer], empty: Answer | None = None
+    ) -> Answer:
+        request = self._http.build_request(
+            "POST",
+            path,
+            content=msgspec.json.encode(message),
+            headers={"content-type": "application/json"},
+        )
+        return await self._send(request, answer, empty)
+
+    async def _send(
+        self, request: httpx.Request, answer: type[Answer], empty: Answer | None = None
+    ) -> Answer:
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                body = await _read(response)
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise GatewayAwayError(f"{type(error).__name__}: {error}") from error
+        except RuntimeError as error:
+            # httpx says so when the client was closed while a request was under way.
+            raise GatewayAwayError(str(error)) from error
+        if not response.is_success:
+            raise problem(response.status_code, response.headers.get("retry-after"), body)
+        if not body and empty is not None:
+            return empty
+        try:
+            return msgspec.json.decode(body, type=answer)
+        except msgspec.DecodeError as error:
+            raise GatewayRefusedError(f"the engine's answer makes no sense: {error}") from error
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > ANSWER_BYTES_MAX:
+            raise GatewayRefusedError(f"the engine's answer exceeds {ANSWER_BYTES_MAX} bytes")
+    return bytes(body)
+
+
+def problem(status: int, retry_after: str | None, body: bytes) -> GatewayError:
+    """Return the error that an answer with this status means."""
+    text = f"HTTP {status}: {_cause(body)}"
+    if status == _ENDED:
+        return SessionEndedError(text)
+    if status in _AWAY:
+        seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+        return GatewayAwayError(text, retry_after_s=min(seconds, RETRY_AFTER_S_MAX))
+    return GatewayRefusedError(text)
+
+
+def _cause(body: bytes) -> str:
+    """Return what a problem document (RFC 9457) says, or the beginning of what came instead."""
+    try:
+        document: Any = msgspec.json.decode(body)
+        said = [document[name] for name in ("title", "detail") if document.get(name)]
+        text = ": ".join(str(part) for part in said)
+    except (msgspec.DecodeError, AttributeError):
+        text = ""
+    return (text or body.decode(errors="replace"))[:PROBLEM_CHARACTERS_MAX]
+
+
+def agent_context(certificate: Path, key: Path, trust: Path) -> ssl.SSLContext:
+    """Return the TLS settings of an agent: its own certificate, and no CA but the engine's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cafile=trust)
+    context.load_cert_chain(certificate, key)
+    return context
