@@ -75,7 +75,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 class Gateway:
     """Answers agents. An agent is heard for its own host only."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(
         self,
         handler: Handler,
         reader: LogReader,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 from pathlib import Path
@@ -11,7 +10,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from access.certificates import BadSigningRequest, CertificateAuthority
+from access.certificates import CertificateAuthority, CertificateRefusal
 from access.joining import BadJoinText, JoinToken, format_join_token, parse_join_token
 from access.secrets import EngineSecret, verify_enrolment
 from commands.gateway.view import GatewayView
@@ -25,6 +24,7 @@ from events.wire.agent import Join, JoinAnswer
 
 SIGNING_REQUEST_CHARACTERS_MAX = 8_192
 HARDWARE_CHARACTERS_MAX = 256
+_NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class TokenRefused(Refusal):
@@ -36,7 +36,7 @@ class TokenRefused(Refusal):
 class Enrolment:
     """Checks tokens, records who joins, signs keys."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(
         self,
         handler: Handler,
         view: GatewayView,
@@ -58,12 +58,11 @@ class Enrolment:
 
     def token_text(self, token_id: str) -> str:
         """Return the text that an admin hands to the machine; it holds the secret."""
-        fingerprint = bytes.fromhex(self._authority.fingerprint)
         return format_join_token(
             JoinToken(
                 token_id=token_id,
                 secret=self._secret.enrolment_secret(token_id),
-                ca_fingerprint=base64.urlsafe_b64encode(fingerprint).rstrip(b"=").decode(),
+                ca_fingerprint=self._authority.fingerprint,
             )
         )
 
@@ -73,6 +72,7 @@ class Enrolment:
         The same machine (the same key) may ask again with the same token while it waits.
         """
         token = self._parse(join)
+        self._require_signable(join)
         key = public_key_sha256(join.signing_request)
         host = self._view.host_of_token(token.token_id)
         if host is None:
@@ -125,6 +125,18 @@ class Enrolment:
             expires=certificate.not_valid_after_utc,
         )
 
+    def _require_signable(self, join: Join) -> None:
+        """Refuse a request that the CA will not sign before anything is recorded of it."""
+        try:
+            pem = join.signing_request.encode()
+            self._authority.sign_host_request(pem, _NOBODY, dt.datetime.now(dt.UTC))
+        except CertificateRefusal as error:
+            raise InvalidField(
+                f"The signing request is refused: {error}",
+                remedy="Let 'chronovisor agent join' make it.",
+                field="signing_request",
+            ) from error
+
     @staticmethod
     def _parse(join: Join) -> JoinToken:
         if len(join.signing_request) > SIGNING_REQUEST_CHARACTERS_MAX:
@@ -137,7 +149,7 @@ class Enrolment:
             raise _refused("The token is cut short or was changed.") from error
 
 
-def decide_join(  # noqa: PLR0913 - what a join is made of
+def decide_join(
     world: World, context: Context, host_id: str, token: JoinToken, join: Join, key: str
 ) -> Decision:
     """Use the token for this machine's key; the same key again changes nothing."""
@@ -189,6 +201,3 @@ def _require_host(world: World, host_id: str) -> HostState:
 
 def _refused(detail: str) -> TokenRefused:
     return TokenRefused(detail, remedy="Ask an admin for a new token: 'chronovisor host token'.")
-
-
-__all__ = ["BadSigningRequest", "Enrolment", "TokenRefused", "decide_join", "public_key_sha256"]

@@ -70,7 +70,7 @@ class Hearing:
 class Monitor:
     """Shares what was heard, and appends `host.silent` where it is due."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(
         self,
         handler: Handler,
         view: GatewayView,

@@ -26,8 +26,10 @@ from events.wire.agent import (
     FullStateItem,
     JobItem,
     JobState,
-    VmState as Reported,
     VmStateItem,
+)
+from events.wire.agent import (
+    VmState as Reported,
 )
 
 PROGRESS_STEP_PERCENT = 5

@@ -80,17 +80,23 @@ class Runner:
 
     async def run(self) -> None:
         """Take the policy over, catch up, then follow the log for ever."""
-        await self._elect()
-        await self._catch_up(collect=False)
-        self._dirty = dict.fromkeys(self._facts.operations)
+        await self.begin()
         while True:
             try:
-                await self._turn()
+                await self.turn()
+                await self._log.wait(self._facts.position, self._until_next_timer_s())
             except (OverloadedError, UnavailableError) as error:
                 log.warning("policies wait for the log", reason=str(error))
                 await asyncio.sleep(_RETRY_S)
 
-    async def _turn(self) -> None:
+    async def begin(self) -> None:
+        """Take the policy over and catch up with the log."""
+        await self._elect()
+        await self._catch_up(collect=False)
+        self._dirty = dict.fromkeys(self._facts.operations)
+
+    async def turn(self) -> None:
+        """Take in what is new and make every move that can be made now."""
         await self._catch_up(collect=True)
         await self._end_lost_runs()
         await self._fire_timers()
@@ -99,7 +105,6 @@ class Runner:
             del self._dirty[operation]
             await self._advance(operation)
             await self._catch_up(collect=True)
-        await self._log.wait(self._facts.position, self._until_next_timer_s())
 
     async def _elect(self) -> None:
         while True:

@@ -1,0 +1,186 @@
+"""The settings: one object, read once, from defaults, a TOML file and the environment.
+
+`DIR/chronovisor.toml` holds what differs from the defaults; an environment variable wins over it:
+`CHRONOVISOR_API__PORT=8800` sets `port` in the section `api`. Secrets are never settings: a setting
+names the file that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+FILE_NAME = "chronovisor.toml"
+PREFIX = "CHRONOVISOR_"
+NOT_SETTINGS = frozenset(
+    {"URL", "TOKEN_FILE", "CA_FILE", "OUTPUT", "CACHE", "TEST_PATIENCE", "REQUIRE_ALL"}
+)
+"""Variables with our prefix that are the CLI's or the tests' own."""
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text names it, where it comes from, and what is allowed."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections."""
+
+
+class Api(Section, frozen=True, kw_only=True):
+    """The HTTP API. `names` are further host names or addresses that its certificate is to have.
+
+    `plain_http` serves without TLS, on loopback only.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8800
+    names: tuple[str, ...] = ()
+    plain_http: bool = False
+
+
+class Gateway(Section, frozen=True, kw_only=True):
+    """The agents' side. Port 0 takes the API's port plus one (any free one if that is 0 too).
+
+    `address` is what agents are told to connect to; empty: the first of `api.names`, or `host`.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+    address: str = ""
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """PostgreSQL. Without `dsn_file` the embedded one is used, under DIR."""
+
+    dsn_file: Path | None = None
+
+
+class Kafka(Section, frozen=True, kw_only=True):
+    """Kafka. Without `bootstrap` (host:port, comma separated) the direct stream is used."""
+
+    bootstrap: str | None = None
+    projector: bool = False
+
+
+class Hosts(Section, frozen=True, kw_only=True):
+    """How long hosts may be silent, and what agents keep to."""
+
+    silent_timeout_s: Seconds = 60.0
+    grace_s: Seconds = 300.0
+    telemetry_interval_s: Seconds = 15.0
+    compare_interval_s: Seconds = 60.0
+    boot_timeout_s: Seconds = 120.0
+
+
+class Policies(Section, frozen=True, kw_only=True):
+    """How long operations wait."""
+
+    launch_timeout_s: Seconds = 60.0
+    retry_s: Seconds = 30.0
+
+
+class Smtp(Section, frozen=True, kw_only=True):
+    """Mail. Without `server` no mail is sent. The password lies in a file."""
+
+    server: str | None = None
+    port: Port | None = None
+    encryption: Annotated[str, msgspec.Meta(pattern="^(none|ssl|starttls)$")] = "starttls"
+    user: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    sender: str = "chronovisor@localhost"
+    reply_to: str | None = None
+
+
+class Snmp(Section, frozen=True, kw_only=True):
+    """SNMP v2c traps to `managers` (host or host:port). The community lies in a file."""
+
+    managers: tuple[str, ...] = ()
+    community_file: Path | None = None
+
+
+class Notifier(Section, frozen=True, kw_only=True):
+    """Who is told what: `filter` in oVirt's grammar, `exclude:*` for nobody."""
+
+    filter: str = "exclude:*"
+    start: Annotated[str, msgspec.Meta(pattern="^(head|beginning)$")] = "head"
+    smtp: Smtp = Smtp()
+    snmp: Snmp = Snmp()
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """All settings.
+
+    `time_scale` multiplies every time-out and interval that runs between our own parts: tests set
+    it low to see in seconds what takes minutes.
+    """
+
+    time_scale: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    api: Api = Api()
+    gateway: Gateway = Gateway()
+    database: Database = Database()
+    kafka: Kafka = Kafka()
+    hosts: Hosts = Hosts()
+    policies: Policies = Policies()
+    notifier: Notifier = Notifier()
+
+
+def load(folder: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of a folder; raises SettingsError."""
+    file = folder / FILE_NAME
+    fields: dict[str, Any] = {}
+    try:
+        fields = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        message = f"{file} cannot be read: {error}"
+        raise SettingsError(message) from error
+    names = _from_environment(fields, os.environ if environment is None else environment)
+    try:
+        return msgspec.convert(fields, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        sources = f"{file}" + (f" or the environment ({', '.join(names)})" if names else "")
+        message = f"A setting in {sources} is wrong: {error}"
+        raise SettingsError(message) from error
+
+
+def _from_environment(fields: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Put the environment's settings over the file's; return the variables used."""
+    used = []
+    for name, text in sorted(environment.items()):
+        key = name.removeprefix(PREFIX)
+        if key == name or key in NOT_SETTINGS:
+            continue
+        *sections, field = key.lower().split("__")
+        place = fields
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                message = f"{name} names a section that is no section: {section}"
+                raise SettingsError(message)
+        place[field] = _value(sections, field, text)
+        used.append(name)
+    return used
+
+
+def _value(sections: list[str], field: str, text: str) -> object:
+    """Lists are given comma separated; everything else as it is."""
+    kind: Any = Settings
+    for section in sections:
+        known = {f.name: f.type for f in msgspec.structs.fields(kind)}
+        kind = known.get(section)
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return text
+    types = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    if str(types.get(field, "")).startswith("tuple"):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
