@@ -24,9 +24,8 @@ import msgspec
 from lxml import etree
 
 from events.types.run_spec import Disk, DiskBus, FixedPciBus, Nic, RunSpec
+from hostagent.libvirt_metadata import XML_UNUSABLE, metadata, printable
 
-METADATA_NAMESPACE = "urn:chronovisor:domain:1"
-METADATA_PREFIX = "chronovisor"
 GUEST_AGENT_CHANNEL = "org.qemu.guest_agent.0"
 MANUFACTURER = "Chronovisor"
 
@@ -39,7 +38,6 @@ SATA_PORTS = 6
 SCSI_TARGETS_WITHOUT_BUS = 224  # targets from here on are for disks that came without a number
 
 EXACT_MACHINE = re.compile(r"pc-q35-\d[\w.+-]*")
-XML_UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class UnusableSpecError(ValueError):
@@ -131,27 +129,6 @@ def _check_id(vm: str) -> None:
         raise UnusableSpecError(f"{vm!r} is not a UUID in its usual spelling")
 
 
-def metadata(spec: RunSpec) -> etree._Element:
-    """Return the `<metadata>` element by which the domain is known as ours."""
-    holder = etree.Element("metadata")
-    names = {METADATA_PREFIX: METADATA_NAMESPACE}
-    own = etree.SubElement(holder, f"{{{METADATA_NAMESPACE}}}domain", nsmap=names)
-    values = {
-        "vm": spec.vm,
-        "incarnation": str(spec.incarnation),
-        "first_host": spec.first_host,
-        "name": spec.name,
-    }
-    for tag, value in values.items():
-        _text(own, f"{{{METADATA_NAMESPACE}}}{tag}", _printable(value))
-    return holder
-
-
-def _printable(text: str) -> str:
-    """Return the text without what XML cannot hold."""
-    return XML_UNUSABLE.sub("\ufffd", text)
-
-
 def _element(parent: etree._Element, tag: str, /, **attributes: str) -> etree._Element:
     return etree.SubElement(parent, tag, dict(attributes))
 
@@ -186,7 +163,7 @@ def _system(root: etree._Element, spec: RunSpec) -> None:
     _text(system, "entry", spec.vm, name="uuid")
     strings = _element(information, "oemStrings")
     _text(strings, "entry", f"chronovisor.incarnation={spec.incarnation}")
-    _text(strings, "entry", _printable(f"chronovisor.first_host={spec.first_host}"))
+    _text(strings, "entry", printable(f"chronovisor.first_host={spec.first_host}"))
 
 
 def _operating_system(root: etree._Element, spec: RunSpec, facts: HostFacts) -> None:
@@ -198,7 +175,7 @@ def _operating_system(root: etree._Element, spec: RunSpec, facts: HostFacts) -> 
         if boot.initrd is not None:
             _text(system, "initrd", storage_path(facts.storage_folder, boot.initrd))
         if boot.command_line:
-            _text(system, "cmdline", _printable(boot.command_line))
+            _text(system, "cmdline", printable(boot.command_line))
     _element(system, "smbios", mode="sysinfo")
 
 

@@ -82,6 +82,8 @@ class Paused(enum.IntEnum):
 
 
 SHUTDOWN_BY_HOST = 2
+RESETS_AS_ONE_S = 1.0
+"""Firmware resets the machine a few times more on its way up: that is one reset to people."""
 AGENT_CONNECTED = 1
 HELD = frozenset({Paused.MIGRATION, Paused.POSTCOPY, Paused.POSTCOPY_FAILED})
 
@@ -122,12 +124,13 @@ def paused_reason(reason: int) -> PauseReason:
 class Memory:
     """What is known of one VM between two events."""
 
-    def __init__(self, incarnation: int, *, paused: bool = False) -> None:
+    def __init__(self, incarnation: int) -> None:
         self.incarnation = incarnation
-        self.paused = paused
+        self.paused = False
         self.shut_down_by_host = False
         self.panicked = False
         self.io_error: PauseReason | None = None
+        self.reset_at_s = -RESETS_AS_ONE_S
 
 
 class Interpreter:
@@ -140,7 +143,8 @@ class Interpreter:
         """Learn of a run: before it is started, or found as running."""
         found = self._known.get(uuid)
         if found is None or found.incarnation != incarnation:
-            self._known[uuid] = Memory(incarnation, paused=paused)
+            self._known[uuid] = Memory(incarnation)
+        self._known[uuid].paused = paused
 
     def forget(self, uuid: str, incarnation: int) -> None:
         """Forget a run that never came to be or is gone."""
@@ -157,15 +161,24 @@ class Interpreter:
         found = self._known.get(uuid)
         return found.io_error if found else None
 
-    def read(self, raw: RawEvent) -> DriverEvent | None:
-        """Return what an agent is to be told of the event; None for nothing."""
+    def expect_reset(self, uuid: str) -> None:
+        """Tell of the next reset of a VM, however shortly it comes after another."""
+        if uuid in self._known:
+            self._known[uuid].reset_at_s = -RESETS_AS_ONE_S
+
+    def read(self, raw: RawEvent, at_s: float) -> DriverEvent | None:
+        """Return what an agent is to be told of the event; None for nothing. `at_s` is now, on a
+        clock that never jumps.
+        """
         vm = self._known.get(raw.uuid)
         if vm is None:
             return None
         if raw.kind is RawKind.IO_ERROR:
             vm.io_error = io_error_reason(raw.text)
         elif raw.kind is RawKind.REBOOT:
-            return self._event(Happening.RESET, raw, vm)
+            previous, vm.reset_at_s = vm.reset_at_s, at_s
+            if at_s - previous >= RESETS_AS_ONE_S:
+                return self._event(Happening.RESET, raw, vm)
         elif raw.kind is RawKind.AGENT:
             if raw.event == AGENT_CONNECTED:
                 return self._event(Happening.GUEST_AGENT, raw, vm)

@@ -1,12 +1,14 @@
-"""What a guest's agent answers, made readable. Pure; the guest is not trusted."""
+"""What a guest's agent answers, made readable; the guest is not trusted."""
 
 from __future__ import annotations
 
 import ipaddress
+import time
+from collections.abc import Callable
 
 import msgspec
 
-from hostagent.driver import Guest
+from hostagent.driver import DriverError, Guest
 
 ADDRESSES_MAX = 64
 TEXT_LENGTH_MAX = 255
@@ -41,6 +43,27 @@ class _System(msgspec.Struct, frozen=True, rename="kebab"):
 
 class _SystemAnswer(msgspec.Struct, frozen=True):
     answer: _System = msgspec.field(default=_System(), name="return")
+
+
+def read_guest(ask: Callable[[str, int], str], limit_s: int) -> Guest:
+    """Ask the guest's agent what it knows, all together within `limit_s` whole seconds.
+
+    Raises DriverError if it does not answer at all; what an old agent does not know stays empty.
+    `ask` is given a command and a limit, and blocks.
+    """
+    end_s = time.monotonic() + limit_s
+    interfaces = ask("guest-network-get-interfaces", limit_s)
+
+    def maybe(command: str) -> str | None:
+        left_s = int(end_s - time.monotonic())
+        if left_s < 1:
+            return None
+        try:
+            return ask(command, left_s)
+        except DriverError:
+            return None
+
+    return guest(interfaces, maybe("guest-get-host-name"), maybe("guest-get-osinfo"))
 
 
 def guest(interfaces: str, host_name: str | None, system: str | None) -> Guest:

@@ -134,6 +134,11 @@ def memory_bytes(meminfo: str) -> tuple[int, int]:
     return total, total - values.get("MemAvailable", total)
 
 
+def host_memory_bytes() -> int:
+    """Return the host's whole memory (libvirt 9 answers something else in its node info)."""
+    return memory_bytes(Path("/proc/meminfo").read_text())[0]
+
+
 def network_bytes(net_dev: str, bridges: Iterable[str]) -> tuple[int, int]:
     """Return what went in and out of the host, from /proc/net/dev: bridges and guests' taps would
     count the same bytes again.

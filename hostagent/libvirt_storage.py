@@ -154,23 +154,29 @@ class Storage:
             return ""
         return f"{status.st_size}-{status.st_mtime_ns}"
 
-    def remove(self, name: str) -> None:
-        """Remove a file (a symbolic link itself, not what it points to), and what was left half
-        made of it; no error if there is none.
+    def path_to_remove(self, name: str) -> Path:
+        """Return the path of a name whose folder lies inside, wherever the file itself may point;
+        raises DriverError.
         """
         try:
             path = Path(storage_path(str(self.folder), name))
         except ValueError as error:
             raise DriverError(str(error)) from error
-        parent = path.parent.resolve()
-        if not parent.is_relative_to(self.folder):
+        if not path.parent.resolve().is_relative_to(self.folder):
             raise DriverError(f"{name!r} leads out of the storage folder")
+        return path
+
+    def remove(self, name: str) -> None:
+        """Remove a file (a symbolic link itself, not what it points to), and what was left half
+        made of it; no error if there is none.
+        """
+        path = self.path_to_remove(name)
         for victim in (path, partial_of(path)):
             if victim.is_dir() and not victim.is_symlink():
                 raise DriverError(f"{name!r} is a folder, not a volume")
             victim.unlink(missing_ok=True)
-        if parent.is_dir():
-            sync_folder(parent)
+        if path.parent.is_dir():
+            sync_folder(path.parent)
 
     def free_bytes(self) -> int:
         """Return the room that is left."""

@@ -13,9 +13,8 @@ import msgspec
 from lxml import etree
 
 from events.types.run_spec import RunSpec
-from hostagent.domain_xml import METADATA_NAMESPACE, Console, console_time, metadata, storage_path
-
-OWN = f"{{{METADATA_NAMESPACE}}}"
+from hostagent.domain_xml import Console, console_time, storage_path
+from hostagent.libvirt_metadata import DISK_TAG, NO_VERSION, OWN, metadata
 
 
 class UnusableMemoryError(ValueError):
@@ -49,16 +48,13 @@ def ownership(own_element_xml: str, uuid: str) -> Ownership | None:
         own = parse(own_element_xml)
     except ValueError:
         return None
-    # libvirt hands the element out with our namespace as its prefix or as the default one.
-    incarnation = _own(own, "incarnation")
-    if _own(own, "vm") != uuid or not incarnation.isdecimal():
+    # libvirt hands the element out without its namespace, and inside a domain's XML with it.
+    texts = {etree.QName(each).localname: each.text or "" for each in own.iterchildren("*")}
+    incarnation = texts.get("incarnation", "")
+    if texts.get("vm") != uuid or not (incarnation.isascii() and incarnation.isdecimal()):
         return None
-    return Ownership(vm=uuid, incarnation=int(incarnation), first_host=_own(own, "first_host"))
-
-
-def _own(element: etree._Element, tag: str) -> str:
-    found = element.findtext(f"{OWN}{tag}")
-    return found if isinstance(found, str) else ""
+    first_host = texts.get("first_host", "")
+    return Ownership(vm=uuid, incarnation=int(incarnation), first_host=first_host)
 
 
 def disk_files(root: etree._Element) -> tuple[str, ...]:
@@ -68,17 +64,23 @@ def disk_files(root: etree._Element) -> tuple[str, ...]:
 
 
 def with_disk_versions(saved_xml: str, versions: Mapping[str, str]) -> str:
-    """Return a saved domain's XML with the versions of its disks noted in our metadata."""
+    """Return a saved domain's XML with the versions of its volumes noted in our metadata.
+
+    It is no longer than before: the place for the versions was made when the domain was.
+    """
     root = parse(saved_xml)
-    own = root.find(f"metadata/{OWN}domain")
-    if own is None:
-        raise UnusableMemoryError("the saved memory is not that of a managed VM")
-    for old in own.findall(f"{OWN}disk"):
-        own.remove(old)
-    for path, version in versions.items():
-        noted = etree.SubElement(own, f"{OWN}disk", version=version)
-        noted.text = path
+    for disk in root.iterfind(f"metadata/{OWN}domain/{DISK_TAG}"):
+        version = versions.get(disk.text or "", "")
+        disk.set("version", version.ljust(len(NO_VERSION), "-"))
     return etree.tostring(root, encoding="unicode")
+
+
+def noted_versions(saved_xml: str) -> dict[str, str]:
+    """Return the volumes of a managed domain, with the versions that were noted when it was saved
+    ("" if none were).
+    """
+    disks = parse(saved_xml).iterfind(f"metadata/{OWN}domain/{DISK_TAG}")
+    return {disk.text or "": (disk.get("version") or "").rstrip("-") for disk in disks}
 
 
 def saved_ownership(saved_xml: str) -> Ownership | None:
@@ -102,7 +104,8 @@ def restored_xml(
 
     The devices are the saved ones (the memory belongs to them); metadata and the console's
     password are new. Raises UnusableMemoryError if the memory is another VM's or a later run's,
-    if the VM has other disks now, or if a disk was written to since: `versions` are those of now.
+    if the VM has other disks now, or if a disk was written to since: `versions` are those of now,
+    by volume.
     """
     root = parse(saved_xml)
     owner = saved_ownership(saved_xml)
@@ -116,11 +119,12 @@ def restored_xml(
     files = {str(PurePosixPath(file)) for file in disk_files(root)}
     if files != wanted:
         raise UnusableMemoryError("the memory was saved with other disks than the VM has now")
-    noted = {disk.text: disk.get("version") for disk in root.iterfind(f"metadata/{OWN}domain/*")}
-    for file in sorted(files):
-        if noted.get(file) != versions.get(file):
-            name = PurePosixPath(file).name
-            raise UnusableMemoryError(f"disk {name} was written to after the memory was saved")
+    noted = noted_versions(saved_xml)
+    for disk in spec.configuration.disks:
+        if not noted.get(disk.volume) or noted[disk.volume] != versions.get(disk.volume):
+            raise UnusableMemoryError(
+                f"disk {disk.name!r} was written to after the memory was saved"
+            )
     previous = root.find("metadata")
     if previous is None:
         raise UnusableMemoryError("the saved memory is not this VM's")

@@ -1,0 +1,127 @@
+"""What the driver asks of libvirt: a small port, so that all but one file work without libvirt.
+
+Every call blocks and is made from a thread. A connection's type is libvirt's own and nobody else's
+business. Errors come as DriverError, or as LostConnectionError when libvirt cannot be asked any
+more and the outcome of a call that changes something is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from hostagent.driver import UnknownStateError
+from hostagent.libvirt_events import RawEvent
+from hostagent.libvirt_xml import Ownership
+
+Connection = Any
+
+
+class LostConnectionError(UnknownStateError):
+    """The connection broke; what was asked may have been done or not."""
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """An active domain. `own` is there if it is ours; `paused` is virDomainPausedReason, None for
+    a domain whose CPUs run; `leaving` for one that is neither running nor paused any more.
+    """
+
+    uuid: str
+    name: str
+    own: Ownership | None = None
+    paused: int | None = None
+    leaving: bool = False
+
+
+class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What libvirt knows of the host; versions packed as libvirt does."""
+
+    host_name: str
+    cpus: int
+    qemu_version: int
+    libvirt_version: int
+    capabilities_xml: str
+
+
+class Hypervisor(Protocol):
+    """libvirt on one host, named by its URI."""
+
+    def connect(
+        self, on_event: Callable[[RawEvent], None], on_over: Callable[[], None]
+    ) -> Connection:
+        """Open a connection, register for events, and return it; both callables are called from
+        a thread of libvirt's.
+        """
+        ...
+
+    def disconnect(self, connection: Connection) -> None:
+        """Close a connection; domains run on."""
+        ...
+
+    def active(self, connection: Connection) -> Sequence[Listed]:
+        """Return all active domains."""
+        ...
+
+    def find(self, connection: Connection, uuid: str) -> Listed | None:
+        """Return one active domain."""
+        ...
+
+    def create(self, connection: Connection, xml: str) -> None:
+        """Start a transient domain."""
+        ...
+
+    def restore(self, connection: Connection, file: str, xml: str) -> None:
+        """Start a domain from saved memory, under this XML; it runs afterwards."""
+        ...
+
+    def save(self, connection: Connection, uuid: str, file: str) -> None:
+        """Save a domain's memory and end it."""
+        ...
+
+    def saved_xml(self, connection: Connection, file: str) -> str:
+        """Return the XML in a file of saved memory, secrets included."""
+        ...
+
+    def define_saved_xml(self, connection: Connection, file: str, xml: str) -> None:
+        """Replace the XML in a file of saved memory."""
+        ...
+
+    def destroy(self, connection: Connection, uuid: str) -> None:
+        """End a domain's QEMU; no error if there is none."""
+        ...
+
+    def press_power_button(self, connection: Connection, uuid: str) -> None:
+        """Tell the guest, by ACPI, that its power button was pressed."""
+        ...
+
+    def reset(self, connection: Connection, uuid: str) -> None:
+        """Reset the machine."""
+        ...
+
+    def resume(self, connection: Connection, uuid: str) -> None:
+        """Let the CPUs run."""
+        ...
+
+    def has_no_space(self, connection: Connection, uuid: str) -> bool:
+        """Whether a disk of a paused domain stopped for want of space."""
+        ...
+
+    def ask_agent(self, connection: Connection, uuid: str, command: str, timeout_s: int) -> str:
+        """Return the guest agent's answer (JSON) to a command without arguments."""
+        ...
+
+    def statistics(self, connection: Connection) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return the figures of all active domains, by uuid, without waiting for any of them."""
+        ...
+
+    def figures(self, connection: Connection) -> HostFigures:
+        """Return what is known of the host."""
+        ...
+
+    def domain_capabilities(
+        self, connection: Connection, architecture: str, virtualization: str
+    ) -> str:
+        """Return libvirt's XML on what domains may be."""
+        ...
