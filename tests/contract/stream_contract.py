@@ -53,6 +53,20 @@ def events_of(batches: list[Batch]) -> list[Stored]:
     return [stored for batch in batches for stored in batch.events]
 
 
+def positions(batches: list[Batch]) -> list[int]:
+    return [stored.position for stored in events_of(batches)]
+
+
+async def append(log: Log, count: int) -> None:
+    """Append this many events, each by a command of its own."""
+    await append_events(log, count, per_command=1)
+
+
+async def read_until(stream: Stream, after: Cursor, position: int, limit: int = 7) -> list[Batch]:
+    """Read batches, small ones, up to a position."""
+    return await take(stream, after, position, limit)
+
+
 class StreamContract:
     """The suite."""
 
@@ -71,7 +85,7 @@ class StreamContract:
         await append_events(log, 100)
         batches = await take(stream, START, 100, limit=7)
         assert all(1 <= len(batch.events) <= 7 for batch in batches)
-        assert [stored.position for stored in events_of(batches)] == list(range(1, 101))
+        assert positions(batches) == list(range(1, 101))
 
     async def test_reading_goes_on_after_each_cursor(self, log: Log, stream: Stream) -> None:
         await append_events(log, 30)
@@ -104,7 +118,7 @@ class StreamContract:
         await asyncio.sleep(0.5)
         assert not reading.done()
         await append_events(log, 4)
-        assert [stored.position for stored in events_of(await reading)] == list(range(1, 10))
+        assert positions(await reading) == list(range(1, 10))
 
     async def test_two_readers_do_not_disturb_each_other(self, log: Log, stream: Stream) -> None:
         await append_events(log, 40)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
-import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -22,22 +20,8 @@ from tests.contract.sample_events import SAMPLE_CODEC
 from tests.contract.stream_contract import StreamContract, append_events, events_of, take
 from tests.harness.kafka import KafkaBroker
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.timeout(180),
-    # kafka-python leaves the sockets of failed connects to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 SCALE = 0.1
-
-
-@pytest.fixture(autouse=True)
-def _collect_sockets() -> Iterator[None]:
-    """Let go of kafka-python's leftovers here, lest their warnings fail a test elsewhere."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 async def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 40.0) -> None:
