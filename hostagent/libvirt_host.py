@@ -94,6 +94,9 @@ class HostDriver:
         self._sampler = Sampler(self._processes, self._storage)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Starts that are not over yet, and those of them that are to come to nothing.
+        self._asked: set[tuple[str, int]] = set()
+        self._unwanted: set[tuple[str, int]] = set()
         self._facts: HostFacts | None = None
 
     async def open(self) -> None:
@@ -133,31 +136,51 @@ class HostDriver:
         return await self._inventory.domains()
 
     async def start(self, spec: RunSpec) -> None:
-        """Start or restore an incarnation; nothing happens if it runs already."""
-        await self._to_the_end(self._start(spec))
+        """Start or restore an incarnation; UnknownStateError if it runs, or may run, already."""
+        key = (spec.vm, spec.incarnation)
+        if key in self._asked:
+            raise UnknownStateError(f"VM {spec.vm} is being started already")
+        self._asked.add(key)
+        await self._to_the_end(self._start(spec, key))
 
-    async def _start(self, spec: RunSpec) -> None:
-        async with self._lock(spec.vm):
-            listed = await self._find(spec.vm)
-            if listed is not None:
-                if listed.own is not None and listed.own.incarnation == spec.incarnation:
-                    return
-                raise DriverError(f"VM {spec.vm} runs already, as another incarnation")
-            if await self._processes_of(spec.vm):
-                raise DriverError(f"a QEMU of VM {spec.vm} runs that libvirt does not know")
-            self._watch.starting[spec.vm] = spec.incarnation
-            self._watch.interpreter.know(spec.vm, spec.incarnation)
-            well = False
-            try:
-                await self._launch(spec)
-                well = True
-            except UnknownStateError:
-                raise
-            except DriverError:
-                await self._make_sure_it_is_not_there(spec)
-                raise
-            finally:
-                self._watch.started(spec.vm, well=well)
+    async def _start(self, spec: RunSpec, key: tuple[str, int]) -> None:
+        try:
+            async with self._lock(spec.vm):
+                await self._refuse_second_copy(spec)
+                await self._start_only(spec, key)
+        finally:
+            self._asked.discard(key)
+            self._unwanted.discard(key)
+
+    async def _refuse_second_copy(self, spec: RunSpec) -> None:
+        """Raise unless no copy of the VM is here.
+
+        Where it may be this very run, that is no failed start: the caller has to compare.
+        """
+        listed = await self._find(spec.vm)
+        if listed is not None:
+            same = listed.own is None or listed.own.incarnation == spec.incarnation
+            error = UnknownStateError if same else DriverError
+            raise error(f"VM {spec.vm} runs here already")
+        if await self._processes_of(spec.vm):
+            raise UnknownStateError(f"VM {spec.vm} has a process of which libvirt knows nothing")
+
+    async def _start_only(self, spec: RunSpec, key: tuple[str, int]) -> None:
+        if key in self._unwanted:
+            raise DriverError("the start was taken back before it began")
+        self._watch.starting[spec.vm] = spec.incarnation
+        self._watch.interpreter.know(spec.vm, spec.incarnation)
+        well = False
+        try:
+            await self._launch(spec)
+            well = True
+        except UnknownStateError:
+            raise
+        except DriverError:
+            await self._make_sure_it_is_not_there(spec)
+            raise
+        finally:
+            self._watch.started(spec.vm, well=well)
 
     async def _launch(self, spec: RunSpec) -> None:
         facts = await self._host_facts()
@@ -219,7 +242,9 @@ class HostDriver:
                     lambda libvirt: self._hypervisor.destroy(libvirt, vm),
                     self._options.destroy_timeout_s,
                 )
-            elif self._watch.starting.get(vm) != incarnation:
+            elif (vm, incarnation) in self._asked:
+                self._unwanted.add((vm, incarnation))
+            else:
                 left = await self._processes_of(vm)
                 if not left:
                     return
