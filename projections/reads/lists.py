@@ -1,0 +1,276 @@
+"""Lists: parameters to one statement, whose answer is put together by the database itself."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import datetime as dt
+import hashlib
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import psycopg
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from projections.reads.collections import Collection, Filter, Match
+from projections.reads.context import POSITION_HEADER, Reads, building
+from projections.reads.problems import InvalidCursor, InvalidParameter, UnknownParameter
+
+LIMIT_MAX = 10_000
+LIMIT_DEFAULT = 100
+VALUE_CHARACTERS_MAX = 2_000
+VALUES_MAX = 100
+WORDS_MAX = 10
+PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
+INTEGER_MAX = 2**31 - 1
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ends: the sort value and key of its last row, in a list with these filters."""
+
+    list: str
+    value: str
+    key: str
+
+
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request for a list asks for."""
+
+    conditions: tuple[str, ...]
+    arguments: tuple[Any, ...]
+    sort: str
+    descending: bool
+    limit: int
+    fields: tuple[str, ...] | None
+    after: Cursor | None
+    fingerprint: str
+
+
+def check_parameters(parameters: QueryParams, known: tuple[str, ...]) -> None:
+    """Raise a problem for a parameter that is unknown, given twice, or no sensible text."""
+    for name in parameters:
+        if name not in known:
+            raise UnknownParameter(
+                f"There is no parameter {name[:100]!r} here.",
+                f"Known parameters are: {', '.join(sorted(known))}.",
+            )
+        values = parameters.getlist(name)
+        if len(values) > 1:
+            raise InvalidParameter(
+                f"Parameter {name} is given {len(values)} times.",
+                "Give it once, with several values separated by commas where it takes several.",
+            )
+        if not values[0] or len(values[0]) > VALUE_CHARACTERS_MAX or "\x00" in values[0]:
+            raise InvalidParameter(
+                f"Parameter {name} is empty, too long, or contains a NUL character.",
+                f"Give 1 to {VALUE_CHARACTERS_MAX} characters, or leave it out.",
+            )
+
+
+def parse_time(name: str, given: str) -> dt.datetime:
+    """Return a time given as RFC 3339; a `+` that the URL turned into a space is understood."""
+    time: dt.datetime | None = None
+    with contextlib.suppress(msgspec.ValidationError, OverflowError):
+        time = msgspec.convert(given.strip().replace(" ", "+"), dt.datetime)
+        time = time.astimezone(dt.UTC) if time.tzinfo is not None else None
+    if time is None:
+        raise InvalidParameter(
+            f"{given[:100]!r} is not a time for {name}.",
+            "Give a time as RFC 3339 has it, with its zone, such as 2026-11-21T08:30:00Z.",
+        )
+    return time
+
+
+def parse_fields(collection: Collection, given: str | None) -> tuple[str, ...] | None:
+    """Return the fields asked for, or None for all."""
+    if given is None:
+        return None
+    fields = tuple(dict.fromkeys(given.split(",")))
+    unknown = [field for field in fields if field not in collection.fields]
+    if unknown:
+        raise InvalidParameter(
+            f"There is no field {unknown[0][:100]!r} in a {collection.one}.",
+            f"Fields are: {', '.join(collection.fields)}.",
+        )
+    return fields
+
+
+def chosen(fields: tuple[str, ...], document: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Return the fields of a document that were asked for."""
+    return {field: document[field] for field in fields}
+
+
+def _condition(name: str, given: str, narrowing: Filter) -> tuple[str, list[Any]]:
+    """Return a condition and its arguments; raises InvalidParameter."""
+    column = narrowing.column
+    match narrowing.match:
+        case Match.ONE_OF:
+            values = _several(name, given)
+            for value in values:
+                if narrowing.values and value not in narrowing.values:
+                    raise InvalidParameter(
+                        f"{value[:100]!r} is no value of {name}.",
+                        f"Values are: {', '.join(narrowing.values)}.",
+                    )
+            return f"{column} = ANY(%s)", [values]
+        case Match.NUMBER:
+            numbers = [_integer(name, value, 0, INTEGER_MAX) for value in _several(name, given)]
+            return f"{column} = ANY(%s)", [numbers]
+        case Match.NAME:
+            pattern = given.casefold()
+            if "*" not in pattern:
+                return f"{column} = %s", [pattern]
+            for special in ("\\", "%", "_"):
+                pattern = pattern.replace(special, f"\\{special}")
+            return f"{column} LIKE %s", [pattern.replace("*", "%")]
+        case Match.WORDS:
+            words = given.casefold().split()[:WORDS_MAX]
+            searched = column if column == "search" else f"lower({column})"
+            conditions = [f"strpos({searched}, %s) > 0" for _ in words]
+            return " AND ".join(conditions) or "true", list(words)
+        case Match.SINCE:
+            return f"{column} >= %s", [parse_time(name, given)]
+        case Match.UNTIL:
+            return f"{column} <= %s", [parse_time(name, given)]
+        case Match.OPEN:
+            if given not in narrowing.values:
+                raise InvalidParameter(f"{given[:100]!r} is no value of {name}.", "true or false.")
+            return f"{column} IS {'' if given == 'true' else 'NOT '}NULL", []
+
+
+def _several(name: str, given: str) -> list[str]:
+    values = given.split(",")
+    if len(values) > VALUES_MAX or not all(values):
+        raise InvalidParameter(
+            f"Parameter {name} has {len(values)} values, some perhaps empty.",
+            f"Give 1 to {VALUES_MAX} values, separated by commas.",
+        )
+    return values
+
+
+def _integer(name: str, given: str, low: int, high: int) -> int:
+    if given.isascii() and given.isdigit() and low <= int(given[:20]) <= high:
+        return int(given[:20])
+    raise InvalidParameter(
+        f"{given[:100]!r} is no value of {name}.", f"Give a number from {low} to {high}."
+    )
+
+
+def parse(collection: Collection, parameters: QueryParams) -> ListQuery:
+    """Return what the parameters ask for; raises problems."""
+    check_parameters(parameters, (*collection.filters, *PAGE_PARAMETERS))
+    conditions: list[str] = []
+    arguments: list[Any] = []
+    for name, narrowing in collection.filters.items():
+        if name in parameters:
+            condition, values = _condition(name, parameters[name], narrowing)
+            conditions.append(condition)
+            arguments += values
+    sort = parameters.get("sort", collection.default_sort)
+    if sort.removeprefix("-") not in collection.sorts:
+        raise InvalidParameter(
+            f"A list of {collection.name} cannot be sorted by {sort[:100]!r}.",
+            f"Sort by {', '.join(collection.sorts)}; a '-' before it turns the order round.",
+        )
+    narrowed = {name: parameters[name] for name in sorted(collection.filters) if name in parameters}
+    fingerprint = _fingerprint(collection, sort, narrowed)
+    return ListQuery(
+        conditions=tuple(conditions),
+        arguments=tuple(arguments),
+        sort=sort.removeprefix("-"),
+        descending=sort.startswith("-"),
+        limit=_integer("limit", parameters.get("limit", str(LIMIT_DEFAULT)), 1, LIMIT_MAX),
+        fields=parse_fields(collection, parameters.get("fields")),
+        after=_read_cursor(parameters.get("cursor"), fingerprint),
+        fingerprint=fingerprint,
+    )
+
+
+def _fingerprint(collection: Collection, sort: str, narrowed: dict[str, str]) -> str:
+    asked = msgspec.json.encode([collection.name, sort, narrowed])
+    return hashlib.sha256(asked).hexdigest()[:12]
+
+
+def _read_cursor(given: str | None, fingerprint: str) -> Cursor | None:
+    if given is None:
+        return None
+    try:
+        padded = given + "=" * (-len(given) % 4)
+        cursor = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=Cursor)
+    except (binascii.Error, msgspec.DecodeError, ValueError):
+        cursor = None
+    if cursor is None or cursor.list != fingerprint or "\x00" in cursor.value + cursor.key:
+        raise _damaged()
+    return cursor
+
+
+def _damaged() -> InvalidCursor:
+    return InvalidCursor(
+        "The cursor is damaged, or was given with other filters or another order.",
+        "Follow the 'next' link of a page as it is, or begin without a cursor.",
+    )
+
+
+def _write_cursor(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).rstrip(b"=").decode()
+
+
+def statement(collection: Collection, query: ListQuery) -> tuple[bytes, list[Any]]:
+    """Return the statement of a page: one row with the documents already strung together.
+
+    The rows come sorted out of the inner query, and the aggregates keep that order.
+    """
+    sort = collection.sorts[query.sort]
+    conditions, arguments = list(query.conditions), list(query.arguments)
+    order = "DESC" if query.descending else "ASC"
+    if query.after is not None:
+        beyond = "<" if query.descending else ">"
+        conditions.append(
+            f"({sort.column}, {collection.key}) {beyond}"
+            f" (%s::text::{sort.kind}, %s::text::{collection.key_kind})"
+        )
+        arguments += [query.after.value, query.after.key]
+    words = [
+        "SELECT (SELECT position FROM inventory.cursor), count(*),",
+        "string_agg(document, ','::bytea),",
+        "(array_agg(sorted::text))[count(*)], (array_agg(key::text))[count(*)]",
+        f"FROM (SELECT document, {sort.column} AS sorted, {collection.key} AS key",
+        f"FROM inventory.{collection.name}",
+        f"WHERE {' AND '.join(conditions)}" if conditions else "",
+        f"ORDER BY {sort.column} {order}, {collection.key} {order} LIMIT %s) AS page",
+    ]
+    return " ".join(words).encode(), [*arguments, query.limit]
+
+
+async def answer_list(collection: Collection, reads: Reads, request: Request) -> Response:
+    """Answer a page of a list, with a link to the next one where the page is full."""
+    query = parse(collection, request.query_params)
+    text, arguments = statement(collection, query)
+    try:
+        rows = await reads.query(text, arguments)
+    except psycopg.DataError as error:
+        raise _damaged() from error  # only a cursor's values are not checked before
+    position, count, body, last_value, last_key = rows[0]
+    if position is None:
+        raise building()
+    items: bytes = body or b""
+    if query.fields is not None:
+        documents = msgspec.json.decode(b"[%b]" % items, type=list[dict[str, msgspec.Raw]])
+        picked = [chosen(query.fields, document) for document in documents]
+        items = msgspec.json.encode(picked)[1:-1]
+    following = "null"
+    if count == query.limit:
+        cursor = Cursor(query.fingerprint, last_value, last_key)
+        kept = {k: v for k, v in request.query_params.items() if k not in {"cursor", "after"}}
+        link = f"{collection.path}?{urlencode({**kept, 'cursor': _write_cursor(cursor)})}"
+        following = f'"{link}"'
+    tail = f'],"next":{following},"position":{position}}}'
+    return Response(
+        b"".join((b'{"items":[', items, tail.encode())),
+        media_type="application/json",
+        headers={POSITION_HEADER: str(position)},
+    )
