@@ -12,6 +12,7 @@ the agent, in whatever way, leaves VMs alone; the next one adopts them.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -336,11 +337,14 @@ class HostAgent:
 
     async def _sample_for_ever(self) -> None:
         link = self.link
-        begun = moment()
+        await link.greeted.wait()
+        # Each host has its own phase, so that many in one process do not sample all at once.
+        phase = zlib.crc32(self.identity.host.encode()) / 2**32
+        due = moment() + phase * link.telemetry_interval_s
         while True:
-            # At a fixed pace, so that the work of sampling does not slow it down.
-            begun = max(begun + link.telemetry_interval_s, moment() - link.telemetry_interval_s)
-            await asyncio.sleep(max(0.0, begun - moment()))
+            await asyncio.sleep(max(0.0, due - moment()))
+            # At a fixed pace, which the work of sampling does not slow down.
+            due = max(due, moment() - link.telemetry_interval_s) + link.telemetry_interval_s
             try:
                 async with asyncio.timeout(self.desk.timings.call_timeout_s):
                     host, vms = await self.desk.driver.sample()

@@ -227,6 +227,9 @@ class Jobs:
         domain = await self._desk.list_domain(RunKey(job.vm, job.incarnation))
         if domain is None:
             raise JobFailedError("the VM does not run on this host")
+        key = RunKey(job.vm, job.incarnation)
+        self._desk.domains[key] = domain
+        self._desk.tell_run(key)
         return domain
 
 

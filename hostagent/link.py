@@ -58,6 +58,7 @@ class Link:
         self.connected = False
         self.telemetry = TelemetryBuffer()
         self.telemetry_interval_s = 15.0
+        self.greeted = asyncio.Event()
         self._host = host
         self._gateway = gateway
         self._owner = owner
@@ -101,6 +102,7 @@ class Link:
         await self._owner.welcomed(welcome, asked_at)
         _log.info("session", host=self._host, session=welcome.session)
         self.connected = True
+        self.greeted.set()
         self._metrics.sessions.inc()
         return welcome
 
