@@ -26,7 +26,23 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     session_settled_s: float = 60.0
 
     def scaled(self, time_scale: float) -> Timings:
-        """Return all of them multiplied by `time_scale`."""
+        """Return all of them multiplied by `time_scale`.
+
+        What bounds the work of machines keeps a least value: they do not get faster.
+        """
         return Timings(
-            **{name: getattr(self, name) * time_scale for name in self.__struct_fields__}
+            **{
+                name: max(_LEAST_S.get(name, 0.0), getattr(self, name) * time_scale)
+                for name in self.__struct_fields__
+            }
         )
+
+
+_LEAST_S = {
+    "start_timeout_s": 20.0,
+    "destroy_timeout_s": 10.0,
+    "save_timeout_s": 20.0,
+    "call_timeout_s": 4.0,
+    "request_timeout_s": 3.0,
+    "poll_pause_s": 0.05,
+}

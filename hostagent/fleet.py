@@ -1,0 +1,220 @@
+"""Many hosts in one process: each has its own agent, state folder, session and certificate.
+
+A real host is a fleet of one. An agent that fails is started again, later each time; the others
+are not disturbed. Simulated machines can be told things by files (`control`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from hostagent.agent import HostAgent
+from hostagent.backoff import Backoff
+from hostagent.client import HttpsGateway, agent_context
+from hostagent.control import ControlFolder
+from hostagent.driver import Driver
+from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
+from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
+from hostagent.journal import Journal
+from hostagent.metrics import Metrics
+from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
+from hostagent.simulated_state import Control, Do
+from hostagent.timings import Timings
+
+MACHINE_FOLDER = "machine"
+JOURNAL_FOLDER = "journal"
+STARTED_AT_ONCE_MAX = 50
+CONTROL_POLL_S = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class NotJoinedError(Exception):
+    """The state folder holds no identity: the machine has to join first."""
+
+
+class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """One host of a fleet: its state folder (see `join`), its driver, and what identifies it."""
+
+    folder: Path
+    make_driver: Callable[[], Driver]
+    hardware: str
+    boot_id_path: Path = BOOT_ID_PATH
+
+
+class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How one host's agent is."""
+
+    host: str
+    name: str
+    running: bool
+    connected: bool
+    hypervisor_known: bool
+    domains: int
+    session: str
+    waiting_items: int
+
+
+def simulated_host(folder: Path, *, name: str, hardware: str) -> HostSetup:
+    """Return the setup of a simulated host whose machine lies in the state folder."""
+    machine = folder / MACHINE_FOLDER
+    return HostSetup(
+        folder=folder,
+        make_driver=lambda: SimulatedDriver(machine, name=name),
+        hardware=hardware,
+        boot_id_path=machine / BOOT_ID_NAME,
+    )
+
+
+class Fleet:
+    """Runs the agents of several hosts until cancelled."""
+
+    def __init__(
+        self,
+        hosts: Sequence[HostSetup],
+        *,
+        timings: Timings | None = None,
+        control: Path | None = None,
+    ) -> None:
+        self.metrics = Metrics()
+        self._hosts = tuple(hosts)
+        self._timings = timings or Timings()
+        self._control = control
+        self._agents: dict[Path, HostAgent] = {}
+        self._tasks: dict[Path, asyncio.Task[None]] = {}
+        self._starting = asyncio.Semaphore(STARTED_AT_ONCE_MAX)
+        self._off_s: dict[Path, float] = {}
+
+    async def run(self) -> None:
+        """Be the agent of all hosts; VMs run on when this ends, in whatever way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for setup in self._hosts:
+                    group.create_task(self._keep(setup))
+                if self._control is not None:
+                    group.create_task(self._listen(ControlFolder(self._control)))
+        finally:
+            self._agents.clear()
+
+    def health(self) -> list[HostHealth]:
+        """Return how each host's agent is."""
+        return [self._health_of(setup) for setup in self._hosts]
+
+    def measure(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        health = self.health()
+        self.metrics.hosts.set(len(health))
+        self.metrics.connected.set(sum(one.connected for one in health))
+        self.metrics.unknown.set(sum(not one.hypervisor_known for one in health))
+        self.metrics.domains.set(sum(one.domains for one in health))
+        return self.metrics.text()
+
+    async def _keep(self, setup: HostSetup) -> None:
+        """Keep one host's agent running."""
+        backoff = Backoff(self._timings.retry_min_s, self._timings.retry_max_s)
+        while True:
+            task = asyncio.create_task(self._run_one(setup))
+            self._tasks[setup.folder] = task
+            try:
+                await asyncio.wait({task})
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                self._agents.pop(setup.folder, None)
+            if setup.folder in self._off_s:
+                await asyncio.sleep(self._off_s.pop(setup.folder))
+                backoff.reset()
+                continue
+            error = None if task.cancelled() else task.exception()
+            delay_s = backoff.next_s()
+            _log.error(
+                "agent ended, to be started again",
+                folder=str(setup.folder),
+                error=str(error) or repr(error),
+                delay_s=round(delay_s, 2),
+            )
+            await asyncio.sleep(delay_s)
+
+    async def _run_one(self, setup: HostSetup) -> None:
+        async with self._starting:
+            identity, gateway = await asyncio.to_thread(self._prepare, setup)
+            agent = self._assemble(setup, identity, gateway)
+        self._agents[setup.folder] = agent
+        await agent.run()
+
+    def _prepare(self, setup: HostSetup) -> tuple[Identity, HttpsGateway]:
+        """Read what lies on disk; in a thread, since many hosts start at once."""
+        joined = load_joined(setup.folder)
+        if joined is None:
+            raise NotJoinedError(f"{setup.folder} holds no identity; run 'chronovisor agent join'")
+        context = agent_context(
+            setup.folder / CERTIFICATE_NAME, setup.folder / KEY_NAME, setup.folder / TRUST_NAME
+        )
+        gateway = HttpsGateway(
+            joined.gateway, context, request_timeout_s=self._timings.request_timeout_s
+        )
+        identity = Identity(host=joined.host, name=joined.name, hardware=setup.hardware, boot="")
+        return identity, gateway
+
+    def _assemble(self, setup: HostSetup, identity: Identity, gateway: HttpsGateway) -> HostAgent:
+        # The driver first: a simulated machine makes its boot id when it is switched on.
+        driver = setup.make_driver()
+        return HostAgent(
+            msgspec.structs.replace(identity, boot=read_boot_id(setup.boot_id_path)),
+            driver,
+            gateway,
+            Journal.open(setup.folder / JOURNAL_FOLDER),
+            timings=self._timings,
+            metrics=self.metrics,
+        )
+
+    def _health_of(self, setup: HostSetup) -> HostHealth:
+        agent = self._agents.get(setup.folder)
+        if agent is None:
+            return HostHealth(
+                host="",
+                name=setup.folder.name,
+                running=False,
+                connected=False,
+                hypervisor_known=False,
+                domains=0,
+                session="",
+                waiting_items=0,
+            )
+        return HostHealth(
+            host=agent.identity.host,
+            name=agent.identity.name,
+            running=True,
+            connected=agent.link.connected,
+            hypervisor_known=agent.desk.known,
+            domains=len(agent.desk.domains),
+            session=agent.desk.session,
+            waiting_items=len(agent.desk.outbox),
+        )
+
+    async def _listen(self, folder: ControlFolder) -> None:
+        while True:
+            for name, word in await asyncio.to_thread(folder.take):
+                self._tell(name, word)
+            await asyncio.sleep(CONTROL_POLL_S)
+
+    def _tell(self, name: str, word: Control) -> None:
+        """Pass a word to the simulated machine of a host, by its name or id."""
+        for folder, agent in list(self._agents.items()):
+            driver = agent.desk.driver
+            if name not in {agent.identity.name, agent.identity.host, folder.name}:
+                continue
+            if not isinstance(driver, SimulatedDriver):
+                _log.warning("not a simulated host", host=name)
+                continue
+            _log.info("told", host=name, do=word.do, vm=word.vm)
+            driver.control(word)
+            if word.do is Do.POWER_OFF:
+                # The agent loses its power too, and comes back with the machine.
+                self._off_s[folder] = word.off_s
+                self._tasks[folder].cancel()
