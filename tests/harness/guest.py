@@ -27,7 +27,7 @@ CONSOLE_WORDS = "console=tty0 console=ttyS0 quiet"
 DRIVERS = (
     *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_scsi", "virtio_balloon"),
     *("virtio_rng", "sd_mod", "ahci", "sr_mod", "isofs", "ext4", "crc32c_generic", "button"),
-    *("evdev", "psmouse"),
+    *("evdev", "psmouse", "pvpanic-mmio"),
 )
 FOLDERS = (
     *("bin", "sbin", "dev", "drivers", "etc/acpi/PWRF", "lib", "mnt", "proc", "run", "sys"),
