@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import Description, Id, Name
+from commands.kernel.fields import END, Description, Id, Name
 from commands.kernel.fold import World
 from commands.kernel.refusal import NameTaken, NotFound
 from commands.state import lookup
@@ -32,11 +32,11 @@ class CreateCluster(Command, frozen=True, kw_only=True):
     name: Name
     data_center: Id
     description: Description = ""
-    cpu_model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")] = "qemu64"
+    cpu_model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}" + END)] = "qemu64"
     machine_type: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^pc-q35-[0-9]{1,3}\.[0-9]{1,3}$",
+            pattern=r"^pc-q35-[0-9]{1,3}\.[0-9]{1,3}" + END,
             description="An exact q35 machine type, such as pc-q35-7.2.",
         ),
     ] = "pc-q35-7.2"

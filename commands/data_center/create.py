@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import Description, Name
+from commands.kernel.fields import END, Description, Name
 from commands.kernel.fold import World
 from commands.kernel.refusal import NameTaken
 from events.types.data_center import DataCenterCreated, StorageType
@@ -33,7 +33,7 @@ class CreateDataCenter(Command, frozen=True, kw_only=True):
     description: Description = ""
     storage_type: StorageType = StorageType.SHARED
     compatibility_version: Annotated[
-        str, msgspec.Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$", max_length=7)
+        str, msgspec.Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}" + END, max_length=7)
     ] = COMPATIBILITY_VERSION
 
     def decide(self, world: World, context: Context) -> Decision:

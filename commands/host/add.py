@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import Id, Name
+from commands.kernel.fields import END, Id, Name
 from commands.kernel.fold import World
 from commands.kernel.refusal import NameTaken, NotFound
 from commands.state import lookup
@@ -31,7 +31,14 @@ class AddHost(Command, frozen=True, kw_only=True):
 
     name: Name
     cluster: Id
-    address: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    address: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=255,
+            pattern="^[!-~]*" + END,
+            description="A host name or address, for people to find the machine by.",
+        ),
+    ] = ""
     approved: bool = False
 
     def decide(self, world: World, context: Context) -> Decision:

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import msgspec
 
-NAME_PATTERN = r"^[A-Za-z0-9_.\-]*[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+END = r"(?!\n)$"
+"""The end of a text: a bare `$` lets one more line end pass, here but not in JSON Schema."""
+
+NAME_PATTERN = r"^[A-Za-z0-9_.\-]*[A-Za-z0-9][A-Za-z0-9_.\-]*" + END
 """Names: letters, digits, `_`, `.`, `-`, at least one of them a letter or digit; no spaces."""
 
 MIB = 1024 * 1024
@@ -16,7 +19,7 @@ Id = Annotated[
     msgspec.Meta(
         min_length=36,
         max_length=36,
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}" + END,
         description="An object's id: a UUID in lower case.",
     ),
 ]
@@ -29,13 +32,20 @@ Name = Annotated[
         description="A name of at most 255 letters, digits, '_', '.' or '-'; no spaces.",
     ),
 ]
-Description = Annotated[str, msgspec.Meta(max_length=4_000, description="Free text.")]
+Description = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=4_000,
+        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$",
+        description="Free text of at most 4,000 characters, without control characters.",
+    ),
+]
 FileName = Annotated[
     str,
     msgspec.Meta(
         min_length=1,
         max_length=255,
-        pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$",
+        pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*" + END,
         description="The name of a file in the host's storage folder, without any path.",
     ),
 ]
@@ -44,7 +54,7 @@ Bridge = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=15,
-        pattern=r"^[A-Za-z0-9_.\-]+$",
+        pattern=r"^[A-Za-z0-9_.\-]+" + END,
         description="The name of a bridge on the host.",
     ),
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from commands.kernel.command import Context
-from commands.kernel.fields import MIB, FileName
+from commands.kernel.fields import END, MIB, FileName
 from commands.kernel.refusal import InvalidField
 from events.types.run_spec import (
     FIRST_PCI_BUS,
@@ -30,7 +30,7 @@ Memory = Annotated[
     msgspec.Meta(ge=64 * MIB, le=4 * 1024 * 1024 * MIB, description="Memory, in bytes."),
 ]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=PROCESSORS_MAX)]
-_Device = Annotated[str, msgspec.Meta(pattern="^(disk|cdrom|network)$")]
+_Device = Annotated[str, msgspec.Meta(pattern="^(disk|cdrom|network)" + END)]
 
 
 class Processors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +50,9 @@ class BootInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
     kernel: FileName | None = None
     initrd: FileName | None = None
-    command_line: Annotated[str, msgspec.Meta(max_length=2_000, pattern="^[ -~]*$")] | None = None
+    command_line: Annotated[str, msgspec.Meta(max_length=2_000, pattern="^[ -~]*" + END)] | None = (
+        None
+    )
 
 
 class _DiskWanted(Protocol):

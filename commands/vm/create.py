@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import MIB, Bridge, Description, FileName, Id, Name
+from commands.kernel.fields import END, MIB, Bridge, Description, FileName, Id, Name
 from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NameTaken, NotFound
 from commands.state import lookup
@@ -19,7 +19,7 @@ from events.types.vm import VmCreated
 _Mac = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$",
+        pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}" + END,
         description="A unicast MAC address in lower case, such as 56:6f:1a:00:00:01.",
     ),
 ]
