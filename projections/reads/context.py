@@ -16,7 +16,7 @@ from starlette.responses import Response
 from access.principals import Principal
 from access.right_names import Right
 from access.rights import allowed
-from events.log.port import LogReader
+from events.log.port import LogReader, UnavailableError
 from projections.connection import CONNECT_TIMEOUT_S, KEEPALIVE, Connection
 from projections.reads.feed import Feed
 from projections.reads.problems import (
@@ -33,6 +33,7 @@ POOL_CONNECTIONS_MAX = 8
 POOL_TIMEOUT_S = 5.0
 QUERY_TIMEOUT_MS = 10_000
 BEHIND_TIMEOUT_S = 2.0
+SHORT_WAIT_S = 0.1
 POSITION_MAX = 2**63 - 1
 POSITION_HEADER = "Chronovisor-Position"
 MIN_POSITION_HEADER = "Chronovisor-Min-Position"
@@ -105,8 +106,20 @@ class Reads:
         return principal
 
     async def wait_for(self, position: int) -> None:
-        """Wait until the inventory has seen a position; raises InventoryBehind after 2 s."""
-        if not await self.feed.wait(position, BEHIND_TIMEOUT_S):
+        """Wait until the inventory has seen a position, at most 2 s.
+
+        Raises InventoryBehind, or InvalidParameter for a position that no event has.
+        """
+        if await self.feed.wait(position, SHORT_WAIT_S):
+            return
+        with contextlib.suppress(UnavailableError, OSError, TimeoutError):
+            head = await self.log.head()
+            if position > head:
+                raise InvalidParameter(
+                    f"There is no position {position}: the log ends at {head}.",
+                    f"Give the number from a {POSITION_HEADER} header or a command's answer.",
+                )
+        if not await self.feed.wait(position, BEHIND_TIMEOUT_S - SHORT_WAIT_S):
             raise InventoryBehind(
                 f"The inventory is at position {self.feed.position}, not yet at {position}.",
                 "Try again in a moment; if it does not move, look at the projector's health.",

@@ -5,13 +5,11 @@ The record itself is rendered by `events.audit`, so that inventory, mails and tr
 
 from __future__ import annotations
 
-import datetime as dt
-
 import msgspec
 
 from events.audit import AuditRecord
 from events.types.base import Severity
-from projections.views.parts import ObjectReference
+from projections.views.parts import ObjectReference, Time
 
 
 class AuditDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +17,7 @@ class AuditDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     position: int
-    time: dt.datetime
+    time: Time
     code: int
     name: str
     severity: Severity

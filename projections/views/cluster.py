@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import msgspec
 
 from events.envelope import Recorded
 from events.types import cluster as e
 from projections.views.data_center import HostCounts
-from projections.views.parts import Counts, OperationInProgress, Reference, View
+from projections.views.parts import Counts, OperationInProgress, Reference, Time, View
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,9 +25,9 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True):
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
     version: int
-    created_at: dt.datetime
+    created_at: Time
     created_by: str
-    updated_at: dt.datetime
+    updated_at: Time
     updated_by: str
 
 

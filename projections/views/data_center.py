@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 
 import msgspec
 
 from events.envelope import Recorded
 from events.types import data_center as e
-from projections.views.parts import Changes, Counts, OperationInProgress, View
+from projections.views.parts import Changes, Counts, OperationInProgress, Time, View
 
 
 class DataCenterStatus(enum.StrEnum):
@@ -45,9 +44,9 @@ class DataCenterDocument(msgspec.Struct, frozen=True, kw_only=True):
     operations: tuple[OperationInProgress, ...] = ()
     version: int
     configuration_version: int = 1
-    created_at: dt.datetime
+    created_at: Time
     created_by: str
-    updated_at: dt.datetime
+    updated_at: Time
     updated_by: str
 
 

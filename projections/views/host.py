@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 
 import msgspec
@@ -16,6 +15,7 @@ from projections.views.parts import (
     Counts,
     OperationInProgress,
     Reference,
+    Time,
     View,
     spoken,
 )
@@ -54,7 +54,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     address: str
     status: HostStatus = HostStatus.INSTALLING
-    status_since: dt.datetime
+    status_since: Time
     status_reason: str = ""
     next: str = ""
     cluster: Reference
@@ -67,19 +67,19 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
     maintenance_reason: str = ""
     session: str | None = None
     boot: str | None = None
-    last_contact: dt.datetime | None = None
+    last_contact: Time | None = None
     hardware: str | None = None
     key_fingerprint: str | None = None
-    certificate_expires: dt.datetime | None = None
+    certificate_expires: Time | None = None
     capabilities: e.Capabilities | None = None
     unmanaged_domains: tuple[str, ...] = ()
     clock_skew_s: float | None = None
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
     version: int
-    created_at: dt.datetime
+    created_at: Time
     created_by: str
-    updated_at: dt.datetime
+    updated_at: Time
     updated_by: str
 
 

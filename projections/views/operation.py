@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 
 import msgspec
@@ -17,6 +16,7 @@ from projections.views.parts import (
     ObjectReference,
     OperationInProgress,
     Reference,
+    Time,
     View,
 )
 
@@ -50,8 +50,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     status: StepStatus = StepStatus.PENDING
     attempt: int = 0
     percent: int | None = None
-    started_at: dt.datetime | None = None
-    ended_at: dt.datetime | None = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
     detail: str = ""
     reason: str = ""
 
@@ -59,7 +59,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
     """Why an operation stands still, for what it waits, and what a person can do."""
 
-    since: dt.datetime
+    since: Time
     reason: str
     waits_for: str
     remedy: str
@@ -76,7 +76,7 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True):
     """When the operation goes on by itself (it may be later)."""
 
     name: str
-    due: dt.datetime
+    due: Time
 
 
 class OperationDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,10 +100,10 @@ class OperationDocument(msgspec.Struct, frozen=True, kw_only=True):
     cancellable: bool
     cancel_requested: bool = False
     actor: str
-    started_at: dt.datetime
-    ended_at: dt.datetime | None = None
+    started_at: Time
+    ended_at: Time | None = None
     version: int
-    updated_at: dt.datetime
+    updated_at: Time
     updated_by: str
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 from events.envelope import Recorded
 from events.types.base import Event
+
+Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+"""A time with its zone, shown as RFC 3339 has it."""
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):

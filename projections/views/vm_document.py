@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 
 import msgspec
 
 from events.types import vm as e
 from events.types.run_spec import Boot, Disk, DiskBus, Nic, Topology, VmConfiguration
-from projections.views.parts import Changes, Link, OperationInProgress, Reference
+from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 
 
 class VmStatus(enum.StrEnum):
@@ -75,11 +74,11 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str
     status: VmStatus
-    status_since: dt.datetime
+    status_since: Time
     status_reason: str = ""
     next: str = ""
     last_known_status: VmStatus
-    last_known_status_since: dt.datetime
+    last_known_status_since: Time
     host: Reference | None = None
     cluster: Reference
     data_center: Link
@@ -106,9 +105,9 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True):
     operations: tuple[OperationInProgress, ...] = ()
     version: int
     configuration_version: int = 1
-    created_at: dt.datetime
+    created_at: Time
     created_by: str
-    updated_at: dt.datetime
+    updated_at: Time
     updated_by: str
 
 
