@@ -1,0 +1,2 @@
+-- Find the last position.
+select coalesce(max(position), 0) from log.log

@@ -1,0 +1,2 @@
+-- Hear what notify.sql tells.
+listen log_head
