@@ -1,0 +1,46 @@
+"""A real host's agent process, through libvirt."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from chronovisor.installation import Installation
+from chronovisor.settings import SettingsError
+from hostagent.fleet import HostSetup
+from hostagent.identity import read_hardware_id
+from hostagent.process import AgentProcess, run_agent
+
+STORAGE = "storage"
+
+
+async def run(
+    installation: Installation, stop: asyncio.Event, host: Path | None, uri: str | None
+) -> None:
+    """Be the agent of this machine until `stop`; its VMs run on."""
+    if host is None or uri is None:
+        message = "the agent needs --host (its state folder) and --libvirt (a URI)"
+        raise SettingsError(message)
+    await run_agent(real_agent(host, uri, time_scale=installation.settings.time_scale), stop)
+
+
+def real_agent(  # noqa: PLR0913 - what an agent is told at its start
+    folder: Path,
+    uri: str,
+    *,
+    storage: Path | None = None,
+    hardware: str | None = None,
+    time_scale: float = 1.0,
+    status: str | None = None,
+) -> AgentProcess:
+    """Return the process of this machine's agent; VMs' files lie in `storage`."""
+    from hostagent.libvirt_driver import LibvirtDriver  # noqa: PLC0415 - needs the extra `host`
+
+    place = storage if storage is not None else folder / STORAGE
+    place.mkdir(mode=0o711, parents=True, exist_ok=True)
+    setup = HostSetup(
+        folder=folder,
+        make_driver=lambda: LibvirtDriver(uri, place),
+        hardware=hardware if hardware is not None else read_hardware_id(),
+    )
+    return AgentProcess(hosts=(setup,), time_scale=time_scale, status=status)

@@ -1,0 +1,252 @@
+"""The engine's process: the HTTP API with the reads, and the agents' gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from access.certificates import CertificateAuthority
+from access.principals import Principal
+from access.secrets import EngineSecret
+from access.tokens import TokenVerifier
+from access.trust import ServerFiles
+from chronovisor.contexts import context, source_for
+from chronovisor.defaults import ensure_defaults
+from chronovisor.heartbeat import Heartbeat, Pulse, read_health
+from chronovisor.installation import Addresses, Installation
+from chronovisor.running import together
+from chronovisor.web import build_application
+from commands.gateway.app import Gateway, Intervals
+from commands.gateway.contacts import PostgresContacts
+from commands.gateway.enrolment import Enrolment
+from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.tls import ServerConfig, bind, serve, server_config
+from commands.gateway.view import GatewayView
+from commands.kernel.handler import Handler
+from events.codec import CODEC
+from events.log.port import LogReader, UnavailableError
+from events.log.postgres import PostgresLog
+from events.wire.telemetry import TelemetrySender, TelemetrySink
+from projections.reads.routes import ReadApi
+
+log = structlog.get_logger(__name__)
+Pool = AsyncConnectionPool[psycopg.AsyncConnection]
+FOLLOW_S = 5.0
+
+
+class Engine:
+    """The engine, built of its parts; `run` serves until it is told to stop."""
+
+    def __init__(self, installation: Installation, events: PostgresLog, pool: Pool) -> None:
+        settings = installation.settings
+        scale = settings.time_scale
+        self._installation = installation
+        self._log = events
+        self._pool = pool
+        self._handler = Handler(events)
+        self._view = GatewayView()
+        self._contacts = PostgresContacts(pool)
+        self._monitor = Monitor(
+            self._handler,
+            self._view,
+            self._contacts,
+            Patience(
+                timeout_s=settings.hosts.silent_timeout_s * scale,
+                grace_s=settings.hosts.grace_s * scale,
+                interval_s=max(0.2, 2.0 * scale),
+            ),
+            source_for("gateway"),
+        )
+        self._telemetry = _telemetry_sink(installation)
+        self._verifier = TokenVerifier.from_admin_token_file(installation.folder.admin_token)
+        self._secret = EngineSecret.load(installation.folder.secret)
+        self._reads = ReadApi(
+            dsn=installation.dsn(),
+            log=events,
+            authenticate=self._authenticate,
+            time_scale=scale,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`."""
+        await self._contacts.prepare()
+        await ensure_defaults(self._handler, self._log.log_id)
+        files = self._installation.server_files()
+        settings = self._installation.settings
+        api_socket = bind(settings.api.host, settings.api.port)
+        gateway_socket = bind(settings.gateway.host, _gateway_port(self._installation))
+        addresses = self._addresses(api_socket.getsockname()[1], gateway_socket.getsockname()[1])
+        api = server_config(
+            self._application(addresses, files.trust),
+            host=settings.api.host,
+            port=api_socket.getsockname()[1],
+            certificate=None if settings.api.plain_http else files.certificate,
+            key=None if settings.api.plain_http else files.key,
+        )
+        gateway = self._gateway_config(gateway_socket.getsockname()[1], files)
+        beat = Heartbeat(self._installation.dsn(), "engine", self._pulse)
+        async with self._reads.open():
+            await together(
+                stop,
+                serve(
+                    (api, api_socket),
+                    (gateway, gateway_socket),
+                    stop=stop,
+                    on_started=lambda: self._installation.write_addresses(addresses),
+                ),
+                follow(self._log, self._view),
+                self._monitor.run(),
+                self._telemetry.run(),
+                beat.run(),
+            )
+
+    def _gateway_config(self, port: int, files: ServerFiles) -> ServerConfig:
+        settings = self._installation.settings
+        scale = settings.time_scale
+        gateway = Gateway(
+            self._handler,
+            self._log,
+            self._view,
+            self._monitor,
+            self._telemetry,
+            source_for,
+            Intervals(
+                telemetry_s=settings.hosts.telemetry_interval_s * scale,
+                poll_s=max(1.0, 25.0 * scale),
+                compare_s=settings.hosts.compare_interval_s * scale,
+            ),
+        )
+        return server_config(
+            gateway.app(),
+            host=settings.gateway.host,
+            port=port,
+            certificate=files.certificate,
+            key=files.key,
+            ca_bundle=files.trust,
+        )
+
+    def _application(self, addresses: Addresses, trust: Path) -> Starlette:
+        enrolment = Enrolment(
+            self._handler,
+            self._view,
+            CertificateAuthority.load(self._installation.folder.authority),
+            self._secret,
+            trust,
+            addresses.gateway,
+        )
+        return build_application(
+            handler=self._handler,
+            log=self._log,
+            verifier=self._verifier,
+            secret=self._secret,
+            enrolment=enrolment,
+            reads=self._reads,
+            context=context,
+            health=self._health,
+        )
+
+    async def _authenticate(self, request: Request) -> Principal | None:
+        return self._verifier.principal(request.headers.get("authorization"))
+
+    def _addresses(self, api_port: int, gateway_port: int) -> Addresses:
+        settings = self._installation.settings
+        names = settings.api.names
+        host = settings.gateway.address or (names[0] if names else settings.gateway.host)
+        api_host = names[0] if names else settings.api.host
+        scheme = "http" if settings.api.plain_http else "https"
+        return Addresses(
+            pid=os.getpid(),
+            api=f"{scheme}://{_in_url(api_host)}:{api_port}",
+            gateway=f"https://{_in_url(host)}:{gateway_port}",
+        )
+
+    def _pulse(self) -> Pulse:
+        return Pulse(position=self._view.position)
+
+    async def _health(self) -> dict[str, object]:
+        """Return how every part is; `ok` is whether all that ever spoke are up."""
+        try:
+            async with asyncio.timeout(3), self._pool.connection() as connection:
+                parts = await read_health(connection)
+            head: int | None = await self._log.head()
+        except (TimeoutError, psycopg.Error, OSError, UnavailableError) as error:
+            return {"ok": False, "database": str(error) or type(error).__name__, "parts": []}
+        quiet = {"up", "standby"}
+        return {
+            "ok": all(part.state in quiet for part in parts),
+            "log_id": str(self._log.log_id),
+            "head": head,
+            "parts": [msgspec.to_builtins(part) for part in parts],
+        }
+
+
+async def run(installation: Installation, stop: asyncio.Event) -> None:
+    """Run the engine until `stop`."""
+    installation.prepare()
+    async with opened_log(installation) as events, _opened_pool(installation) as pool:
+        await Engine(installation, events, pool).run(stop)
+
+
+@contextlib.asynccontextmanager
+async def opened_log(installation: Installation) -> AsyncIterator[PostgresLog]:
+    """Open the log, its tables made or renewed."""
+    async with PostgresLog.open(installation.dsn()) as events:
+        yield events
+
+
+@contextlib.asynccontextmanager
+async def _opened_pool(installation: Installation) -> AsyncIterator[Pool]:
+    pool: Pool = AsyncConnectionPool(
+        installation.dsn(),
+        min_size=1,
+        max_size=4,
+        timeout=5,
+        open=False,
+        kwargs={"autocommit": True, "connect_timeout": 5},
+    )
+    async with pool:
+        yield pool
+
+
+async def follow(reader: LogReader, view: GatewayView) -> None:
+    """Keep the gateway's view at the log's head."""
+    while True:
+        try:
+            stored = await reader.read(view.position)
+            for one in stored:
+                view.take(CODEC.decode(one))
+            if not stored:
+                await reader.wait(view.position, FOLLOW_S)
+        except (UnavailableError, psycopg.Error, OSError) as error:
+            log.warning("the gateway waits for the log", reason=str(error))
+            await asyncio.sleep(0.5)
+
+
+def _telemetry_sink(installation: Installation) -> TelemetrySink:
+    bootstrap = installation.settings.kafka.bootstrap
+    if bootstrap is None:
+        return TelemetrySender(installation.folder.telemetry_socket)
+    from events.stream.kafka_telemetry import TelemetryPublisher  # noqa: PLC0415 - not always used
+
+    return TelemetryPublisher(bootstrap)
+
+
+def _gateway_port(installation: Installation) -> int:
+    settings = installation.settings
+    if settings.gateway.port:
+        return settings.gateway.port
+    return settings.api.port + 1 if settings.api.port else 0
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,91 @@
+"""The policies' process: the runner, and a lock so that a standby waits instead of contending."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import structlog
+
+from chronovisor.contexts import small_context
+from chronovisor.heartbeat import Heartbeat, Pulse
+from chronovisor.installation import Installation
+from chronovisor.running import together
+from commands.policies.runner import Runner, SupersededError, new_process_name
+from commands.policies.saga import Timeouts
+from events.log.postgres import PostgresLog
+
+log = structlog.get_logger(__name__)
+_TRY_LOCK = "select pg_try_advisory_lock(hashtext('chronovisor policies'))"
+_STANDBY_S = 1.0
+
+
+async def run(installation: Installation, stop: asyncio.Event) -> None:
+    """Run the policies until `stop`; as a standby while another process has them."""
+    scale = installation.settings.time_scale
+    policies = installation.settings.policies
+    timeouts = Timeouts(
+        launch_s=policies.launch_timeout_s * scale, retry_s=policies.retry_s * scale
+    )
+    state = _State()
+    beat = Heartbeat(installation.dsn(), "policies", state.pulse)
+    await together(stop, beat.run(), _work(installation, timeouts, state))
+
+
+class _State:
+    def __init__(self) -> None:
+        self.runner: Runner | None = None
+
+    def pulse(self) -> Pulse:
+        if self.runner is None:
+            return Pulse(state="standby")
+        return Pulse(position=self.runner.position, detail=f"{self.runner.waiting} operations")
+
+
+async def _work(installation: Installation, timeouts: Timeouts, state: _State) -> None:
+    async with PostgresLog.open(installation.dsn()) as events:
+        while True:
+            try:
+                await _lead(installation, events, timeouts, state)
+            except SupersededError as error:
+                log.warning("superseded", reason=str(error))
+            except (psycopg.Error, OSError) as error:
+                log.warning("the policies' lock is lost", reason=str(error))
+            state.runner = None
+            await asyncio.sleep(_STANDBY_S * installation.settings.time_scale)
+
+
+async def _lead(
+    installation: Installation, events: PostgresLog, timeouts: Timeouts, state: _State
+) -> None:
+    """Hold the lock and run; the lock only avoids contention, the fence is in the log."""
+    connection = await psycopg.AsyncConnection.connect(
+        installation.dsn(), autocommit=True, connect_timeout=5
+    )
+    async with connection:
+        while not await _locked(connection):
+            await asyncio.sleep(_STANDBY_S * installation.settings.time_scale)
+        state.runner = Runner(events, small_context, timeouts, new_process_name())
+        running = asyncio.ensure_future(state.runner.run())
+        watching = asyncio.ensure_future(_watch(connection))
+        try:
+            done, _ = await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            running.cancel()
+            watching.cancel()
+            await asyncio.gather(running, watching, return_exceptions=True)
+
+
+async def _locked(connection: psycopg.AsyncConnection) -> bool:
+    row = await (await connection.execute(_TRY_LOCK)).fetchone()
+    return bool(row and row[0])
+
+
+async def _watch(connection: psycopg.AsyncConnection) -> None:
+    """End, by an error, when the lock's connection is gone."""
+    while True:
+        await asyncio.sleep(2.0)
+        async with asyncio.timeout(10.0):
+            await connection.execute("select 1")
