@@ -1,4 +1,4 @@
-"""Made-up histories for the tests and benchmarks of the projections: events as a log stores them."""
+"""Made-up histories for tests and benchmarks of the projections: events as a log stores them."""
 
 from __future__ import annotations
 
@@ -144,9 +144,7 @@ class History:
                 )
                 for number in range(disks)
             ),
-            nics=(
-                Nic(id=self.new_id(), name="nic1", mac=self.mac(), bridge="br0", pci_bus=15),
-            ),
+            nics=(Nic(id=self.new_id(), name="nic1", mac=self.mac(), bridge="br0", pci_bus=15),),
         )
 
     def mac(self) -> str:
@@ -192,15 +190,14 @@ class History:
     ) -> None:
         """A whole start, from the request to the guest's first words."""
         stream = f"vm/{vm_id}"
-        where = {"host": host_id, "host_name": host_name}
         self.add(stream, vm.VmStartRequested(name=name))
         self.placed(
             vm_id, host_id, name, host_name, incarnation=incarnation, configuration=configuration
         )
         self.add(
             stream,
-            vm.VmStarted(name=name, incarnation=incarnation, **where),
-            vm.VmUp(name=name, incarnation=incarnation, **where),
+            vm.VmStarted(name=name, host=host_id, host_name=host_name, incarnation=incarnation),
+            vm.VmUp(name=name, host=host_id, host_name=host_name, incarnation=incarnation),
             vm.VmGuestReported(
                 incarnation=incarnation, hostname=name, addresses=("10.0.0.7", "fe80::1")
             ),
@@ -227,7 +224,7 @@ class History:
         )
         self.add(f"vm/{vm_id}", event)
 
-    def make_operation(
+    def begin_operation(
         self, target: str, name: str = "web01", kind: str = "vm.start", steps: Sequence[str] = ()
     ) -> str:
         """Begin an operation as the current command's."""
@@ -252,7 +249,9 @@ def busy_history(vms: int, events: int, *, hosts: int = 10, seed: int = 1) -> Hi
     history = History(seed)
     center = history.make_data_center()
     clusters = [history.make_cluster(center, f"cluster{n}") for n in range(3)]
-    names = {history.make_host(center, clusters[n % 3], f"host{n}"): f"host{n}" for n in range(hosts)}
+    names = {
+        history.make_host(center, clusters[n % 3], f"host{n}"): f"host{n}" for n in range(hosts)
+    }
     alive = {history.make_vm(center, clusters[n % 3], f"vm{n}"): f"vm{n}" for n in range(vms)}
     for vm_id, name in alive.items():
         history.ready(vm_id, name)
@@ -293,7 +292,7 @@ def busy_history(vms: int, events: int, *, hosts: int = 10, seed: int = 1) -> Hi
                 continue
             host_id = history.random.choice(candidates)
             incarnation = incarnations[vm_id] = incarnations.get(vm_id, 0) + 1
-            work = history.make_operation(f"vm/{vm_id}", name)
+            work = history.begin_operation(f"vm/{vm_id}", name)
             history.runs(vm_id, host_id, name, names[host_id], incarnation=incarnation)
             history.end(work, f"vm/{vm_id}", name)
             running[vm_id] = (host_id, incarnation)
