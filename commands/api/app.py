@@ -1,0 +1,283 @@
+"""The command API: a route for each command, derived from its declaration.
+
+The composition makes an `Api`, joins its routes with those of the read side, and serves them as one
+`Application` (commands/api/application.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from access.principals import Principal
+from access.rights import allowed
+from access.secrets import EngineSecret
+from access.tokens import TokenVerifier
+from commands.api import metrics
+from commands.api.answers import OK, answer, stored_fields
+from commands.api.bodies import BodyDecoder, decode
+from commands.api.endings import Ending, Endings
+from commands.api.health import HealthCheck, HealthStatus
+from commands.api.problems import (
+    NotAllowed,
+    NotAuthenticated,
+    Overloaded,
+    Unavailable,
+    problem_response,
+)
+from commands.api.requests import (
+    Wishes,
+    headers_of,
+    read_body,
+    require_no_parameters,
+    wishes,
+)
+from commands.catalogue import COMMANDS
+from commands.gateway.enrolment import Enrolment
+from commands.kernel.command import Command, Context, Declaration
+from commands.kernel.handler import Accepted, ContextSource, Handler
+from commands.kernel.refusal import PreconditionFailed, Refusal
+from events.log.port import LogReader, OverloadedError, UnavailableError
+from events.wire.agent import Join
+
+JOINS_AT_ONCE_MAX = 16
+TOKEN_COMMAND = "host.token"  # noqa: S105  the name of a command
+
+_join_decoder = msgspec.json.Decoder(Join)
+_canonical = msgspec.json.Encoder()
+
+
+class Api:
+    """Accepts commands over HTTP.
+
+    `health` tells how the parts are doing; `document` is the OpenAPI document of the whole
+    product as JSON, `page` the page that shows it.
+    """
+
+    def __init__(
+        self,
+        *,
+        handler: Handler,
+        reader: LogReader,
+        tokens: TokenVerifier,
+        secret: EngineSecret,
+        enrolment: Enrolment,
+        health: HealthCheck,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.handler = handler
+        self.secret = secret
+        self.enrolment = enrolment
+        self.metrics = metrics.CommandMetrics(registry)
+        self.endings = Endings(reader)
+        self._tokens = tokens
+        self._health = health
+        self._joining = 0
+
+    async def close(self) -> None:
+        """Let go of what was begun."""
+        await self.endings.close()
+
+    def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Return who is asking; raises NotAuthenticated."""
+        given = headers.get(b"authorization")
+        principal = self._tokens.principal(given)
+        if principal is None:
+            missing = "The request carries no token."
+            raise NotAuthenticated(
+                missing if given is None else "The token is not known here.",
+                remedy="Send the header 'Authorization: Bearer <token>'.",
+            )
+        return principal
+
+    async def authenticate(self, request: Request) -> Principal | None:
+        """Return who is asking, or None: for the read side."""
+        return self._tokens.principal(request.headers.get("authorization"))
+
+    def routes(self, document: bytes, page: str, page_policy: str) -> list[BaseRoute]:
+        """Return the routes. `page_policy` is the page's Content-Security-Policy."""
+
+        async def show_document(request: Request) -> Response:
+            return Response(document, media_type="application/json")
+
+        async def show_page(request: Request) -> Response:
+            return HTMLResponse(page, headers={"Content-Security-Policy": page_policy})
+
+        plain: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
+            "/v1/join": ("POST", self._join),
+            "/v1/ca": ("GET", self._trust),
+            "/v1/health": ("GET", self._answer_health),
+            "/metrics": ("GET", self._show_metrics),
+            "/v1/openapi.json": ("GET", show_document),
+            "/v1/docs": ("GET", show_page),
+        }
+        return [
+            *(
+                Route(each.path, CommandEndpoint(self, each), methods=[each.method], name=each.name)
+                for each in COMMANDS.values()
+            ),
+            *(
+                Route(path, _guarded(answering), methods=[method])
+                for path, (method, answering) in plain.items()
+            ),
+        ]
+
+    async def _join(self, request: Request) -> Response:
+        """Let a machine join: its token is all that it has to show."""
+        require_no_parameters(request.scope)
+        headers = headers_of(request.scope)
+        body = await read_body(headers, request.receive)
+        join = decode(body or b"{}", _join_decoder, Join)
+        if self._joining >= JOINS_AT_ONCE_MAX:
+            raise Overloaded("Many machines are joining at once.", remedy="Try again in a moment.")
+        self._joining += 1
+        try:
+            joined = await self.enrolment.join(join, lambda: new_context("enrolment"))
+        finally:
+            self._joining -= 1
+        return Response(_canonical.encode(joined), media_type="application/json")
+
+    async def _trust(self, request: Request) -> Response:
+        try:
+            text = await asyncio.to_thread(self.enrolment.trust)
+        except OSError as error:
+            raise Unavailable("The CA's certificates cannot be read.") from error
+        return Response(text, media_type="application/x-pem-file")
+
+    async def _answer_health(self, request: Request) -> Response:
+        found = await self._health()
+        status = Unavailable.status if found.status is HealthStatus.DOWN else OK
+        return Response(
+            _canonical.encode(found),
+            status_code=status,
+            media_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _show_metrics(self, request: Request) -> Response:
+        self.principal(headers_of(request.scope))
+        return Response(self.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+class CommandEndpoint:
+    """One command's route, as an ASGI application: nothing is looked up again for a request."""
+
+    def __init__(self, api: Api, declaration: Declaration) -> None:
+        self.declaration = declaration
+        self._api = api
+        self._body = BodyDecoder(declaration)
+        self._versioned = PreconditionFailed in declaration.refusals
+        self._lists = tuple(
+            field.name
+            for field in msgspec.structs.fields(declaration.cls)
+            if isinstance(field.default, tuple) and field.name in declaration.body_fields
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        try:
+            response = await self._answer(scope, receive)
+        except Exception as error:  # noqa: BLE001 - every failure is answered as a problem
+            response = problem_response(error, Request(scope))
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        began = time.perf_counter()
+        outcome = "internal-error"
+        try:
+            accepted, wished = await self._accept(scope, receive)
+            outcome = "repeated" if accepted.repeated else "accepted"
+        except (Refusal, OverloadedError, UnavailableError) as error:
+            outcome = error.slug() if isinstance(error, Refusal) else "unavailable"
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self._api.metrics.observe(self.declaration.name, outcome, seconds)
+        fields = stored_fields(accepted)
+        if self.declaration.name == TOKEN_COMMAND:
+            fields["token"] = self._api.enrolment.token_text(fields["token_id"])
+        ending = await self._ending(fields.get("operation"), wished.wait_s)
+        position = max(accepted.position, ending.position if ending else 0)
+        return answer(self.declaration, fields, position, ending, wished.wait_s)
+
+    async def _accept(self, scope: Scope, receive: Receive) -> tuple[Accepted, Wishes]:
+        api, declaration = self._api, self.declaration
+        headers = headers_of(scope)
+        path: dict[str, str] = scope["path_params"]
+        principal = api.principal(headers)
+        if not allowed(principal, declaration.permission, path.get("id")):
+            raise NotAllowed(
+                f"{principal.actor} has no right {declaration.permission} here.",
+                remedy="Ask an admin for it.",
+                right=declaration.permission,
+            )
+        require_no_parameters(scope)
+        wished = wishes(headers, versioned=self._versioned)
+        command = self._body.decode(await read_body(headers, receive), path)
+        accepted = await api.handler.handle(
+            command.decide,
+            self._source(command, principal.actor, wished.if_match),
+            principal=principal.actor,
+            key=wished.key,
+            body_mac=b"" if wished.key is None else self._mac(scope, command),
+        )
+        return accepted, wished
+
+    async def _ending(self, operation: str | None, wait_s: int | None) -> Ending | None:
+        if operation is None or not wait_s:
+            return None
+        return await self._api.endings.wait(operation, wait_s)
+
+    def _mac(self, scope: Scope, command: Command) -> bytes:
+        """Tell requests under one key apart: by what they ask for, not by how they spell it."""
+        line = f"{self.declaration.method} {scope['path']}\n".encode()
+        return self._api.secret.body_mac(line + _canonical.encode(command))
+
+    def _source(self, command: Command, actor: str, if_match: int | None) -> ContextSource:
+        parts = sum(len(getattr(command, name)) for name in self._lists)
+        digest = self._api.secret.enrolment_digest
+        return lambda: new_context(actor, parts=parts, if_match=if_match, secret_sha256=digest)
+
+
+def new_context(
+    actor: str,
+    *,
+    parts: int = 0,
+    if_match: int | None = None,
+    secret_sha256: Callable[[str], str] | None = None,
+) -> Context:
+    """Return what comes in with a command: time, and ids for an object and its `parts`."""
+    context = Context(
+        command=uuid7(),
+        time=dt.datetime.now(dt.UTC),
+        actor=actor,
+        ids=tuple(str(uuid7()) for _ in range(1 + parts)),
+        randoms=tuple(secrets.randbits(64) for _ in range(parts)),
+        if_match=if_match,
+    )
+    if secret_sha256 is None:
+        return context
+    return msgspec.structs.replace(context, secret_sha256=secret_sha256)
+
+
+def _guarded(
+    answering: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await answering(request)
+        except Exception as error:  # noqa: BLE001 - every failure is answered as a problem
+            return problem_response(error, request)
+
+    return guarded
