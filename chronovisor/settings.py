@@ -146,11 +146,19 @@ def load(folder: Path, environment: Mapping[str, str] | None = None) -> Settings
         raise SettingsError(message) from error
     names = _from_environment(fields, os.environ if environment is None else environment)
     try:
-        return msgspec.convert(fields, Settings, strict=False)
+        return msgspec.convert(fields, Settings, strict=False, dec_hook=_custom)
     except msgspec.ValidationError as error:
         sources = f"{file}" + (f" or the environment ({', '.join(names)})" if names else "")
         message = f"A setting in {sources} is wrong: {error}"
         raise SettingsError(message) from error
+
+
+def _custom(kind: type, given: object) -> object:
+    """Return a value of a type that msgspec does not know: a path."""
+    if kind is Path and isinstance(given, str):
+        return Path(given)
+    message = f"Expected a {kind.__name__.lower()}, got {given!r}"
+    raise ValueError(message)
 
 
 def _from_environment(fields: dict[str, Any], environment: Mapping[str, str]) -> list[str]:

@@ -23,7 +23,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
 
         def pulse() -> Pulse:
             status = relay.status
-            word = "up" if status.state == "following" else status.state
+            word = "up" if status.state == "publishing" else status.state
             return Pulse(state=word, position=status.position, detail=status.last_error)
 
         beat = Heartbeat(installation.dsn(), "relay", pulse)
