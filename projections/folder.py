@@ -48,6 +48,8 @@ class Folder:
     def __init__(self, store: Store, codec: Codec, *, cached_max: int = CACHED_MAX) -> None:
         self.store = store
         self.cursor: Cursor = START
+        """Up to where events are folded; `written` follows once they are in the database."""
+        self.written: Cursor = START
         self._codec = codec
         self._cached_max = cached_max
         self._inventory = Inventory()
@@ -56,6 +58,7 @@ class Folder:
     async def load(self) -> str:
         """Take up the store's place and what is kept in memory; return the views' schema hash."""
         self.cursor, schema_hash = await self.store.place()
+        self.written = self.cursor
         for table, shelf in (
             (DATA_CENTERS, self._inventory.data_centers),
             (CLUSTERS, self._inventory.clusters),
@@ -92,7 +95,6 @@ class Folder:
         if self._writing is not None:
             await self._writing
             self._writing = None
-            self._forget()
 
     async def close(self) -> None:
         """End a write that is under way."""
@@ -113,6 +115,8 @@ class Folder:
 
     async def _fold(self, recorded: list[Recorded], after: Cursor) -> None:
         inventory = self._inventory
+        # First what may go, then what is needed: what is loaded must stay until it is folded.
+        self._forget()
         await self._load_for(recorded)
         for first in range(0, len(recorded), EVENTS_AT_ONCE):
             if first:
@@ -128,6 +132,7 @@ class Folder:
 
     async def _write(self, changes: list[Changes], before: Cursor, after: Cursor) -> None:
         await self.store.write(changes, before, after)
+        self.written = after
 
     async def _load_for(self, recorded: list[Recorded]) -> None:
         """Load the documents that the events need and that are not at hand."""

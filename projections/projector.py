@@ -137,14 +137,14 @@ class Projector:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(HEAD_TIMEOUT_S):
                 head = await self._stream.head()
-        cursor = self._folder.cursor if self._folder else None
+        cursor = self._folder.written if self._folder else None
         return ProjectorHealth(
             status=self._status,
             since=self._since,
             position=cursor.position if cursor else 0,
             head=head,
             log_id=cursor.log_id if cursor else None,
-            rebuild_position=self._builder.cursor.position if self._builder else None,
+            rebuild_position=self._builder.written.position if self._builder else None,
             error=self._error,
         )
 

@@ -1,0 +1,357 @@
+"""The projector on a real PostgreSQL: whatever happens to it, the inventory is the log's fold."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from events.log.migrate import migrate
+from events.log.reader import PostgresLogReader
+from events.stream.direct import DirectStream
+from projections.projector import Projector, ProjectorStatus
+from tests.harness.postgres import Database, PostgresServer
+from tests.unit.projections.history import History, ListStream, busy_history, write_log
+from tests.unit.projections.test_batches import build
+
+pytestmark = pytest.mark.integration
+
+TIMEOUT_S = 30.0
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = """
+import asyncio, sys
+from events.log.reader import PostgresLogReader
+from events.stream.direct import DirectStream
+from projections.projector import Projector
+
+async def main(dsn):
+    async with PostgresLogReader.open(dsn) as reader:
+        await Projector(DirectStream(reader), dsn, follow_batch_events=20, time_scale=0.05).run()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(projector: Projector) -> AsyncIterator[Projector]:
+    task = asyncio.create_task(projector.run())
+    try:
+        yield projector
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {what}"
+        await asyncio.sleep(0.01)
+
+
+async def caught_up(projector: Projector, position: int) -> None:
+    async def there() -> bool:
+        health = await projector.health()
+        return health.status is ProjectorStatus.FOLLOWING and health.position >= position
+
+    await until(there, f"the projector to reach {position}")
+
+
+def rows_of(dsn: str) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """All rows of the inventory, as `build` gives them."""
+    found: dict[str, dict[str, tuple[Any, ...]]] = {}
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        for name in ("data_centers", "clusters", "hosts", "vms", "operations", "events"):
+            rows = connection.execute(f"SELECT * FROM inventory.{name}".encode()).fetchall()
+            found[name] = {str(row[0]): row for row in rows}
+    return found
+
+
+def position_of(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        try:
+            row = connection.execute("SELECT position FROM inventory.cursor").fetchone()
+        except psycopg.errors.UndefinedTable:
+            return 0
+    return row[0] if row else 0
+
+
+def assert_is_fold(dsn: str, history: History) -> None:
+    expected, removed = build(history, [])
+    found = rows_of(dsn)
+    for name, rows in expected.items():
+        assert found[name] == rows, f"table {name} differs from the fold"
+    with psycopg.connect(dsn) as connection:
+        gone = connection.execute("SELECT kind, id, position FROM inventory.removed").fetchall()
+    assert {(kind + "s", one): at for kind, one, at in gone} == {
+        (table, one): at for table, objects in removed.items() for one, at in objects.items()
+    }
+    assert position_of(dsn) == len(history.events)
+
+
+async def test_follows_the_stream(database: Database) -> None:
+    history = busy_history(50, 3_000)
+    later = history.events[2_000:]
+    del history.events[2_000:]
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, 2_000)
+        for first in range(0, len(later), 7):
+            history.events += later[first : first + 7]
+            await asyncio.sleep(0.001)
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+
+
+async def test_folds_without_its_cache_what_it_folds_with_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.folder.Folder.__init__.__kwdefaults__", {"cached_max": 0})
+    history = busy_history(50, 3_000, seed=3)
+    stream = ListStream(history)
+    projector = Projector(stream, database.url, build_batch_events=100)
+    async with running(projector):
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+
+
+async def test_killed_again_and_again_loses_and_doubles_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    migrate(database.url)
+    history = busy_history(60, 4_000, seed=5)
+    write_log(database.url, history.events[:200])
+    dice = random.Random(5)
+    written = 200
+    kills = 0
+    while position_of(database.url) < len(history.events):
+        with _child(database.url) as child:
+            await until(lambda: position_of(database.url) >= 200, "the first build")
+            while kills < 8:
+                more = history.events[written : written + 400]
+                write_log(database.url, more)
+                written += len(more)
+                aim = position_of(database.url) + dice.randrange(1, 300)
+                deadline = time.monotonic() + TIMEOUT_S
+                while position_of(database.url) < min(aim, written):
+                    assert child.poll() is None
+                    assert time.monotonic() < deadline
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+                kills += 1
+                break
+            else:
+                write_log(database.url, history.events[written:])
+                written = len(history.events)
+                await until(
+                    lambda: position_of(database.url) >= len(history.events), "the last events"
+                )
+    assert kills == 8
+    assert_is_fold(database.url, history)
+
+
+@contextlib.contextmanager
+def _child(dsn: str) -> Iterator["subprocess.Popen[bytes]"]:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, dsn], cwd=ROOT)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def test_rebuilds_while_the_old_one_is_read_and_followed(database: Database) -> None:
+    history = busy_history(50, 6_000, seed=7)
+    later = history.events[3_000:]
+    del history.events[3_000:]
+    seen: list[int] = []
+    counts: set[int] = set()
+    stop = asyncio.Event()
+
+    async def read() -> None:
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as reader:
+            while not stop.is_set():
+                found = await reader.execute(
+                    "SELECT position, (SELECT count(*) FROM inventory.vms) FROM inventory.cursor"
+                )
+                row = await found.fetchone()
+                assert row is not None
+                seen.append(row[0])
+                counts.add(row[1])
+
+    async def grow() -> None:
+        for first in range(0, len(later), 20):
+            history.events += later[first : first + 20]
+            await asyncio.sleep(0.001)
+
+    projector = Projector(ListStream(history), database.url, build_batch_events=200)
+    async with running(projector):
+        await caught_up(projector, 3_000)
+        reading = asyncio.create_task(read())
+        growing = asyncio.create_task(grow())
+        for _ in range(3):
+            await projector.rebuild()
+        await growing
+        await caught_up(projector, len(history.events))
+        stop.set()
+        await reading
+    assert seen == sorted(seen), "a reader saw the position fall"
+    assert counts == {50}, "a reader saw a half-built inventory"
+    assert len(set(seen)) > 3, "it did not follow meanwhile"
+    assert_is_fold(database.url, history)
+
+
+async def test_other_views_make_a_rebuild_at_the_start(database: Database) -> None:
+    history = busy_history(20, 500)
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, len(history.events))
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE inventory.cursor SET schema_hash = 'of older views'")
+        connection.execute("UPDATE inventory.vms SET document = 'of older views'")
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+
+
+async def test_another_log_begins_anew(database: Database) -> None:
+    before = busy_history(20, 900, seed=1)
+    async with running(Projector(ListStream(before), database.url)) as projector:
+        await caught_up(projector, len(before.events))
+    restored = busy_history(20, 600, seed=2)
+    async with running(Projector(ListStream(restored), database.url)) as projector:
+        await until(lambda: position_of(database.url) == len(restored.events), "the new log")
+    assert_is_fold(database.url, restored)
+
+
+async def test_an_unknown_event_halts_it_visibly(database: Database) -> None:
+    history = busy_history(10, 300)
+    stranger = msgspec.structs.replace(history.events[249], name="vm.teleported")
+    history.events[249] = stranger
+    async with running(Projector(ListStream(history), database.url)) as projector:
+
+        async def halted() -> bool:
+            return (await projector.health()).status is ProjectorStatus.HALTED
+
+        await until(halted, "the halt")
+        health = await projector.health()
+        assert not health.healthy
+        assert "vm.teleported" in health.error
+        assert "250" in health.error
+
+
+async def test_an_unknown_event_in_the_stream_halts_it_after_all_before(
+    database: Database,
+) -> None:
+    history = busy_history(10, 300)
+    stranger = msgspec.structs.replace(history.events[249], schema=99)
+    rest = [stranger, *history.events[250:]]
+    del history.events[200:]
+    between = busy_history(10, 300).events[200:249]
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, 200)
+        history.events += between + rest
+        await until(lambda: position_of(database.url) == 249, "all before the unknown event")
+        await asyncio.sleep(0.05)
+        assert (await projector.health()).status is ProjectorStatus.HALTED
+
+
+async def test_a_fault_in_a_fold_shows_and_leaves_the_inventory_as_it_was(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = busy_history(10, 300)
+    monkeypatch.setattr("projections.views.inventory.audit_record", _fail_beyond(200))
+    async with running(Projector(ListStream(history), database.url)) as projector:
+
+        async def halted() -> bool:
+            return (await projector.health()).status is ProjectorStatus.HALTED
+
+        await until(halted, "the halt")
+        assert "no such record" in (await projector.health()).error
+    assert position_of(database.url) == 0
+
+
+def _fail_beyond(position: int) -> Callable[[Any], None]:
+    def audit_record(recorded: Any) -> None:
+        if recorded.position > position:
+            raise LookupError("no such record")
+
+    return audit_record
+
+
+async def test_only_one_works_and_the_other_takes_over(database: Database) -> None:
+    history = busy_history(20, 500)
+    first = Projector(ListStream(history), database.url, time_scale=0.05)
+    second = Projector(ListStream(history), database.url, time_scale=0.05)
+    async with running(second):
+        async with running(first):
+
+            async def settled() -> bool:
+                statuses = {(await first.health()).status, (await second.health()).status}
+                return statuses == {ProjectorStatus.FOLLOWING, ProjectorStatus.STANDBY}
+
+            await until(settled, "one projector to work and the other to stand by")
+        # Whichever worked: now only the second is left.
+        await caught_up(second, len(history.events))
+    assert_is_fold(database.url, history)
+
+
+async def test_survives_its_connection_and_the_server(
+    postgres: PostgresServer, database: Database
+) -> None:
+    history = busy_history(40, 3_000, seed=11)
+    later = history.events[1_000:]
+    del history.events[1_000:]
+    projector = Projector(ListStream(history), database.url, time_scale=0.05)
+    async with running(projector):
+        await caught_up(projector, 1_000)
+        history.events += later[:500]
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'chronovisor projector%'"
+            )
+        await caught_up(projector, 1_500)
+        history.events += later[500:]
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.to_thread(postgres.start)
+        await caught_up(projector, 3_000)
+    assert_is_fold(database.url, history)
+
+
+async def test_follows_a_log_in_postgresql(database: Database) -> None:
+    migrate(database.url)
+    history = busy_history(30, 1_000, seed=4)
+    write_log(database.url, history.events[:600])
+    async with (
+        PostgresLogReader.open(database.url, poll_interval_s=0.05) as reader,
+        running(Projector(DirectStream(reader), database.url)) as projector,
+    ):
+        await caught_up(projector, 600)
+        write_log(database.url, history.events[600:])
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+
+
+async def test_a_rebuild_that_cannot_be_is_told(database: Database) -> None:
+    history = busy_history(10, 100)
+    projector = Projector(ListStream(history), database.url)
+    async with running(projector):
+        await caught_up(projector, len(history.events))
+        waiting = asyncio.create_task(projector.rebuild())
+        await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match=r"rebuild failed|stopped"):
+        await waiting
