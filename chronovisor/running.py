@@ -80,6 +80,7 @@ def run_part(name: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         log.exception("the process failed")
+        log.error("the process ends", reason=f"{type(error).__name__}: {error}")  # noqa: TRY400
         raise SystemExit(1) from None
 
 

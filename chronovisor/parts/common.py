@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from chronovisor.installation import Installation
+from events.log.connection import NoLogError
 from events.log.port import LogReader, UnavailableError
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
@@ -26,7 +27,7 @@ async def open_reader(installation: Installation) -> AsyncIterator[PostgresLogRe
         opened = PostgresLogReader.open(installation.dsn())
         try:
             reader = await opened.__aenter__()
-        except UnavailableError as error:
+        except (UnavailableError, NoLogError) as error:
             if attempt == START_ATTEMPTS_MAX - 1:
                 raise
             log.warning("waiting for the database", reason=str(error))

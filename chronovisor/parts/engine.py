@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool
-from starlette.applications import Starlette
-from starlette.requests import Request
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from access.certificates import CertificateAuthority
-from access.principals import Principal
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
 from access.trust import ServerFiles
-from chronovisor.contexts import context, source_for
+from chronovisor.contexts import source_for
 from chronovisor.defaults import ensure_defaults
 from chronovisor.heartbeat import Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
-from chronovisor.web import build_application
+from chronovisor.web import join_routes
+from commands.api.app import Api
+from commands.api.health import Health, HealthStatus, PartHealth, overall
 from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
@@ -42,6 +41,8 @@ from projections.reads.routes import ReadApi
 log = structlog.get_logger(__name__)
 Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 FOLLOW_S = 5.0
+VERSION = importlib.metadata.version("chronovisor")
+_STATUS = {"up": HealthStatus.OK, "standby": HealthStatus.OK}
 
 
 class Engine:
@@ -68,14 +69,7 @@ class Engine:
             source_for("gateway"),
         )
         self._telemetry = _telemetry_sink(installation)
-        self._verifier = TokenVerifier.from_admin_token_file(installation.folder.admin_token)
         self._secret = EngineSecret.load(installation.folder.secret)
-        self._reads = ReadApi(
-            dsn=installation.dsn(),
-            log=events,
-            authenticate=self._authenticate,
-            time_scale=scale,
-        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
@@ -86,8 +80,15 @@ class Engine:
         api_socket = bind(settings.api.host, settings.api.port)
         gateway_socket = bind(settings.gateway.host, _gateway_port(self._installation))
         addresses = self._addresses(api_socket.getsockname()[1], gateway_socket.getsockname()[1])
-        api = server_config(
-            self._application(addresses, files.trust),
+        api = self._build_api(addresses, files.trust)
+        reads = ReadApi(
+            dsn=self._installation.dsn(),
+            log=self._log,
+            authenticate=api.authenticate,
+            time_scale=settings.time_scale,
+        )
+        api_config = server_config(
+            join_routes(api, reads),
             host=settings.api.host,
             port=api_socket.getsockname()[1],
             certificate=None if settings.api.plain_http else files.certificate,
@@ -95,11 +96,11 @@ class Engine:
         )
         gateway = self._gateway_config(gateway_socket.getsockname()[1], files)
         beat = Heartbeat(self._installation.dsn(), "engine", self._pulse)
-        async with self._reads.open():
+        async with reads.open(), _closing(api):
             await together(
                 stop,
                 serve(
-                    (api, api_socket),
+                    (api_config, api_socket),
                     (gateway, gateway_socket),
                     stop=stop,
                     on_started=lambda: self._installation.write_addresses(addresses),
@@ -135,28 +136,24 @@ class Engine:
             ca_bundle=files.trust,
         )
 
-    def _application(self, addresses: Addresses, trust: Path) -> Starlette:
+    def _build_api(self, addresses: Addresses, trust: Path) -> Api:
+        folder = self._installation.folder
         enrolment = Enrolment(
             self._handler,
             self._view,
-            CertificateAuthority.load(self._installation.folder.authority),
+            CertificateAuthority.load(folder.authority),
             self._secret,
             trust,
             addresses.gateway,
         )
-        return build_application(
+        return Api(
             handler=self._handler,
-            log=self._log,
-            verifier=self._verifier,
+            reader=self._log,
+            tokens=TokenVerifier.from_admin_token_file(folder.admin_token),
             secret=self._secret,
             enrolment=enrolment,
-            reads=self._reads,
-            context=context,
             health=self._health,
         )
-
-    async def _authenticate(self, request: Request) -> Principal | None:
-        return self._verifier.principal(request.headers.get("authorization"))
 
     def _addresses(self, api_port: int, gateway_port: int) -> Addresses:
         settings = self._installation.settings
@@ -173,21 +170,32 @@ class Engine:
     def _pulse(self) -> Pulse:
         return Pulse(position=self._view.position)
 
-    async def _health(self) -> dict[str, object]:
-        """Return how every part is; `ok` is whether all that ever spoke are up."""
+    async def _health(self) -> Health:
+        """Return how every part is that ever spoke."""
         try:
             async with asyncio.timeout(3), self._pool.connection() as connection:
-                parts = await read_health(connection)
+                parts = {
+                    said.part: PartHealth(
+                        status=_STATUS.get(said.state, HealthStatus.DEGRADED),
+                        position=said.position,
+                        detail="" if said.state in _STATUS else said.state,
+                    )
+                    for said in await read_health(connection)
+                }
             head: int | None = await self._log.head()
-        except (TimeoutError, psycopg.Error, OSError, UnavailableError) as error:
-            return {"ok": False, "database": str(error) or type(error).__name__, "parts": []}
-        quiet = {"up", "standby"}
-        return {
-            "ok": all(part.state in quiet for part in parts),
-            "log_id": str(self._log.log_id),
-            "head": head,
-            "parts": [msgspec.to_builtins(part) for part in parts],
-        }
+        except (TimeoutError, psycopg.Error, PoolTimeout, OSError, UnavailableError) as error:
+            log.warning("health cannot be asked", reason=repr(error))
+            down = PartHealth(status=HealthStatus.DOWN, detail="The database does not answer.")
+            parts, head = {"database": down}, None
+        return overall(VERSION, head, parts)
+
+
+@contextlib.asynccontextmanager
+async def _closing(api: Api) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await api.close()
 
 
 async def run(installation: Installation, stop: asyncio.Event) -> None:
