@@ -1,6 +1,6 @@
 # One line for each thing that a developer does. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up test check lint fmt lock bench venv venv-host real clean
+.PHONY: help up test check lint fmt docs lock bench venv venv-host real clean
 SHELL := /bin/bash
 
 bin := .venv/bin
@@ -31,6 +31,9 @@ lint: venv ## The checks alone
 fmt: venv ## Format the code and mend what ruff can mend
 	$(bin)/ruff check --fix-only
 	$(bin)/ruff format
+
+docs: venv ## Write the pages of docs/ that are generated
+	$(bin)/python -m docs.generator
 
 lock: venv ## Pin what the *.in files ask for: newest versions, with hashes
 	$(bin)/python tests/install/lock.py
