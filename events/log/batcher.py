@@ -10,47 +10,39 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from events.claims import Mode
 from events.log.claims import Kind
 from events.log.group import Encoded
 from events.log.port import GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, GROUP_EVENTS_MAX, Outcome
 
-Token = tuple[str, str, str]
-"""What is in use: ("stream", id, ""), ("answer", principal, key), ("key", key, ""), ..."""
+Token = tuple[str, ...]
+"""What a command waits for: ("stream", id), ("answer", principal, key), ("key", key), ..."""
 
 
 class Pending:
     """A command that waits for its outcome."""
 
-    __slots__ = (
-        "changes",
-        "encoded",
-        "future",
-        "in_doubt",
-        "needs",
-        "reads",
-        "since",
-        "writes",
-    )
+    __slots__ = ("answer", "changes", "encoded", "future", "in_doubt", "needs", "since", "writes")
 
     def __init__(self, encoded: Encoded, future: asyncio.Future[Outcome], since: float) -> None:
+        prepared = encoded.prepared
         self.encoded = encoded
         self.future = future
         self.since = since  # the loop's clock, in seconds, when it came
         self.in_doubt = False  # it was sent, and whether it was committed is not known
-        append, plan = encoded.prepared.append, encoded.prepared.plan
-        self.reads: list[Token] = [("stream", stream, "") for stream in append.reads]
-        self.writes: list[Token] = [("answer", append.principal, append.answer_key)]
-        self.writes += {("stream", row.stream, "") for row in encoded.prepared.rows}
-        self.needs = [(need.key, need.kind is Kind.FREE) for need in plan.needs]
+        self.answer = (prepared.append.principal, prepared.key)
+        self.writes = {row.stream for row in prepared.rows}
+        # Keys of claims: (key, whether it must be free), and (key, holder, taken exclusively).
+        self.needs = [(need.key, need.kind is Kind.FREE) for need in prepared.plan.needs]
         self.changes = [
             (
                 effect.key,
                 effect.holder,
                 effect.holding is not None and effect.holding.mode is Mode.EXCLUSIVE,
             )
-            for effect in plan.effects
+            for effect in prepared.plan.effects
         ]
 
 
@@ -62,7 +54,10 @@ class Batcher:
         self._parked: dict[Token, deque[Pending]] = {}
         self._parked_count = 0
         self._freed: deque[Token] = deque()
-        self._used: set[Token] = set()
+        self._streams: set[str] = set()
+        self._answers: set[tuple[str, str]] = set()
+        self._exclusive: set[str] = set()
+        self._holdings: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         """How many commands wait, those of groups in flight apart."""
@@ -89,51 +84,53 @@ class Batcher:
         """Take commands of a finished group in again, before all others."""
         self._ready.extendleft(reversed(group))
 
-    def take(self) -> list[Pending]:
+    def take(self, commands_max: int = GROUP_COMMANDS_MAX) -> list[Pending]:
         """Return the next group, empty if nothing can go; `done` must be called with it."""
-        group = _Group()
+        group = _Group(commands_max)
         while self._freed:
             if not self._take_parked(self._freed[0], group):
                 return group.members
             self._freed.popleft()
-        while self._ready:
-            pending = self._ready[0]
+        ready = self._ready
+        while ready:
+            pending = ready[0]
             if not pending.future.done():
                 token = self._blocking(pending, group)
                 if token is not None:
                     self._park(pending, token)
                 elif group.fits(pending):
-                    self._use(pending)
-                    group.add(pending)
+                    self._use(pending, group)
                 else:
                     return group.members
-            self._ready.popleft()
+            ready.popleft()
         return group.members
 
     def done(self, group: list[Pending]) -> None:
         """Free what a group had in use, whatever became of it."""
         for pending in group:
-            for token in pending.writes:
-                self._free(token)
+            self._streams -= pending.writes
+            self._answers.discard(pending.answer)
             for key, holder, exclusive in pending.changes:
-                self._free(("holding", key, holder))
+                self._holdings.discard((key, holder))
                 if exclusive:
-                    self._free(("exclusive", key, ""))
-                self._free(("key", key, ""))
+                    self._exclusive.discard(key)
+            if self._parked:
+                self._freed.extend(token for token in _tokens(pending) if token in self._parked)
 
     def _take_parked(self, token: Token, group: _Group) -> bool:
         """Take from a token's queue while the token is free; False if the group is full."""
         queue = self._parked.get(token)
         while queue:
             pending = queue[0]
-            blocking = None if pending.future.done() else self._blocking(pending, group)
-            if blocking == token:
-                return True
-            if blocking is None and not pending.future.done():
-                if not group.fits(pending):
-                    return False
-                self._use(pending)
-                group.add(pending)
+            blocking = None
+            if not pending.future.done():
+                blocking = self._blocking(pending, group)
+                if blocking == token:
+                    return True
+                if blocking is None:
+                    if not group.fits(pending):
+                        return False
+                    self._use(pending, group)
             queue.popleft()
             self._parked_count -= 1
             if blocking is not None:
@@ -151,57 +148,68 @@ class Batcher:
         That a key is free of other holders is asked of this group's changes only: those in flight
         come to pass before it or after it, and a key that many share is never out of use for long.
         """
-        used = self._used
-        for token in pending.reads:
-            if token in used:
-                return token
-        answer = pending.writes[0]
-        if answer in used:
-            return answer
+        streams = self._streams
+        for stream in pending.encoded.prepared.append.reads:
+            if stream in streams:
+                return ("stream", stream)
+        if pending.answer in self._answers:
+            return ("answer", *pending.answer)
         for key, free in pending.needs:
-            token = ("exclusive", key, "")
-            if token in used:
-                return token
+            if key in self._exclusive:
+                return ("exclusive", key)
             if free and key in group.changed:
-                return ("key", key, "")
+                return ("key", key)
         for key, holder, _ in pending.changes:
-            token = ("holding", key, holder)
-            if token in used:
-                return token
+            if (key, holder) in self._holdings:
+                return ("holding", key, holder)
         return None
 
-    def _use(self, pending: Pending) -> None:
-        self._used.update(pending.writes)
+    def _use(self, pending: Pending, group: _Group) -> None:
+        """Put a command into the group."""
+        group.add(pending)
+        self._streams |= pending.writes
+        self._answers.add(pending.answer)
         for key, holder, exclusive in pending.changes:
-            self._used.add(("holding", key, holder))
+            group.changed.add(key)
+            self._holdings.add((key, holder))
             if exclusive:
-                self._used.add(("exclusive", key, ""))
-
-    def _free(self, token: Token) -> None:
-        self._used.discard(token)
-        if token in self._parked:
-            self._freed.append(token)
+                self._exclusive.add(key)
 
 
 class _Group:
     """A group being put together, within its limits."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_bytes", "_commands_max", "_events", "changed", "members")
+
+    def __init__(self, commands_max: int) -> None:
         self.members: list[Pending] = []
         self.changed: set[str] = set()  # keys of claims
+        self._commands_max = min(commands_max, GROUP_COMMANDS_MAX)
         self._events = 0
         self._bytes = 0
 
     def fits(self, pending: Pending) -> bool:
         prepared = pending.encoded.prepared
         return not self.members or (
-            len(self.members) < GROUP_COMMANDS_MAX
+            len(self.members) < self._commands_max
             and self._events + len(prepared.rows) <= GROUP_EVENTS_MAX
             and self._bytes + prepared.size_bytes <= GROUP_BYTES_MAX
         )
 
     def add(self, pending: Pending) -> None:
+        prepared = pending.encoded.prepared
         self.members.append(pending)
-        self.changed.update(key for key, _, _ in pending.changes)
-        self._events += len(pending.encoded.prepared.rows)
-        self._bytes += pending.encoded.prepared.size_bytes
+        self._events += len(prepared.rows)
+        self._bytes += prepared.size_bytes
+
+
+def _tokens(pending: Pending) -> Iterator[Token]:
+    """Yield all that others may wait for while a command is in flight."""
+    for stream in pending.writes:
+        yield ("stream", stream)
+    yield ("answer", *pending.answer)
+    for key, holder, exclusive in pending.changes:
+        yield ("holding", key, holder)
+        yield ("key", key)
+        if exclusive:
+            yield ("exclusive", key)

@@ -27,7 +27,7 @@ class Kind(enum.StrEnum):
     NEVER = "never"  # it cannot be met: the command's own claims contradict each other
 
 
-class Need(msgspec.Struct, frozen=True):
+class Need(msgspec.Struct, frozen=True, gc=False):
     """One condition of a command.
 
     `excepted` are the holders whose rows do not count, the claim's own holder first. `amount` is
@@ -43,14 +43,14 @@ class Need(msgspec.Struct, frozen=True):
     mode: Mode = Mode.EXCLUSIVE
 
 
-class Holding(msgspec.Struct, frozen=True):
+class Holding(msgspec.Struct, frozen=True, gc=False):
     """How a holder has a key: EXCLUSIVE, SHARED, or AMOUNT with an amount."""
 
     mode: Mode
     amount: int = 0
 
 
-class Effect(msgspec.Struct, frozen=True):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """What a (key, holder) is after the command: a holding, or nothing (None)."""
 
     key: str
@@ -58,7 +58,7 @@ class Effect(msgspec.Struct, frozen=True):
     holding: Holding | None
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """All that a command's claims come to."""
 
     needs: tuple[Need, ...]

@@ -86,7 +86,7 @@ def encode(prepared: Prepared) -> Encoded:
     return Encoded(
         prepared=prepared,
         principal=frequent(append.principal),
-        key=text(append.answer_key),
+        key=text(prepared.key),
         mac=arrays.raw(append.body_mac),
         answer=arrays.raw(append.answer),
         time=arrays.microseconds_of(append.time),

@@ -125,10 +125,10 @@ class MemoryLog:
     def _refusal_or_repeat(self, prepared: Prepared) -> Outcome | None:
         """Return the outcome of a command that stores nothing; None if it is to be accepted."""
         append = prepared.append
-        known = self._answers.get((append.principal, append.answer_key))
+        known = self._answers.get((append.principal, prepared.key))
         if known is not None:
             if known.body_mac != append.body_mac:
-                return KeyReused(key=append.answer_key)
+                return KeyReused(key=prepared.key)
             return Appended(
                 first=known.first,
                 count=known.count,
@@ -171,7 +171,7 @@ class MemoryLog:
                 self._addressed.setdefault(row.addressee, []).append(stored)
         self._claims.apply(prepared.plan.effects)
         count = len(prepared.rows)
-        self._answers[append.principal, append.answer_key] = StoredAnswer(
+        self._answers[append.principal, prepared.key] = StoredAnswer(
             body_mac=append.body_mac, answer=append.answer, first=first, count=count, time=time
         )
         return Appended(first=first, count=count, time=time, answer=append.answer)

@@ -23,6 +23,8 @@ ANSWERS_KEPT_DAYS = 7
 PRUNE_INTERVAL_S = 60.0
 PRUNE_ANSWERS_MAX = 5_000
 NOTIFY_RETRY_S = 0.5
+NOTIFY_INTERVAL_S = 0.002
+"""Words of commits that follow each other faster are gathered into one."""
 
 Logger = structlog.stdlib.get_logger(__name__)
 
@@ -124,6 +126,7 @@ class PostgresLog(PostgresLogReader):
                         self._written.clear()
                         arguments = {"head": str(self._heads.known)}
                         await connection.execute(statement("notify"), arguments)
+                        await asyncio.sleep(NOTIFY_INTERVAL_S)
                 finally:
                     await close(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:

@@ -12,7 +12,7 @@ from events.log import claims
 from events.log.port import GROUP_BYTES_MAX, GROUP_EVENTS_MAX, Append
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """What is an event's own in the log; the rest of its row is the command's."""
 
     stream: str
@@ -23,10 +23,14 @@ class Row(msgspec.Struct, frozen=True):
     addressee: str | None
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """An append with its rows and its plan of claims; `size_bytes` is what it sends, nearly."""
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """An append with its rows and its plan of claims.
+
+    `key` is its answer's, `size_bytes` is what it sends, nearly.
+    """
 
     append: Append
+    key: str
     rows: tuple[Row, ...]
     plan: claims.Plan
     size_bytes: int
@@ -66,7 +70,7 @@ def prepare(append: Append, codec: Codec) -> Prepared:
     if size_bytes > GROUP_BYTES_MAX:
         raise AppendTooLargeError(f"{size_bytes} B in one append exceed {GROUP_BYTES_MAX} B")
     plan = claims.plan(_claims(append)) if append.events else claims.NOTHING
-    prepared = Prepared(append, tuple(rows), plan, size_bytes)
+    prepared = Prepared(append, append.answer_key, tuple(rows), plan, size_bytes)
     _refuse_nul(prepared)
     return prepared
 
@@ -79,11 +83,18 @@ def _claims(append: Append) -> Iterator[Claim]:
 def _refuse_nul(prepared: Prepared) -> None:
     """Raise ValueError if a text has a NUL character, which PostgreSQL's text cannot hold."""
     append = prepared.append
-    texts = [append.principal, append.actor, append.answer_key, *append.reads]
-    texts += [append.correlation or "", append.causation or ""]
-    texts += [row.addressee for row in prepared.rows if row.addressee is not None]
-    for effect in prepared.plan.effects:
-        texts += [effect.key, effect.holder]
-    texts += [need.key for need in prepared.plan.needs]
+    texts = [
+        append.principal,
+        append.actor,
+        prepared.key,
+        append.correlation or "",
+        append.causation or "",
+        *append.reads,
+        *[row.addressee for row in prepared.rows if row.addressee is not None],
+    ]
+    if prepared.plan is not claims.NOTHING:
+        for effect in prepared.plan.effects:
+            texts += (effect.key, effect.holder)
+        texts += [need.key for need in prepared.plan.needs]
     if "\0" in "".join(texts):
         raise ValueError("a NUL character cannot be stored in a name, key or stream")

@@ -135,17 +135,24 @@ class Writer:
                     wake.set()
                     return
 
+    def _share(self) -> int:
+        """Return how many commands a lane that is about to start leaves none of for the others."""
+        ready = self._batcher.ready
+        idle = len(self._lanes) - len(self._in_flight)
+        return max(LANE_READY_MIN, -(-ready // idle)) if idle else ready
+
     async def _run(self, index: int) -> None:
         """Send one group after the other on a lane, for ever."""
         wake, lane = self._wakes[index], self._lanes[index]
         while True:
             await wake.wait()
             await asyncio.sleep(0)  # those who were just answered may come again and join
-            group = self._batcher.take()
+            group = self._batcher.take(self._share())
             if not group:
                 wake.clear()
                 continue
             self._in_flight[index] = group
+            self._wake()
             deferred: list[Pending] = []
             try:
                 deferred = await self._settle(lane, group)
