@@ -74,11 +74,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class HostDriver:
     """A driver for the host that `hypervisor` speaks to; `storage_folder` must be there."""
 
-    def __init__(self, hypervisor: Hypervisor, storage_folder: Path, options: Options) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        storage_folder: Path,
+        options: Options,
+        *,
+        processes: ProcessTable | None = None,
+    ) -> None:
         self._hypervisor = hypervisor
         self._options = options
         self._storage = Storage(storage_folder)
-        self._processes = ProcessTable(options.host_process)
+        self._processes = processes or ProcessTable(options.host_process)
         self._watch = Watch(
             hypervisor,
             self._processes,

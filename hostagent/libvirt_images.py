@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def _clear_way(target: Path, partial: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Whoever may still write to an older attempt keeps that file, which has no name any more.
     partial.unlink(missing_ok=True)
+    # Made here first, because qemu-img would let everybody read it.
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 async def inspect(image: Path, kind: str) -> int:
