@@ -31,6 +31,7 @@ LOCK_KEY = 7_311
 BUILD_BATCH_EVENTS = 10_000
 FOLLOW_BATCH_EVENTS = 2_000
 STANDBY_INTERVAL_S = 1.0
+WATCH_INTERVAL_S = 1.0
 RETRY_S_MIN = 0.1
 RETRY_S_MAX = 5.0
 HEAD_TIMEOUT_S = 2.0
@@ -166,6 +167,7 @@ class Projector:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow(folder))
                     tasks.create_task(self._serve_rebuilds(store))
+                    tasks.create_task(self._watch(store))
             except ExceptionGroup as errors:
                 first = errors.exceptions[0]
                 if not isinstance(first, OtherLogError):
@@ -207,6 +209,17 @@ class Projector:
                             break  # swapped meanwhile: go on from where the new one is
                         await folder.take(batch)
                         await folder.flush()
+
+    async def _watch(self, store: Store) -> None:
+        """See that the database still has what was written, also while nothing happens.
+
+        Commits are not waited for, so a crash of the server takes the last ones back: the broken
+        connection tells, and the next session folds them again.
+        """
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S * self._time_scale)
+            async with self._turn:
+                await store.place()
 
     # ------------------------------------------------------------------------------- building
 
