@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from dwh.queries import (
     QueryRefusedError,
     failure,
 )
+from dwh.sockets import listening
 from events.wire.telemetry import frame, read_frame
 
 REQUEST_BYTES_MAX = 512 * 1024
@@ -35,7 +35,6 @@ RUNNING_MAX = 4
 WAITING_MAX = 16
 INTERRUPT_INTERVAL_S = 0.05
 ANSWER_BYTES_MAX = BYTES_MAX + 1024 * 1024
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 logger = structlog.get_logger(__name__)
 
 
@@ -56,16 +55,17 @@ class QueryServer:
         self._running = asyncio.Semaphore(running_max)
         self._present_max = running_max + waiting_max
         self._present = 0
+        self._stopping: set[asyncio.Task[None]] = set()
         self.answered = 0
         self.failed = 0
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        server = await listen(self._path, self._serve)
         try:
-            await server.serve_forever()
+            async with listening(self._path, self._serve):
+                await asyncio.Event().wait()
         finally:
-            server.close()
+            await asyncio.gather(*self._stopping, return_exceptions=True)
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,8 +83,6 @@ class QueryServer:
             await asyncio.wait_for(writer.drain(), SEND_TIMEOUT_S)
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
             logger.debug("a query's connection was lost", error=str(error))
-        finally:
-            writer.close()
 
     async def _answer(self, request: bytes, reader: asyncio.StreamReader) -> tuple[Answer, bytes]:
         try:
@@ -119,20 +117,22 @@ class QueryServer:
             first: set[asyncio.Future[Any]] = {running, gone}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # An interrupt before the query has begun has no effect, hence again and again.
-            while not running.done():
-                execution.interrupt()
-                await asyncio.wait({running}, timeout=INTERRUPT_INTERVAL_S)
+            if not running.done():
+                # A task of its own, since this one may be cancelled (again) while it waits.
+                stopping = asyncio.create_task(_stop(execution, running))
+                self._stopping.add(stopping)
+                stopping.add_done_callback(self._stopping.discard)
+                await asyncio.shield(stopping)
         return running.result()
+
+
+async def _stop(execution: Execution, running: asyncio.Future[tuple[Answer, bytes]]) -> None:
+    """Interrupt a query until it has ended: before it has begun, an interrupt has no effect."""
+    while not running.done():
+        execution.interrupt()
+        await asyncio.wait({running}, timeout=INTERRUPT_INTERVAL_S)
+    running.exception()  # whoever still waits for it is told as well
 
 
 def _long_frame(content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + content
-
-
-async def listen(path: Path, serve: Serve) -> asyncio.Server:
-    """Listen on a Unix socket for its owner only; a socket that a dead process left is replaced."""
-    path.unlink(missing_ok=True)  # noqa: ASYNC240  an instant's work, once
-    server = await asyncio.start_unix_server(serve, path)
-    path.chmod(0o600)  # noqa: ASYNC240
-    return server

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dwh.query_server import listen
+from dwh.sockets import listening
 from events.wire.agent import Telemetry
 from events.wire.telemetry import TelemetryBatch, decode_telemetry, read_frame
 
@@ -34,8 +34,7 @@ class TelemetryServer:
     async def batches(self, offsets: Mapping[int, int]) -> AsyncIterator[TelemetryBatch]:
         """Yield batches for ever; a socket has no places, so `offsets` is of no use here."""
         del offsets
-        server = await listen(self._path, self._serve)
-        try:
+        async with listening(self._path, self._serve):
             while True:
                 telemetry = [await self._waiting.get()]
                 # A moment's patience makes one transaction of what many hosts send at once.
@@ -43,8 +42,6 @@ class TelemetryServer:
                 while not self._waiting.empty() and len(telemetry) < BATCH_FRAMES_MAX:
                     telemetry.append(self._waiting.get_nowait())
                 yield TelemetryBatch(telemetry=telemetry)
-        finally:
-            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -61,5 +58,3 @@ class TelemetryServer:
             pass
         except (OSError, ValueError) as error:
             logger.warning("a sender of telemetry was lost", error=str(error))
-        finally:
-            writer.close()

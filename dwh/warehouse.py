@@ -73,14 +73,17 @@ class Warehouse:
         self._connection.execute("SET lock_configuration = true")
         oldest = rows.plain_utc(dt.datetime.now(dt.UTC) - WATERMARK_LIFE)
         self._rows("DELETE FROM telemetry_watermarks WHERE time < ?", [oldest])
+        # A busy connection refuses every other call, even for a cursor: queries make theirs of one
+        # that does nothing else.
+        self._for_queries = self._connection.cursor()
         self._watermarks = Watermarks(self._rows("FROM telemetry_watermarks"))
         self.events_taken = 0
         self.samples_taken = 0
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The writer's connection; a query makes a `cursor()` of it."""
-        return self._connection
+        """An idle connection, of which a query makes a `cursor()`."""
+        return self._for_queries
 
     @property
     def watermarks(self) -> Watermarks:
@@ -89,6 +92,7 @@ class Warehouse:
 
     def close(self) -> None:
         """Close the file, with everything in it."""
+        self._for_queries.close()
         self._connection.close()
 
     def _rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -19,9 +19,11 @@ from events.stream.relay import Relay
 from tests.contract.sample_events import SAMPLE_CODEC
 from tests.contract.stream_contract import StreamContract, append_events, events_of, take
 from tests.harness.kafka import KafkaBroker
+from tests.integration.kafka_clients import let_go_of_clients
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 SCALE = 0.1
+_let_go = pytest.fixture(scope="module", autouse=True)(let_go_of_clients)
 
 
 async def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 40.0) -> None:
