@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -17,14 +17,13 @@ from access.certificates import CertificateAuthority
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
 from access.trust import ServerFiles
-from chronovisor.contexts import source_for
+from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
 from chronovisor.heartbeat import Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
 from chronovisor.web import join_routes
 from commands.api.app import Api
-from commands.api.health import Health, HealthStatus, PartHealth, overall
 from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
@@ -41,8 +40,7 @@ from projections.reads.routes import ReadApi
 log = structlog.get_logger(__name__)
 Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 FOLLOW_S = 5.0
-VERSION = importlib.metadata.version("chronovisor")
-_STATUS = {"up": HealthStatus.OK, "standby": HealthStatus.OK}
+_WELL = frozenset({"up", "standby"})
 
 
 class Engine:
@@ -152,6 +150,7 @@ class Engine:
             tokens=TokenVerifier.from_admin_token_file(folder.admin_token),
             secret=self._secret,
             enrolment=enrolment,
+            context=context,
             health=self._health,
         )
 
@@ -170,24 +169,21 @@ class Engine:
     def _pulse(self) -> Pulse:
         return Pulse(position=self._view.position)
 
-    async def _health(self) -> Health:
+    async def _health(self) -> dict[str, object]:
         """Return how every part is that ever spoke."""
         try:
             async with asyncio.timeout(3), self._pool.connection() as connection:
-                parts = {
-                    said.part: PartHealth(
-                        status=_STATUS.get(said.state, HealthStatus.DEGRADED),
-                        position=said.position,
-                        detail="" if said.state in _STATUS else said.state,
-                    )
-                    for said in await read_health(connection)
-                }
-            head: int | None = await self._log.head()
+                parts = await read_health(connection)
+            head = await self._log.head()
         except (TimeoutError, psycopg.Error, PoolTimeout, OSError, UnavailableError) as error:
             log.warning("health cannot be asked", reason=repr(error))
-            down = PartHealth(status=HealthStatus.DOWN, detail="The database does not answer.")
-            parts, head = {"database": down}, None
-        return overall(VERSION, head, parts)
+            return {"ok": False, "parts": [], "database": "The database does not answer."}
+        return {
+            "ok": all(part.state in _WELL for part in parts),
+            "log_id": str(self._log.log_id),
+            "head": head,
+            "parts": [msgspec.to_builtins(part) for part in parts],
+        }
 
 
 @contextlib.asynccontextmanager
