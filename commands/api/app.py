@@ -7,8 +7,6 @@ The composition makes an `Api`, joins its routes with those of the read side, an
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -18,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
-from uuid_utils.compat import uuid7
 
 from access.principals import Principal
 from access.rights import allowed
@@ -27,8 +24,9 @@ from access.tokens import TokenVerifier
 from commands.api import metrics
 from commands.api.answers import OK, answer, stored_fields
 from commands.api.bodies import BodyDecoder, decode
+from commands.api.contexts import ContextFactory, new_context
 from commands.api.endings import Ending, Endings
-from commands.api.health import HealthCheck, HealthStatus
+from commands.api.health import HealthCheck
 from commands.api.problems import (
     NotAllowed,
     NotAuthenticated,
@@ -59,11 +57,7 @@ _canonical = msgspec.json.Encoder()
 
 
 class Api:
-    """Accepts commands over HTTP.
-
-    `health` tells how the parts are doing; `document` is the OpenAPI document of the whole
-    product as JSON, `page` the page that shows it.
-    """
+    """Accepts commands over HTTP. `health` tells how the parts are doing."""
 
     def __init__(
         self,
@@ -75,12 +69,14 @@ class Api:
         enrolment: Enrolment,
         health: HealthCheck,
         registry: CollectorRegistry | None = None,
+        context: ContextFactory = new_context,
     ) -> None:
         self.handler = handler
         self.secret = secret
         self.enrolment = enrolment
         self.metrics = metrics.CommandMetrics(registry)
         self.endings = Endings(reader)
+        self.context = context
         self._tokens = tokens
         self._health = health
         self._joining = 0
@@ -106,7 +102,11 @@ class Api:
         return self._tokens.principal(request.headers.get("authorization"))
 
     def routes(self, document: bytes, page: str, page_policy: str) -> list[BaseRoute]:
-        """Return the routes. `page_policy` is the page's Content-Security-Policy."""
+        """Return the routes.
+
+        `document` is the OpenAPI document of the whole product, as JSON, `page` the page that
+        shows it, and `page_policy` the page's Content-Security-Policy.
+        """
 
         async def show_document(request: Request) -> Response:
             return Response(document, media_type="application/json")
@@ -143,7 +143,7 @@ class Api:
             raise Overloaded("Many machines are joining at once.", remedy="Try again in a moment.")
         self._joining += 1
         try:
-            joined = await self.enrolment.join(join, lambda: new_context("enrolment"))
+            joined = await self.enrolment.join(join, lambda: self.context("enrolment", 2, 0))
         finally:
             self._joining -= 1
         return Response(_canonical.encode(joined), media_type="application/json")
@@ -157,7 +157,7 @@ class Api:
 
     async def _answer_health(self, request: Request) -> Response:
         found = await self._health()
-        status = Unavailable.status if found.status is HealthStatus.DOWN else OK
+        status = OK if found.get("head") is not None else Unavailable.status
         return Response(
             _canonical.encode(found),
             status_code=status,
@@ -245,30 +245,17 @@ class CommandEndpoint:
         return self._api.secret.body_mac(line + _canonical.encode(command))
 
     def _source(self, command: Command, actor: str, if_match: int | None) -> ContextSource:
+        """Ids for an object and for each of its parts: to make more would only take time."""
         parts = sum(len(getattr(command, name)) for name in self._lists)
-        digest = self._api.secret.enrolment_digest
-        return lambda: new_context(actor, parts=parts, if_match=if_match, secret_sha256=digest)
 
+        def source() -> Context:
+            return msgspec.structs.replace(
+                self._api.context(actor, 1 + parts, parts),
+                if_match=if_match,
+                secret_sha256=self._api.secret.enrolment_digest,
+            )
 
-def new_context(
-    actor: str,
-    *,
-    parts: int = 0,
-    if_match: int | None = None,
-    secret_sha256: Callable[[str], str] | None = None,
-) -> Context:
-    """Return what comes in with a command: time, and ids for an object and its `parts`."""
-    context = Context(
-        command=uuid7(),
-        time=dt.datetime.now(dt.UTC),
-        actor=actor,
-        ids=tuple(str(uuid7()) for _ in range(1 + parts)),
-        randoms=tuple(secrets.randbits(64) for _ in range(parts)),
-        if_match=if_match,
-    )
-    if secret_sha256 is None:
-        return context
-    return msgspec.structs.replace(context, secret_sha256=secret_sha256)
+        return source
 
 
 def _guarded(

@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Awaitable, Callable
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-
-class HealthStatus(enum.StrEnum):
-    """How the whole, or one of its parts, is doing."""
-
-    OK = "ok"
-    DEGRADED = "degraded"
-    DOWN = "down"
+HealthCheck = Callable[[], Awaitable[Mapping[str, object]]]
+"""Returns the members of `Health`; without `head` the engine cannot accept commands."""
 
 
 class PartHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One part: how it is doing, and the position of the log that it has reached.
+    """What was last heard of a part: its state in a word, and how far in the log it is."""
 
-    `detail` says what is wrong, in words that may be shown to anybody.
-    """
-
-    status: HealthStatus
-    position: int | None = None
-    detail: str = ""
+    part: str
+    state: str
+    position: int | None
+    detail: str
+    heard: dt.datetime
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole: `down` if commands cannot be accepted, `degraded` if any part is not well.
+    """The whole. `ok`: every part is well. `head` is the position of the log's last event.
 
-    `position` is that of the log's last event.
+    Without `head` the log cannot be reached: the status is then 503, and `database` says why.
     """
 
-    status: HealthStatus
-    version: str
-    position: int | None = None
-    parts: dict[str, PartHealth] = {}
-
-
-HealthCheck = Callable[[], Awaitable[Health]]
-
-
-def overall(version: str, position: int | None, parts: dict[str, PartHealth]) -> Health:
-    """Return the health of the whole from that of its parts; no position: the log is away."""
-    well = all(part.status is HealthStatus.OK for part in parts.values())
-    status = HealthStatus.OK if well else HealthStatus.DEGRADED
-    if position is None:
-        status = HealthStatus.DOWN
-    return Health(status=status, version=version, position=position, parts=parts)
+    ok: bool
+    parts: tuple[PartHealth, ...]
+    log_id: str | None = None
+    head: int | None = None
+    database: str | None = None
