@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,8 +36,9 @@ from commands.gateway.view import GatewayView, TooOldError
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Decide, Handler
-from commands.kernel.refusal import InvalidField
-from events.log.port import LogReader
+from commands.kernel.refusal import InvalidField, Refusal
+from commands.state.host import HostState
+from events.log.port import LogReader, OverloadedError
 from events.wire.agent import (
     REPORT_ITEMS_MAX,
     SAMPLES_MAX,
@@ -58,6 +60,7 @@ log = structlog.get_logger(__name__)
 WAIT_S_MAX = 60.0
 CATCH_UP_S_MAX = 5.0
 AT_ONCE_MAX = 32
+REPORT_WAIT_S_MAX = 10.0
 BODY_BYTES_MAX = 4 * 1024 * 1024
 Body = TypeVar("Body")
 SourceFor = Callable[[str], ContextSource]
@@ -92,6 +95,7 @@ class Gateway:
         self._telemetry = telemetry
         self._source_for = source_for
         self._intervals = intervals
+        self._desks: dict[str, _Desk] = {}
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -108,10 +112,10 @@ class Gateway:
         self, answer: Callable[[Request, str], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
+            host = peer_host_id(request.scope)
+            if host is None:
+                return problem_response(NotYourHost("The certificate names no host."), request)
             try:
-                host = peer_host_id(request.scope)
-                if host is None:
-                    raise NotYourHost("The certificate names no host.")
                 return await answer(request, host)
             except Exception as error:  # noqa: BLE001 - every failure is answered as a problem
                 return problem_response(error, request)
@@ -121,6 +125,7 @@ class Gateway:
     async def _hello(self, request: Request, host: str) -> Response:
         hello = await _body(request, Hello)
         fingerprint = _fingerprint(request)
+        await self._catch_up(await self._reader.head())  # or a host would begin session on session
 
         def decide(world: World, context: Context) -> Decision:
             return decide_hello(world, context, host, fingerprint, hello)
@@ -153,7 +158,7 @@ class Gateway:
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             signal = self._view.signal(host)
-            self._require_session(request, host, session)
+            await self._require_session(request, host, session)
             self._monitor.heard(host)
             try:
                 changes = self._view.changes(host, int(after))
@@ -176,10 +181,18 @@ class Gateway:
         report = await _body(request, Report)
         if len(report.items) > REPORT_ITEMS_MAX:
             raise InvalidField(f"A report has at most {REPORT_ITEMS_MAX} items.", field="items")
-        self._require_session(request, host, report.session)
-        self._monitor.heard(host)
-        positions = await self._take_items(request, host, report)
-        position = max([await self._reader.head(), *positions])
+        desk = self._desks.setdefault(host, _Desk())
+        async with desk.alone():
+            await self._require_session(request, host, report.session)
+            self._monitor.heard(host)
+            if desk.is_outdated(report):
+                raise SessionOver(
+                    "A later report of this session was taken in already.",
+                    remedy="Say hello again.",
+                )
+            positions = await self._take_items(request, host, report)
+            position = max([await self._reader.head(), *positions])
+            desk.taken(report)
         await self._catch_up(position)
         return _json(ReportAck(sequence=report.sequence, position=position))
 
@@ -229,21 +242,31 @@ class Gateway:
             raise NotYourHost("A host sends samples of itself only.")
         if len(batch.hosts) + len(batch.vms) > SAMPLES_MAX:
             raise InvalidField(f"A batch has at most {SAMPLES_MAX} samples.", field="vms")
-        state = self._view.hosts.get(host)
-        if state is None or state.removed or state.duplicate:
-            raise NotYourHost("The host was removed or is refused.")
+        state = self._known_host(request, host)
+        if state.duplicate:
+            raise NotYourHost("The host is refused: two machines use its identity.")
         self._monitor.heard(host)
         self._telemetry.send(batch)
         return Response(status_code=202)
 
-    def _require_session(self, request: Request, host: str, session: str) -> None:
-        """Refuse by what this process knows; what is appended is checked again by its decision."""
+    async def _require_session(self, request: Request, host: str, session: str) -> None:
+        """Refuse by what this process knows; what is appended is checked again by its decision.
+
+        Before it refuses, it makes sure to know the newest: another engine may have said welcome.
+        """
+        try:
+            require_session(self._known_host(request, host), session)
+        except Refusal:
+            await self._catch_up(await self._reader.head())
+            require_session(self._known_host(request, host), session)
+
+    def _known_host(self, request: Request, host: str) -> HostState:
         state = self._view.hosts.get(host)
         if state is None or state.removed:
             raise NotYourHost("The host is not known here, or was removed.")
         if state.certificate_fingerprint != _fingerprint(request):
             raise NotYourHost("The certificate is not the host's newest.")
-        require_session(state, session)
+        return state
 
     async def _catch_up(self, position: int) -> None:
         """Wait until the view has taken in a position, so that what is answered includes it."""
@@ -256,6 +279,39 @@ class Gateway:
 
     def _once(self, host: str) -> ContextSource:
         return self._source_for(f"host:{host}")
+
+
+class _Desk:
+    """One host's reports, taken in one after the other."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._session = ""
+        self._sequence = 0
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait for the report before this one, which its sender may have given up on."""
+        try:
+            await asyncio.wait_for(self._lock.acquire(), REPORT_WAIT_S_MAX)
+        except TimeoutError:
+            raise OverloadedError(retry_after_s=1.0) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def is_outdated(self, report: Report) -> bool:
+        """Tell whether a report comes late, after one that told newer things.
+
+        An agent has one report on its way; but a report that it sent twice, because the answer
+        took too long, may be delivered once more at any time.
+        """
+        return report.session == self._session and report.sequence < self._sequence
+
+    def taken(self, report: Report) -> None:
+        """Note that a report was taken in whole."""
+        self._session, self._sequence = report.session, report.sequence
 
 
 def _decider(host_id: str, fingerprint: str, report: Report, item: Item | None) -> Decide:

@@ -19,8 +19,12 @@ create unlogged table if not exists gateway.contacts (
 _STORE = """
 insert into gateway.contacts as c (host, heard)
 select * from unnest(%s::text[], %s::timestamptz[])
-on conflict (host) do update set heard = greatest(c.heard, excluded.heard)
+on conflict (host) do update set heard = case
+    when c.heard > excluded.heard + interval '1 minute' then excluded.heard
+    else greatest(c.heard, excluded.heard)
+end
 """
+_TOO_NEW = dt.timedelta(minutes=1)
 _READ = "select host, heard from gateway.contacts"
 _LOCK = "select pg_advisory_xact_lock(hashtext('chronovisor gateway contacts'))"
 
@@ -29,7 +33,10 @@ class Contacts(Protocol):
     """Where engines share what they heard."""
 
     async def store(self, heard: Mapping[str, dt.datetime]) -> None:
-        """Store when hosts were heard of; an older time never replaces a newer one."""
+        """Store when hosts were heard of; an older time never replaces a newer one.
+
+        Except one that is newer by more than a minute: that clock was wrong, and was set back.
+        """
         ...
 
     async def read(self) -> dict[str, dt.datetime]:
@@ -46,7 +53,8 @@ class MemoryContacts:
     async def store(self, heard: Mapping[str, dt.datetime]) -> None:
         """See `Contacts.store`."""
         for host, time in heard.items():
-            self._heard[host] = max(time, self._heard.get(host, time))
+            known = self._heard.get(host, time)
+            self._heard[host] = time if known > time + _TOO_NEW else max(time, known)
 
     async def read(self) -> dict[str, dt.datetime]:
         """See `Contacts.read`."""

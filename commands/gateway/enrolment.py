@@ -18,7 +18,7 @@ from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Handler
 from commands.kernel.refusal import InvalidField, Refusal
-from commands.state.host import HOST, HostState
+from commands.state.host import HOST, Duty, HostState
 from events.types.host import HostCertificateIssued, HostJoinRequested
 from events.wire.agent import Join, JoinAnswer
 
@@ -166,6 +166,11 @@ def decide_join(
         return Decision(id=host_id)
     if context.time > issued.expires:
         raise _refused("The token has expired.")
+    if _takes_over(state, join):
+        raise _refused(
+            "Another machine is this host, and may be running its VMs.",
+            "Put the host into maintenance before another machine takes its place.",
+        )
     requested = HostJoinRequested(
         name=state.name,
         token=issued.id,
@@ -174,6 +179,17 @@ def decide_join(
         signing_request=join.signing_request,
     )
     return Decision(id=host_id, events=on(HOST.stream(host_id), requested))
+
+
+def _takes_over(state: HostState, join: Join) -> bool:
+    """Tell whether a machine would speak for another one that may be running VMs.
+
+    What it says of them (absent, rebooted) would prove nothing. In maintenance there are none.
+    """
+    identity = state.identity
+    if identity is None or identity.hardware == join.hardware or state.session is None:
+        return False
+    return state.duty is not Duty.MAINTENANCE
 
 
 def public_key_sha256(signing_request: str) -> str:
@@ -199,5 +215,7 @@ def _require_host(world: World, host_id: str) -> HostState:
     return state
 
 
-def _refused(detail: str) -> TokenRefused:
-    return TokenRefused(detail, remedy="Ask an admin for a new token: 'chronovisor host token'.")
+def _refused(
+    detail: str, remedy: str = "Ask an admin for a new token: 'chronovisor host token'."
+) -> TokenRefused:
+    return TokenRefused(detail, remedy=remedy)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -24,6 +24,8 @@ from commands.state.host import HOST, Duty, HostState
 from events.types.host import HostSilent
 
 log = structlog.get_logger(__name__)
+CLOCKS_DIFFER_S_MAX = 5.0
+"""Engines' clocks may differ by so much; contract C alerts beyond it."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +88,7 @@ class Monitor:
         self._source = source
         self._monotonic = monotonic
         self._heard: dict[str, dt.datetime] = {}
+        self._known: dict[str, dt.datetime] = {}
         self._hearing = Hearing(patience, source().time, monotonic())
 
     def heard(self, host: str) -> None:
@@ -110,24 +113,38 @@ class Monitor:
         try:
             if heard:
                 await self._contacts.store(heard)
-            known = await self._contacts.read()
+            shared = await self._contacts.read()
         except Exception:
             self._heard = heard | self._heard
             raise
+        self._remember(now, shared, heard)
         for host in list(self._view.hosts.values()):
-            if not _is_watched(host):
+            if not _is_watched(host) or host.id in self._heard:
                 continue
-            last = known.get(host.id, self._hearing.since)
+            last = self._known.get(host.id, self._hearing.since)
             if self._hearing.silent_s(last, now) > self._patience.timeout_s:
-                await self._silent(host.id, last)
+                await self._silent(host, last)
 
-    async def _silent(self, host_id: str, last: dt.datetime) -> None:
-        context = self._source()
+    def _remember(self, now: dt.datetime, *sources: Mapping[str, dt.datetime]) -> None:
+        """Keep what was ever heard: the shared table forgets everything when its database crashes.
+
+        Times from the future were taken by a clock that was set back since; they say nothing.
+        """
+        latest = now + dt.timedelta(seconds=CLOCKS_DIFFER_S_MAX)
+        known = {host: heard for host, heard in self._known.items() if heard <= latest}
+        for source in sources:
+            for host, heard in source.items():
+                if heard <= latest:
+                    known[host] = max(heard, known.get(host, heard))
+        self._known = {host: heard for host, heard in known.items() if host in self._view.hosts}
+
+    async def _silent(self, host: HostState, last: dt.datetime) -> None:
+        context, host_id, session = self._source(), host.id, host.session
 
         def decide(world: World, context: Context) -> Decision:
             del context
             state = world.get(HOST, host_id)
-            if state is None or not _is_watched(state):
+            if state is None or not _is_watched(state) or state.session != session:
                 return Decision(id=host_id)
             silent = HostSilent(
                 name=state.name, last_contact=last, timeout_s=self._patience.timeout_s

@@ -36,7 +36,7 @@ PROGRESS_STEP_PERCENT = 5
 """Progress in smaller steps than this is not worth an event."""
 SKEW_S_MAX = 5.0
 _BOOTING = frozenset({VmStatus.POWERING_UP, VmStatus.RESTORING_STATE})
-_NEVER_RAN = frozenset({DownReason.START_FAILED, DownReason.WITHDRAWN})
+_ENDED_BY_ORDER = frozenset({DownReason.ADMIN, DownReason.WITHDRAWN})
 
 
 class ReportingHost:
@@ -82,9 +82,7 @@ def decide_vm_state(
         _ended(vm, host, run, item)
     elif item.state in {Reported.RUNNING, Reported.PAUSED}:
         _running(vm, host, run, item)
-    return Decision(
-        id=item.vm, events=tuple(vm.events), correlation=vm.state.operation
-    )
+    return Decision(id=item.vm, events=tuple(vm.events), correlation=vm.state.operation)
 
 
 def decide_job(world: World, context: Context, host: ReportingHost, item: JobItem) -> Decision:
@@ -127,6 +125,8 @@ def decide_host(
 def _stale(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
     state = vm.state
     assert state is not None  # noqa: S101 - the caller has looked
+    if item.incarnation > state.incarnation:
+        return  # The log never ordered it, so it was cut short: what it forgot is not destroyed.
     known = (host.id, item.incarnation) in state.stale_copies
     if item.state is Reported.ABSENT:
         if known:
@@ -156,6 +156,8 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
         )
         return
     reason = item.reason or DownReason.CRASHED
+    if reason is DownReason.WITHDRAWN and run.started:
+        reason = DownReason.ADMIN  # It had begun to run before the order to drop it came.
     vm.add(
         e.VmDown(
             name=state.name,
@@ -164,9 +166,19 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
             incarnation=run.incarnation,
             reason=reason,
             detail=item.detail,
-            restored=run.restores and reason not in _NEVER_RAN,
+            restored=_used_memory(run, item, reason),
         )
     )
+
+
+def _used_memory(run: Run, item: VmStateItem, reason: DownReason) -> bool:
+    """Tell whether the memory that the run was to restore may have been restored.
+
+    A run that an order ended may have run for a moment that no report showed; the agent says so.
+    """
+    if not run.restores or reason is DownReason.START_FAILED:
+        return run.restores and run.started
+    return run.started or item.restored or reason not in _ENDED_BY_ORDER
 
 
 def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
@@ -185,6 +197,8 @@ def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
         _discard_memory(vm, run)
     if item.resets > run.resets:
         vm.add(e.VmRebooted(name=name, incarnation=incarnation, resets=item.resets))
+    if run.stopping:
+        return  # It is being powered off: whatever it does meanwhile is of no interest.
     if item.state is Reported.PAUSED:
         if vm.state is not None and vm.state.status not in {VmStatus.PAUSED, VmStatus.SAVING_STATE}:
             reason = item.pause_reason or PauseReason.OTHER

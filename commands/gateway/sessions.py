@@ -99,11 +99,16 @@ def decide_hello(
 
 
 def require_session(state: HostState, session: str) -> None:
-    """Raise SessionOver where another session of the host has begun, or it was proved a clone."""
+    """Raise SessionOver where another session of the host has begun, or it was proved a clone.
+
+    A host that was held to be silent must say hello: only that tells everybody that it is back.
+    """
     if state.duplicate:
         raise ClonedIdentity("Two machines use this host's identity.", remedy="Ask an admin.")
     if state.session != session or state.status is HostStatus.REMOVED:
         raise SessionOver("A newer session of this host has begun.", remedy="Say hello again.")
+    if state.silent or state.proved_off:
+        raise SessionOver("Nothing was heard of this host for too long.", remedy="Say hello again.")
 
 
 def _is_other_machine(state: HostState, hello: Hello) -> bool:

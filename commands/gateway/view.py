@@ -14,7 +14,8 @@ from commands.state.vm import VM, VmState, VmStatus
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
 from events.types.job import Job
-from events.types.vm import DownReason, VmJobWithdrawn
+from events.types.run_spec import VmConfiguration
+from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
 from events.wire.agent import Intent, IntentVm, Role
 
 WITHDRAWN_JOBS_MAX = 1_000
@@ -92,12 +93,14 @@ class GatewayView:
         self.hosts[key] = after
         if isinstance(recorded.event, HostEnrolmentTokenIssued):
             self._tokens[recorded.event.token] = key
-        if before is None or before.session != after.session or after.removed or after.duplicate:
+        if before is None or _voice(before) != _voice(after):
             self._wake(key)
 
     def _take_vm(self, recorded: Recorded) -> None:
         key = recorded.object_id
         before = self.vms.get(key)
+        if before is None and isinstance(recorded.event, VmStaleCopyFound):
+            before = _removed_vm(key, recorded.event.name)
         after = VM.evolve(before, recorded)
         if after is None:
             return
@@ -168,6 +171,26 @@ def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
         )
     )
     return items
+
+
+def _voice(host: HostState) -> tuple[object, ...]:
+    """Return what decides whether the host's session counts; a change of it wakes the agent."""
+    return (host.session, host.silent, host.proved_off, host.duplicate, host.removed)
+
+
+def _removed_vm(key: str, name: str) -> VmState:
+    """Return a VM of which nothing is kept any more, for the sake of a copy that turned up."""
+    nothing = VmConfiguration(memory_bytes=0)
+    return VmState(
+        id=key,
+        name=name,
+        data_center="",
+        cluster="",
+        description="",
+        delete_protected=False,
+        configuration=nothing,
+        status=VmStatus.REMOVED,
+    )
 
 
 def _hosts(vm: VmState) -> set[str]:

@@ -55,7 +55,11 @@ class Duty(enum.StrEnum):
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """A host, as decisions see it."""
+    """A host, as decisions see it.
+
+    `proved_off` is the position at which the machine was proved to be off, 0 where it was not, or
+    was heard of since: a machine that speaks is on, and speaks for itself.
+    """
 
     id: str
     name: str
@@ -71,6 +75,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     boot: str | None = None
     former_boots: tuple[str, ...] = ()
     silent: bool = False
+    proved_off: int = 0
     duplicate: bool = False
     duty: Duty = Duty.ACTIVE
     capabilities: e.Capabilities | None = None
@@ -112,6 +117,8 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
         )
     if state is None:
         return None
+    if isinstance(event, e.HostConfirmedOff):
+        return msgspec.structs.replace(state, proved_off=recorded.position)
     return _evolve_enrolment(state, event) or _evolve_life(state, event) or state
 
 
@@ -156,6 +163,7 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
                 boot=event.boot,
                 former_boots=former,
                 silent=False,
+                proved_off=0,
                 skewed=False,
             )
         case e.HostSilent():

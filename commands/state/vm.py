@@ -14,9 +14,9 @@ from events.types.job import Job
 from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
 
-
 FINISHED_JOBS_MAX = 16
 """How many finished jobs are remembered, for the operations that wait for them."""
+_TAKEN_BACK = "The order was taken back."
 
 
 class VmStatus(enum.StrEnum):
@@ -203,8 +203,8 @@ def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | 
                 memories = tuple(m for m in memories if m.file not in done.job.volumes)
             ended = FinishedJob(
                 id=event.job,
-                done=isinstance(event, e.VmJobDone),
-                reason=getattr(event, "reason", ""),
+                done=_done(event),
+                reason="" if _done(event) else getattr(event, "reason", _TAKEN_BACK),
             )
             return msgspec.structs.replace(
                 state,
@@ -238,6 +238,8 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
             )
         case e.VmStarted():
             status = VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP
+            if state.run is not None and state.run.stopping:
+                status = state.status
             used = _memory_used(state) if event.restored else state
             return change(used, status=status, run=_run(state, started=True))
         case e.VmUp():
@@ -318,6 +320,10 @@ def _evolve_copies(state: VmState, event: Event, recorded: Recorded) -> VmState 
             return msgspec.structs.replace(state, stale_copies=left)
         case _:
             return None
+
+
+def _done(event: Event) -> bool:
+    return isinstance(event, e.VmJobDone)
 
 
 def _run(state: VmState, **changes: object) -> Run | None:
