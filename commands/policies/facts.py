@@ -14,7 +14,6 @@ from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, VmState, VmStatus
 from events.envelope import Recorded
-from events.types.host import HostConfirmedOff
 
 
 class Facts:
@@ -25,9 +24,10 @@ class Facts:
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
         self.operations: dict[str, OperationState] = {}
-        self.proved_off: dict[str, int] = {}
+        self._proved_off: dict[str, HostState] = {}
         self._by_target: dict[str, set[str]] = defaultdict(set)
         self._on_host: dict[str, set[str]] = defaultdict(set)
+        self._waits_for: dict[str, set[str]] = defaultdict(set)
         self._memory: dict[str, int] = defaultdict(int)
         self._reserved: dict[str, tuple[str, int, int]] = {}
 
@@ -48,7 +48,7 @@ class Facts:
             return {recorded.object_id} & self.operations.keys()
         concerned = set(self._by_target.get(recorded.stream, ()))
         if recorded.kind == "host":
-            for vm in self._on_host.get(recorded.object_id, ()):
+            for vm in self._waits_for.get(recorded.object_id, ()):
                 concerned |= self._by_target.get(f"vm/{vm}", set())
         elif recorded.kind == "vm":
             for host in {*self._hosts_of(recorded.object_id), *_named_host(recorded)}:
@@ -68,20 +68,19 @@ class Facts:
     def reserve(self, vm: str, host: str, position: int) -> None:
         """Count a VM on a host until the event at `position` that placed it is folded."""
         if position > self.position:
-            memory = self.vms[vm].configuration.memory_bytes
-            self._reserved[vm] = (host, memory, position)
+            self._reserved[vm] = (host, _memory_bytes(self.vms[vm]), position)
 
     def names_on(self, host: str) -> list[str]:
-        """Return the names of the VMs that may run on a host."""
+        """Return the names of the VMs that may run on a host, stale copies included."""
         return [self.vms[vm].name for vm in self._on_host.get(host, ())]
 
     def lost(self) -> list[tuple[str, str]]:
-        """Return (VM, host) for each run on a host that was proved off since it was placed."""
+        """Return (VM, host) for each VM with a copy that ended because its host was proved off."""
         return [
-            (vm, host)
-            for host, position in self.proved_off.items()
-            for vm in sorted(self._on_host.get(host, ()))
-            if (run := self.vms[vm].run) is not None and run.position < position
+            (vm, host.id)
+            for host in self._proved_off.values()
+            for vm in sorted(self._on_host.get(host.id, ()))
+            if ended_with_host(self.vms[vm], host)
         ]
 
     def _take_vm(self, recorded: Recorded) -> None:
@@ -104,21 +103,25 @@ class Facts:
         if vm is None:
             return
         for host in vm.may_run_on:
-            self._memory[host] += sign * vm.configuration.memory_bytes
-            if sign > 0:
-                self._on_host[host].add(vm.id)
-            else:
-                self._on_host[host].discard(vm.id)
+            self._memory[host] += sign * _memory_bytes(vm)
+        copies = {*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies)}
+        waits_for = copies | {entry.host for entry in vm.jobs}
+        for index, hosts in ((self._on_host, copies), (self._waits_for, waits_for)):
+            for host in hosts:
+                if sign > 0:
+                    index[host].add(vm.id)
+                else:
+                    index[host].discard(vm.id)
 
     def _take_host(self, recorded: Recorded) -> None:
         after = HOST.evolve(self.hosts.get(recorded.object_id), recorded)
         if after is None:
             return
-        if isinstance(recorded.event, HostConfirmedOff):
-            self.proved_off[recorded.object_id] = recorded.position
+        self._proved_off.pop(recorded.object_id, None)
+        if after.proved_off and not after.removed:
+            self._proved_off[recorded.object_id] = after
         if after.removed:
             self.hosts.pop(recorded.object_id, None)
-            self.proved_off.pop(recorded.object_id, None)
         else:
             self.hosts[recorded.object_id] = after
 
@@ -137,9 +140,29 @@ class Facts:
         if not waiting:
             self._by_target.pop(after.target, None)
 
-    def _hosts_of(self, vm: str) -> tuple[str, ...]:
+    def _hosts_of(self, vm: str) -> set[str]:
         state = self.vms.get(vm)
-        return state.may_run_on if state is not None else ()
+        if state is None:
+            return set()
+        return {*state.may_run_on, *(host for host, _incarnation in state.stale_copies)}
+
+
+def ended_with_host(vm: VmState, host: HostState) -> bool:
+    """Tell whether a copy of the VM ended for certain because the host was proved off.
+
+    What was placed there afterwards did not; stale copies were all found before.
+    """
+    if not host.proved_off:
+        return False
+    run = vm.run
+    placed_before = run is not None and run.host == host.id and run.position < host.proved_off
+    return placed_before or any(where == host.id for where, _incarnation in vm.stale_copies)
+
+
+def _memory_bytes(vm: VmState) -> int:
+    """Return what the VM takes of a host: as much as its run was given, whatever is set now."""
+    configuration = vm.run.spec.configuration if vm.run is not None else vm.configuration
+    return configuration.memory_bytes
 
 
 def _named_host(recorded: Recorded) -> set[str]:

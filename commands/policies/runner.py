@@ -18,10 +18,11 @@ from commands.kernel.fold import World
 from commands.kernel.handler import Handler
 from commands.kernel.refusal import Refusal
 from commands.policies.catalogue import SAGAS
-from commands.policies.facts import Facts
+from commands.policies.facts import Facts, ended_with_host
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.state.host import HOST
-from commands.state.operation import OPERATION, OperationState
+from commands.state.operation import OPERATION, OperationState, StepState
+from commands.state.orders import withdraw_run_jobs
 from commands.state.vm import VM
 from events.codec import CODEC
 from events.envelope import NewEvent
@@ -36,13 +37,14 @@ from events.log.port import (
 )
 from events.types import operation as e
 from events.types.policy import PolicyElected
-from events.types.vm import DownReason, VmDown, VmPlaced
+from events.types.vm import DownReason, VmDown, VmPlaced, VmStaleCopyGone
 
 POLICY = "operations"
 _STREAM = f"policy/{POLICY}"
 _MOVES_MAX = 50
 """The most moves of one operation in a row, before others get their turn."""
 _RETRY_S = 0.5
+_WAIT_S_MAX = 30.0
 
 log = structlog.get_logger(__name__)
 ContextSource = Callable[[str], Context]
@@ -67,6 +69,7 @@ class Runner:
         self._facts = Facts()
         self._elected_version = 0
         self._dirty: dict[str, None] = {}
+        self._put_off: set[str] = set()
 
     @property
     def position(self) -> int:
@@ -98,6 +101,8 @@ class Runner:
     async def turn(self) -> None:
         """Take in what is new and make every move that can be made now."""
         await self._catch_up(collect=True)
+        self._dirty |= dict.fromkeys(sorted(self._put_off))
+        self._put_off.clear()
         await self._end_lost_runs()
         await self._fire_timers()
         while self._dirty:
@@ -123,6 +128,8 @@ class Runner:
             stored = await self._log.read(self._facts.position)
             for one in stored:
                 recorded = CODEC.decode(one)
+                if recorded.stream == _STREAM and recorded.version > self._elected_version:
+                    raise _superseded()
                 if collect:
                     before = self._facts.concerned(recorded)
                 self._facts.take(recorded)
@@ -199,14 +206,13 @@ class Runner:
         )
         if isinstance(outcome, Claimed):
             log.info("a claim refused a move", operation=operation.id, key=outcome.key)
-            await asyncio.sleep(_RETRY_S)
-            self._dirty[operation.id] = None
+            self._put_off.add(operation.id)
             return False
         if isinstance(outcome, Appended):
-            for event in decision.events:
+            for position, event in enumerate(decision.events, outcome.first):
                 if isinstance(event.event, VmPlaced):
                     vm = event.stream.partition("/")[2]
-                    self._facts.reserve(vm, event.event.host, outcome.last)
+                    self._facts.reserve(vm, event.event.host, position)
         await self._catch_up(collect=True)
         return True
 
@@ -232,8 +238,7 @@ class Runner:
         )
         if isinstance(outcome, Conflict):
             if outcome.stream == _STREAM and self._elected_version:
-                message = f"policy {POLICY} was taken over by another process"
-                raise SupersededError(message)
+                raise _superseded()
             self._handler.forget(reads)
         if isinstance(outcome, Appended | Claimed | Conflict):
             return outcome
@@ -252,35 +257,31 @@ class Runner:
             input=self._facts.position,
         )
         stream = OPERATION.stream(operation.id)
-        await self._append(
+        outcome = await self._append(
             self._source(f"policy/{POLICY}"),
             {stream: operation.version, _STREAM: self._elected_version},
             (NewEvent(stream, attention),),
             operation.id,
             None,
         )
+        if not isinstance(outcome, Appended):
+            self._put_off.add(operation.id)
 
     async def _end_lost_runs(self) -> None:
         """End the runs on hosts that were proved off since the runs were placed."""
         for vm_id, host_id in self._facts.lost():
-            position = self._facts.proved_off[host_id]
 
             def decide(
-                world: World,
-                context: Context,
-                vm_id: str = vm_id,
-                host_id: str = host_id,
-                position: int = position,
+                world: World, context: Context, vm_id: str = vm_id, host_id: str = host_id
             ) -> Decision:
                 del context
-                return _end_lost_run(world, vm_id, host_id, position)
+                return _end_lost_run(world, vm_id, host_id)
 
             context = self._source(f"policy/{POLICY}")
             decision, reads = await self._handler.decide(decide, context)
             if decision.events:
                 fenced = reads | {_STREAM: self._elected_version}
                 await self._append(context, fenced, decision.events, None, None)
-        if self._facts.lost():
             await self._catch_up(collect=True)
 
     async def _fire_timers(self) -> None:
@@ -300,29 +301,43 @@ class Runner:
         await self._catch_up(collect=True)
 
     def _until_next_timer_s(self) -> float:
+        if self._put_off or self._facts.lost():
+            return _RETRY_S
         now = self._source(f"policy/{POLICY}").time
         dues = [due for op in self._facts.operations.values() for due in op.timers.values()]
         if not dues:
-            return 30.0
-        return max(0.01, min(30.0, (min(dues) - now).total_seconds()))
+            return _WAIT_S_MAX
+        return max(0.01, min(_WAIT_S_MAX, (min(dues) - now).total_seconds()))
 
 
 def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]:
     """Record a refusal: the step that could not be done, and the end of the operation."""
-    running = [step.name for step in saga.steps if scene.operation.steps.get(step.name)]
+    over = {StepState.DONE, StepState.UNDONE}
+    step = next((s.name for s in saga.steps if not scene.is_(s.name, *over)), saga.steps[-1].name)
     refused = e.OperationStepRefused(
-        step=running[0], input=scene.input, reason=f"{refusal.detail} {refusal.remedy}"
+        step=step, input=scene.input, reason=f"{refusal.detail} {refusal.remedy}"
     )
     return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
 
 
-def _end_lost_run(world: World, vm_id: str, host_id: str, position: int) -> Decision:
+def _superseded() -> SupersededError:
+    return SupersededError(f"policy {POLICY} was taken over by another process")
+
+
+def _end_lost_run(world: World, vm_id: str, host_id: str) -> Decision:
+    """End what may have run on a host that was proved off, unless the host came back since."""
     vm, host = world.get(VM, vm_id), world.get(HOST, host_id)
-    run = vm.run if vm is not None else None
-    if vm is None or host is None or run is None:
+    if vm is None or host is None or not ended_with_host(vm, host):
         return Decision(id=vm_id)
-    if run.host != host_id or run.position >= position:
-        return Decision(id=vm_id)
+    stream = VM.stream(vm_id)
+    events = [
+        NewEvent(stream, VmStaleCopyGone(name=vm.name, host=where, incarnation=incarnation))
+        for where, incarnation in vm.stale_copies
+        if where == host_id
+    ]
+    run = vm.run
+    if run is None or run.host != host_id or run.position >= host.proved_off:
+        return Decision(id=vm_id, events=tuple(events))
     down = VmDown(
         name=vm.name,
         host=host_id,
@@ -332,7 +347,7 @@ def _end_lost_run(world: World, vm_id: str, host_id: str, position: int) -> Deci
         detail="The host was confirmed to be off.",
         restored=run.restores,
     )
-    return Decision(id=vm_id, events=(NewEvent(f"vm/{vm_id}", down),))
+    return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(vm), NewEvent(stream, down)))
 
 
 class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 from commands.kernel.command import Context
 from commands.kernel.fold import World
 from commands.scheduler.first_fit import Candidate
-from commands.state.host import HOST, HostStatus
+from commands.state.host import HOST, HostState, HostStatus
 from commands.state.operation import OperationState, StepState
 from events.envelope import NewEvent
 from events.types import operation as e
@@ -113,7 +113,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     def await_host(self, host: str) -> tuple[NewEvent, ...]:
         """Wait for a host: in silence while it answers, asking for attention while it does not."""
         state = self.world.get(HOST, host)
-        if state is None or state.status is not HostStatus.NON_RESPONSIVE:
+        if state is None or not _is_mute(state):
             return ()
         return self.attention(
             f"Host {state.name} does not answer, and what runs there is not known.",
@@ -121,6 +121,21 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
             f"It goes on when the host answers; if its machine is off, say so with"
             f" 'chronovisor host confirm-off {state.name}'.",
         )
+
+    def await_files(self, host: str) -> tuple[NewEvent, ...]:
+        """Wait for work on a host's files, which no proof that its machine is off can end."""
+        state = self.world.get(HOST, host)
+        if state is None or not _is_mute(state):
+            return ()
+        return self.attention(
+            f"Host {state.name} does not answer, and the VM's files lie there.",
+            f"host {state.name}",
+            "It goes on when the host answers.",
+        )
+
+
+def _is_mute(host: HostState) -> bool:
+    return host.status in {HostStatus.NON_RESPONSIVE, HostStatus.ERROR}
 
 
 Advance = Callable[[Scene], tuple[NewEvent, ...]]

@@ -91,7 +91,7 @@ def _create(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if scene.operation.cancel_requested:
         cancelled = _fail(scene, vm, Outcome.CANCELLED, "The creation was cancelled.")
         return (withdraw_job(job), *cancelled)
-    return scene.await_host(job.host)
+    return scene.await_files(job.host)
 
 
 def _fail(scene: Scene, vm: VmState, outcome: Outcome, reason: str) -> tuple[NewEvent, ...]:

@@ -7,9 +7,8 @@ back into its state where there is none.
 from __future__ import annotations
 
 from commands.policies.saga import Saga, Scene, Step
-from commands.state import lookup
 from commands.state.orders import withdraw_job
-from commands.state.vm import FinishedJob, Run, VmState, VmStatus
+from commands.state.vm import VM, FinishedJob, Run, VmState, VmStatus
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.base import Event
@@ -46,7 +45,7 @@ def advance_shutdown(scene: Scene) -> tuple[NewEvent, ...]:
     if run is None:
         return _succeeded(scene, "shutdown")
     finished = vm.finished(_job_id(scene, "shutdown"))
-    if finished is not None and not finished.done:
+    if finished is not None and not finished.done and not run.stopping:
         return _shutdown_failed(scene, vm, Outcome.FAILED, finished.reason)
     if scene.operation.cancel_requested:
         job = vm.job(_job_id(scene, "shutdown"))
@@ -121,8 +120,12 @@ SAGAS = (
 
 
 def _vm_and_run(scene: Scene) -> tuple[VmState, Run | None]:
-    """Return the VM, and the run that the operation is about if it still goes on."""
-    vm = lookup.vm(scene.world, scene.operation.target_id)
+    """Return the VM, and the run that the operation is about if it still goes on.
+
+    A VM that was removed since is looked at too: its runs are over.
+    """
+    vm = scene.world.get(VM, scene.operation.target_id)
+    assert vm is not None  # noqa: S101 - an operation is begun on what exists
     run = vm.run
     if run is not None and run.incarnation != scene.operation.incarnation:
         run = None

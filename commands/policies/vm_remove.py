@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from commands.policies.saga import Saga, Scene, Step
 from commands.state import lookup
+from commands.state.host import HOST
 from commands.state.orders import order_job
 from commands.state.vm import VmState
 from commands.vm.remove import removal_jobs, removed
@@ -27,10 +28,10 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     """Wait for the hosts; try again after a while what failed."""
     vm = lookup.vm(scene.world, scene.operation.target_id)
     generation = max(1, scene.operation.attempts.get("remove_volumes", 1))
-    jobs = removal_jobs(vm, scene.operation.id, generation)
+    jobs = _jobs(scene, vm, generation)
     for host, job in jobs.items():
         if vm.job(job.id) is not None:
-            return scene.await_host(host)
+            return scene.await_files(host)
     failed = {host: job for host, job in jobs.items() if _failure(vm, job) is not None}
     if not failed:
         ended = scene.ended(Outcome.SUCCEEDED)
@@ -39,6 +40,17 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 
 
 SAGA = Saga(kind="vm.remove", steps=STEPS, advance=advance)
+
+
+def _jobs(scene: Scene, vm: VmState, generation: int) -> dict[str, Job]:
+    """Return the jobs by host; what lay on a host that was removed since is gone with it."""
+    jobs = removal_jobs(vm, scene.operation.id, generation)
+    hosts = {host: scene.world.get(HOST, host) for host in jobs}
+    return {
+        host: job
+        for host, job in jobs.items()
+        if (state := hosts[host]) is not None and not state.removed
+    }
 
 
 def _failure(vm: VmState, job: Job) -> str | None:
@@ -52,7 +64,7 @@ def _try_again(
     if "retry" in scene.operation.timers:
         return ()
     if "retry" in scene.operation.fired:
-        jobs = removal_jobs(vm, scene.operation.id, generation)
+        jobs = _jobs(scene, vm, generation)
         begun = e.OperationStepStarted(step="remove_volumes", input=scene.input, attempt=generation)
         cleared = e.OperationTimerCleared(timer="retry", input=scene.input)
         orders = (order_job(job, host) for host, job in jobs.items())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from commands.policies.saga import Saga, Scene, Step
 from commands.scheduler.first_fit import Choice, Need, choose
 from commands.state import lookup
 from commands.state.cluster import ClusterState
+from commands.state.host import HOST
 from commands.state.operation import StepState
-from commands.state.vm import Run, VmState, VmStatus
+from commands.state.vm import VM, Run, VmState, VmStatus
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.operation import Outcome
@@ -30,7 +33,8 @@ ATTEMPTS_MAX = 3
 
 def advance(scene: Scene) -> tuple[NewEvent, ...]:
     """Return the next move of a start."""
-    vm = lookup.vm(scene.world, scene.operation.target_id)
+    vm = scene.world.get(VM, scene.operation.target_id)
+    assert vm is not None  # noqa: S101 - an operation is begun on what exists
     if scene.is_("boot", StepState.RUNNING):
         return _boot(scene, vm)
     if scene.is_("launch", StepState.UNDOING):
@@ -48,13 +52,44 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         return scene.ended(Outcome.FAILED, f"The VM is {vm.status.replace('_', ' ')} meanwhile.")
     if scene.operation.cancel_requested:
         return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
-    if vm.may_run_on:
-        return scene.await_host(vm.may_run_on[0])
+    copies = (*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies))
+    if copies:
+        return _await_copy(scene, copies[0])
     cluster = lookup.cluster(scene.world, vm.cluster)
-    choice = choose(_need(scene, vm, cluster), scene.candidates)
+    choice = _choose(scene, _need(scene, vm, cluster))
     if choice.host is None:
         return _refuse(scene, choice)
     return _placed(scene, vm, cluster, choice)
+
+
+def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:
+    """Wait until the host where a copy may be running says that there is none."""
+    mute = scene.await_host(host)
+    if mute or scene.operation.attention is not None:
+        return mute
+    name = lookup.host(scene.world, host).name
+    return scene.attention(
+        f"A copy of the VM may still run on host {name}.",
+        f"host {name}",
+        "It goes on by itself once the host has ended that copy.",
+    )
+
+
+def _choose(scene: Scene, need: Need) -> Choice:
+    """Choose among the candidates, the chosen one as its own stream shows it now.
+
+    So the host is read, and the append fails where it was changed meanwhile.
+    """
+    candidates = {candidate.host.id: candidate for candidate in scene.candidates}
+    while True:
+        choice = choose(need, list(candidates.values()))
+        if choice.host is None:
+            return choice
+        key = choice.host.id
+        now = scene.world.get(HOST, key)
+        if now is None or now == choice.host:
+            return choice
+        candidates[key] = msgspec.structs.replace(candidates[key], host=now)
 
 
 def _placed(

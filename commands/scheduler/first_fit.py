@@ -16,6 +16,10 @@ from events.types.operation import Verdict
 
 HOST_RESERVE_BYTES = 256 * 1024 * 1024
 """Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
+VERDICTS_MAX = 200
+"""So many hosts' reasons fit into one event, which has at most 256 KiB."""
+HOSTS_TOLD_MAX = 20
+"""So many hosts' reasons are told in one sentence; all of them are in the event."""
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,17 +45,25 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The host chosen, or None with every reason why not."""
+    """The host chosen, or None with every reason why not, for at most `VERDICTS_MAX` hosts.
+
+    `hosts` is the number of hosts that were looked at.
+    """
 
     host: HostState | None
     verdicts: tuple[Verdict, ...] = ()
+    hosts: int = 0
 
     @property
     def refusal(self) -> str:
         """One sentence or more for people, where no host was chosen."""
         if not self.verdicts:
             return "The cluster has no host."
-        return " ".join(f"{v.host_name}: {' '.join(v.reasons)}" for v in self.verdicts)
+        told = self.verdicts[:HOSTS_TOLD_MAX]
+        sentences = [f"{v.host_name}: {' '.join(v.reasons)}" for v in told]
+        if self.hosts > len(told):
+            sentences.append(f"{self.hosts - len(told)} more hosts cannot take it either.")
+        return " ".join(sentences)
 
 
 Filter = Callable[[Need, Candidate], str | None]
@@ -145,4 +157,4 @@ def choose(need: Need, candidates: Sequence[Candidate]) -> Choice:
         verdicts.append(
             Verdict(host=candidate.host.id, host_name=candidate.host.name, reasons=reasons)
         )
-    return Choice(host=None, verdicts=tuple(verdicts))
+    return Choice(host=None, verdicts=tuple(verdicts[:VERDICTS_MAX]), hosts=len(verdicts))

@@ -67,7 +67,7 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
         return self.target.partition("/")[2]
 
 
-def begin(  # noqa: PLR0913 - the fields of the event
+def begin(
     context: Context,
     kind: str,
     target: str,

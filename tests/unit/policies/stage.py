@@ -14,6 +14,7 @@ import msgspec
 
 from commands.catalogue import COMMANDS
 from commands.gateway.reports import ReportingHost, decide_job, decide_vm_state
+from commands.gateway.sessions import decide_hello
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Command, Context, Decision, on
 from commands.kernel.fold import World
@@ -30,11 +31,12 @@ from events.types.base import Event
 from events.types.host import (
     Capabilities,
     HostCapabilitiesReported,
+    HostCertificateIssued,
     HostJoinRequested,
     HostSessionStarted,
     HostSilent,
 )
-from events.wire.agent import Intent, JobItem, JobState, VmStateItem
+from events.wire.agent import PROTOCOL, Hello, Intent, JobItem, JobState, VmStateItem
 from events.wire.agent import VmState as Reported
 
 assert COMMANDS
@@ -103,6 +105,9 @@ class Stage:
             HostJoinRequested(
                 name=name, token="t", public_key_sha256="k", hardware=name, signing_request="r"
             ),
+            HostCertificateIssued(
+                name=name, fingerprint=f"fp-{name}", serial="1", certificate="c", expires=self.now
+            ),
             HostSessionStarted(name=name, session=f"s-{name}", boot=f"boot-{name}", protocol=1),
             HostCapabilitiesReported(capabilities=CAPABILITIES),
         )
@@ -159,6 +164,22 @@ class Stage:
                 return decide_job(world, context, reporting, item)
 
             await self.decide(decide)
+        await self.settle()
+
+    async def hello(self, host: str, boot: str | None = None) -> None:
+        """Have a host's agent open a session, by default in the boot that is known of it."""
+        state = await self.host(host)
+        hello = Hello(
+            boot=boot or str(state.boot),
+            hardware=state.name,
+            protocols=(PROTOCOL,),
+            agent_version="0",
+            time=self.now,
+            capabilities=CAPABILITIES,
+        )
+        await self.decide(
+            lambda world, context: decide_hello(world, context, host, f"fp-{state.name}", hello)
+        )
         await self.settle()
 
     async def silence(self, host: str) -> None:

@@ -338,6 +338,7 @@ async def test_a_copy_on_a_host_that_was_confirmed_off_is_destroyed_when_it_retu
     await stage.do(StartVm(id=vm))
     await stage.settle()
     await stage.report(second, running(vm, 2))
+    await stage.hello(first)
     await stage.report(first, running(vm, 1))
     state = await stage.vm(vm)
     assert state.status is VmStatus.UP
