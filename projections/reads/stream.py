@@ -103,14 +103,18 @@ class Hub:
         self.ready = asyncio.Event()
         self._clients: set[Client] = set()
 
-    @contextlib.asynccontextmanager
-    async def client(self, kinds: frozenset[str]) -> AsyncIterator[Client]:
-        """Follow all changes after the hub's position; raises TooManyStreams."""
+    def require_room(self) -> None:
+        """Raise TooManyStreams where no further client may follow."""
         if len(self._clients) >= CLIENTS_MAX:
             raise TooManyStreams(
                 f"{CLIENTS_MAX} clients follow the changes already.",
                 "Try again later, or follow another engine process.",
             )
+
+    @contextlib.asynccontextmanager
+    async def client(self, kinds: frozenset[str]) -> AsyncIterator[Client]:
+        """Follow all changes after the hub's position; raises TooManyStreams."""
+        self.require_room()
         client = Client(kinds)
         self._clients.add(client)
         try:
@@ -259,4 +263,5 @@ async def answer_stream(hub: Hub, request: Request) -> Response:
             await hub.ready.wait()
     except TimeoutError:
         raise building() from None
+    hub.require_room()
     return EventStream(hub, kinds, after)
