@@ -162,16 +162,29 @@ class Libvirt:
 
     @_translated
     def active(self, connection: Connection) -> Sequence[Listed]:
-        """Return all active domains."""
+        """Return all domains that are active, or come or go."""
         domains = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        # While it is being started, a transient domain is there and not active yet.
+        domains += connection.listAllDomains(
+            libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
+        )
         found = (self._listed(domain) for domain in domains)
-        return [listed for listed in found if listed is not None]
+        return list({listed.uuid: listed for listed in found if listed is not None}.values())
 
     @_translated
     def find(self, connection: Connection, uuid: str) -> Listed | None:
-        """Return one active domain."""
+        """Return one domain that is active, or comes or goes."""
         domain = self._domain(connection, uuid)
-        return None if domain is None or domain.isActive() != 1 else self._listed(domain)
+        if domain is None:
+            return None
+        try:
+            if domain.isActive() != 1 and domain.isPersistent() == 1:
+                return None
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None  # it ended between the two questions
+            raise
+        return self._listed(domain)
 
     def _domain(self, connection: Connection, uuid: str) -> Domain:
         try:
@@ -204,7 +217,7 @@ class Libvirt:
             name=domain.name(),
             own=own,
             paused=reason if paused else None,
-            leaving=not (running or paused),
+            passing=not (running or paused),
         )
 
     def _own(self, domain: Domain, uuid: str) -> Ownership | None:
@@ -212,7 +225,7 @@ class Libvirt:
             element = domain.metadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
                 METADATA_NAMESPACE,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                libvirt.VIR_DOMAIN_AFFECT_CURRENT,
             )
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:

@@ -65,6 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     save_timeout_s: float = 3_600.0
     destroy_timeout_s: float = 60.0
     settle_timeout_s: float = 10.0
+    late_start_s: float = 2.0
     guest_timeout_s: int = 3
     retry_min_s: float = 0.2
     retry_max_s: float = 5.0
@@ -100,7 +101,7 @@ class HostDriver:
         self._images = Images(self._storage)
         self._sampler = Sampler(self._processes, self._storage)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         # Starts that are not over yet, and those of them that are to come to nothing.
         self._asked: set[tuple[str, int]] = set()
         self._unwanted: set[tuple[str, int]] = set()
@@ -112,6 +113,9 @@ class HostDriver:
 
     async def close(self) -> None:
         """Let go of libvirt; domains run on, and what was begun goes on inside libvirt."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._watch.stop()
 
     def events(self) -> AsyncIterator[DriverEvent]:
@@ -148,7 +152,7 @@ class HostDriver:
         if key in self._asked:
             raise UnknownStateError(f"VM {spec.vm} is being started already")
         self._asked.add(key)
-        await self._to_the_end(self._start(spec, key))
+        await self._to_the_end(self._start(spec, key), self._options.start_timeout_s)
 
     async def _start(self, spec: RunSpec, key: tuple[str, int]) -> None:
         try:
@@ -201,11 +205,10 @@ class HostDriver:
         except UnusableSpecError as error:
             raise DriverError(str(error)) from error
         await self._watch.work(lambda: self._check_files(spec))
-        limit_s = self._options.start_timeout_s
         if spec.restore_from is None:
-            await self._watch.call(lambda libvirt: self._hypervisor.create(libvirt, xml), limit_s)
+            await self._watch.call(lambda libvirt: self._hypervisor.create(libvirt, xml), long=True)
         else:
-            await self._memory.restore(spec, spec.restore_from, console, limit_s)
+            await self._memory.restore(spec, spec.restore_from, console)
         log.info("domain_started", vm=spec.vm, incarnation=spec.incarnation)
 
     async def _make_sure_it_is_not_there(self, spec: RunSpec) -> None:
@@ -240,30 +243,35 @@ class HostDriver:
         libvirt nor the process table has it.
         """
         deadline = time.monotonic() + self._options.destroy_timeout_s
-        while True:
-            listed = await self._find(vm)
-            if listed is not None:
-                if listed.own is None or listed.own.incarnation != incarnation:
-                    return
-                await self._watch.call(
-                    lambda libvirt: self._hypervisor.destroy(libvirt, vm),
-                    self._options.destroy_timeout_s,
-                )
-            elif (vm, incarnation) in self._asked:
-                self._unwanted.add((vm, incarnation))
-            else:
-                left = await self._processes_of(vm)
-                if not left:
-                    return
-                # A QEMU that libvirt has lost. A restored guest keeps the strings of the run that
-                # it booted in, so only an equal number says for certain which run this is.
-                for qemu in left:
-                    if qemu.booted_incarnation == incarnation:
-                        log.warning("lost_qemu_killed", vm=vm, process=qemu.pid)
-                        self._processes.kill(qemu)
+        while not await self._is_gone(vm, incarnation):
             if time.monotonic() > deadline:
                 raise UnknownStateError(f"VM {vm} could not be powered off for certain")
             await asyncio.sleep(0.05)
+
+    async def _is_gone(self, vm: str, incarnation: int) -> bool:
+        """Do what ends the run, and answer whether nothing of it is there or can still come."""
+        listed = await self._find(vm)
+        if listed is not None:
+            if listed.own is not None and listed.own.incarnation == incarnation:
+                limit_s = self._options.destroy_timeout_s
+                await self._watch.call(lambda lv: self._hypervisor.destroy(lv, vm), limit_s)
+                return False
+            # Another run, or a stranger's domain: not ours to end.
+            return not listed.passing
+        if (vm, incarnation) in self._asked:
+            self._unwanted.add((vm, incarnation))
+            return False
+        processes = await self._processes_of(vm)
+        for qemu in processes:
+            # libvirt has lost it. A restored guest keeps the strings of the run that it booted in,
+            # so only an equal number says for certain which run this is.
+            if qemu.booted_incarnation == incarnation:
+                log.warning("lost_qemu_killed", vm=vm, process=qemu.pid)
+                self._processes.kill(qemu)
+        if processes:
+            return False
+        # libvirtd may be about to do what it was asked over the connection before this one.
+        return self._watch.up_for_s() >= self._options.late_start_s
 
     async def press_power_button(self, vm: str, incarnation: int) -> None:
         """Ask the guest, by ACPI, to shut down."""
@@ -289,14 +297,14 @@ class HostDriver:
 
     async def save(self, vm: str, incarnation: int, file: str) -> None:
         """Save memory into `file` and end the run."""
-        await self._to_the_end(self._save(vm, incarnation, file))
+        await self._to_the_end(self._save(vm, incarnation, file), self._options.save_timeout_s)
 
     async def _save(self, vm: str, incarnation: int, file: str) -> None:
         async with self._lock(vm):
             if await self._find(vm) is None and await self._memory.finish(file, vm, incarnation):
                 return
             await self._needed(vm, incarnation)
-            await self._memory.save(vm, incarnation, file, self._options.save_timeout_s)
+            await self._memory.save(vm, incarnation, file)
 
     async def guest(self, vm: str, incarnation: int) -> Guest | None:
         """Ask the guest's agent; None if it does not answer in time."""
@@ -360,14 +368,19 @@ class HostDriver:
     def _lock(self, vm: str) -> asyncio.Lock:
         return self._locks.setdefault(vm, asyncio.Lock())
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something that must not stop half way if its caller is cancelled."""
+    async def _to_the_end(self, work: Coroutine[Any, Any, None], limit_s: float) -> None:
+        """Do something that goes on to its end though its caller is cancelled, or waits no longer
+        than its limit.
+        """
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        try:
+            await asyncio.wait_for(asyncio.shield(task), limit_s)
+        except TimeoutError:
+            raise UnknownStateError(f"libvirt gave no answer within {limit_s:g} s") from None
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # Its caller has the error as well, if it still waits.

@@ -50,7 +50,7 @@ def disagreement(
     for uuid, each in listed.items():
         if uuid in starting or uuid in saving:
             continue
-        if each.leaving or each.paused == Paused.STARTING_UP:
+        if each.passing or each.paused == Paused.STARTING_UP:
             return f"VM {uuid} is coming or going"
         if uuid not in running:
             return (

@@ -36,7 +36,7 @@ class SavedMemory:
         self._storage = storage
         self._inventory = inventory
 
-    async def save(self, vm: str, incarnation: int, file: str, limit_s: float) -> None:
+    async def save(self, vm: str, incarnation: int, file: str) -> None:
         """Save a run that is there. Its end is told once its memory has its name."""
         target = self._storage.path(file)
         partial = partial_of(target)
@@ -45,7 +45,7 @@ class SavedMemory:
         self._watch.saving[vm] = incarnation
         try:
             await self._watch.call(
-                lambda libvirt: self._hypervisor.save(libvirt, vm, str(partial)), limit_s
+                lambda libvirt: self._hypervisor.save(libvirt, vm, str(partial)), long=True
             )
             reason, detail = DownReason.SUSPENDED, "the guest's memory is saved"
             try:
@@ -90,7 +90,7 @@ class SavedMemory:
         log.info("save_finished_late", vm=owner.vm, incarnation=owner.incarnation)
         return True
 
-    async def restore(self, spec: RunSpec, file: str, console: Console, limit_s: float) -> None:
+    async def restore(self, spec: RunSpec, file: str, console: Console) -> None:
         """Start a run from memory that an earlier one saved; the file stays."""
         path = await self._watch.work(lambda: self._storage.existing(file))
         if not await self._watch.work(lambda: self._storage.is_whole_memory(path)):
@@ -108,7 +108,7 @@ class SavedMemory:
         except UnusableMemoryError as error:
             raise DriverError(f"the VM cannot be resumed: {error}") from error
         await self._watch.call(
-            lambda libvirt: self._hypervisor.restore(libvirt, str(path), xml), limit_s
+            lambda libvirt: self._hypervisor.restore(libvirt, str(path), xml), long=True
         )
 
     async def _put_in_place(self, partial: Path, target: Path) -> None:

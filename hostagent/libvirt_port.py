@@ -24,15 +24,15 @@ class LostConnectionError(UnknownStateError):
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """An active domain. `own` is there if it is ours; `paused` is virDomainPausedReason, None for
-    a domain whose CPUs run; `leaving` for one that is neither running nor paused any more.
+    """A domain. `own` is there if it is ours; `paused` is virDomainPausedReason, None for a domain
+    whose CPUs run; `passing` for one that is coming or going: neither running nor paused.
     """
 
     uuid: str
     name: str
     own: Ownership | None = None
     paused: int | None = None
-    leaving: bool = False
+    passing: bool = False
 
 
 class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +61,11 @@ class Hypervisor(Protocol):
         ...
 
     def active(self, connection: Connection) -> Sequence[Listed]:
-        """Return all active domains."""
+        """Return all domains that are active, or come or go."""
         ...
 
     def find(self, connection: Connection, uuid: str) -> Listed | None:
-        """Return one active domain."""
+        """Return one domain that is active, or comes or goes."""
         ...
 
     def create(self, connection: Connection, xml: str) -> None:

@@ -47,6 +47,7 @@ class Watch:
         self.interpreter = Interpreter()
         self.starting: dict[str, int] = {}
         self.saving: dict[str, int] = {}
+        self._up_since_s = 0.0
         self._ended_at_start: dict[str, DriverEvent] = {}
         self._hypervisor = hypervisor
         self._processes = processes
@@ -84,23 +85,34 @@ class Watch:
             self._pump_task = None
         await self._keeper.stop()
 
+    def up_for_s(self) -> float:
+        """Return for how long the connection has lasted."""
+        return asyncio.get_running_loop().time() - self._up_since_s
+
     async def events(self) -> AsyncIterator[DriverEvent]:
         """Yield what happens, in order."""
         while True:
             yield await self._told.get()
 
-    async def call(self, function: Callable[[Connection], T], timeout_s: float | None = None) -> T:
+    async def call(
+        self,
+        function: Callable[[Connection], T],
+        timeout_s: float | None = None,
+        *,
+        long: bool = False,
+    ) -> T:
         """Ask libvirt; raises UnknownStateError if it does not answer in time.
 
-        A call that may be long (it says for how long itself) does not take a thread from others.
+        A `long` call takes no thread from others, and is waited for to its end, which comes at the
+        latest with that of the connection.
         """
         connection = self._keeper.connection
-        threads = self._calls if timeout_s is None else self._long_calls
-        limit_s = self._call_timeout_s if timeout_s is None else timeout_s
+        threads = self._long_calls if long else self._calls
+        limit_s = None if long else timeout_s or self._call_timeout_s
         try:
             return await threads.run(lambda: function(connection), limit_s)
         except TimeoutError:
-            raise UnknownStateError(f"libvirt gave no answer within {limit_s:.0f} s") from None
+            raise UnknownStateError(f"libvirt gave no answer within {limit_s:g} s") from None
         except TooManyCallsError:
             raise UnknownStateError("too many calls wait for libvirt") from None
         except LostConnectionError:
@@ -141,6 +153,7 @@ class Watch:
             if listed.own is not None:
                 paused = listed.paused is not None and listed.paused != Paused.STARTING_UP
                 self.interpreter.know(listed.uuid, listed.own.incarnation, paused=paused)
+        self._up_since_s = asyncio.get_running_loop().time()
         self._up.set()
         log.info("libvirt_connected")
         self.tell(DriverEvent(happening=Happening.RECONNECTED))

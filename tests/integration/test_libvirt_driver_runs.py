@@ -155,7 +155,7 @@ class TestEnds:
 
     async def test_a_guest_that_panics_is_a_crash(self, rig: LibvirtRig) -> None:
         spec, _ = await stamping(rig)
-        guest_shell(rig, spec.vm, "echo c > /proc/sysrq-trigger", wait=False)
+        guest_shell(rig, spec.vm, "sleep 0.5; echo c > /proc/sysrq-trigger", wait=False)
 
         assert (await rig.until(Happening.ENDED, spec.vm)).reason is DownReason.CRASHED
 

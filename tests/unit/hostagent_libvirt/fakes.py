@@ -188,4 +188,14 @@ def raising(name: str, error: Exception) -> Callable[[str], None]:
     return before
 
 
+def waiting(name: str, going_on: threading.Event) -> Callable[[str], None]:
+    """Let one call hang."""
+
+    def before(called: str) -> None:
+        if called == name:
+            going_on.wait(20)
+
+    return before
+
+
 LOST = LostConnectionError("the connection broke")

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events.types.vm import DownReason, PauseReason
@@ -18,7 +19,7 @@ from hostagent.libvirt_processes import Qemu
 from hostagent.libvirt_storage import partial_of
 from hostagent.libvirt_watch import EVENTS_MAX
 from hostagent.libvirt_xml import Ownership
-from tests.unit.hostagent_libvirt.fakes import LOST, FakeLibvirt, FakeProcesses, raising
+from tests.unit.hostagent_libvirt.fakes import LOST, FakeLibvirt, FakeProcesses, raising, waiting
 from tests.unit.hostagent_libvirt.specs import VM, a_spec
 
 OTHER = "0199c0de-0000-7000-8000-00000000002b"
@@ -28,6 +29,7 @@ OPTIONS = Options(
     start_timeout_s=1.0,
     destroy_timeout_s=0.5,
     settle_timeout_s=0.4,
+    late_start_s=0.0,
     retry_min_s=0.01,
     retry_max_s=0.05,
 )
@@ -88,12 +90,7 @@ class TestStart:
 
     async def test_a_start_without_an_answer_is_not_known(self, rig: Rig) -> None:
         going_on = threading.Event()
-
-        def before(name: str) -> None:
-            if name == "create":
-                going_on.wait(10)
-
-        rig.libvirt.before = before
+        rig.libvirt.before = waiting("create", going_on)
         with pytest.raises(UnknownStateError, match="no answer"):
             await rig.driver.start(SPEC)
         going_on.set()
@@ -222,6 +219,33 @@ class TestDestroy:
         await rig.driver.destroy(VM, 3)
         assert [qemu.pid for qemu in rig.processes.killed] == [7]
 
+    async def test_what_was_asked_before_a_loss_may_still_come(
+        self, rig: Rig, tmp_path: Path
+    ) -> None:
+        options = msgspec.structs.replace(OPTIONS, late_start_s=0.3, destroy_timeout_s=2.0)
+        driver = HostDriver(rig.libvirt, tmp_path, options, processes=rig.processes)
+        await driver.open()
+        # given an agent that died in a start which libvirtd takes up only now
+        destroy = asyncio.create_task(driver.destroy(VM, 1))
+        await asyncio.sleep(0.15)
+        assert not destroy.done()
+        rig.libvirt.put(VM, 1)
+        await destroy
+        assert rig.libvirt.domains == {}
+        await driver.close()
+
+    async def test_a_start_that_hangs_is_not_said_to_be_gone(self, rig: Rig) -> None:
+        going_on = threading.Event()
+        rig.libvirt.before = waiting("create", going_on)
+        with pytest.raises(UnknownStateError):
+            await rig.driver.start(SPEC)
+        with pytest.raises(UnknownStateError, match="for certain"):
+            await rig.driver.destroy(VM, 1)
+        ending = asyncio.create_task(rig.driver.destroy(VM, 1))
+        going_on.set()
+        await ending
+        assert rig.libvirt.domains == {}
+
 
 class TestEvents:
     async def test_an_end_is_told_when_the_process_is_gone(self, rig: Rig) -> None:
@@ -286,9 +310,7 @@ class TestConnection:
 
     async def test_a_hanging_libvirt_neither_holds_calls_nor_the_end(self, rig: Rig) -> None:
         going_on = threading.Event()
-        rig.libvirt.before = lambda name: (
-            None if name == "disconnect" else going_on.wait(20) or None
-        )
+        rig.libvirt.before = waiting("active", going_on)
         before = time.monotonic()
         outcomes = await asyncio.gather(
             *(rig.driver.domains() for _ in range(20)), return_exceptions=True
@@ -330,9 +352,7 @@ class TestSave:
     async def test_until_then_the_run_is_not_over(self, rig: Rig) -> None:
         rig.libvirt.put(VM, 1)
         going_on = threading.Event()
-        rig.libvirt.before = lambda name: (
-            going_on.wait(5) and None if name == "define_saved_xml" else None
-        )
+        rig.libvirt.before = waiting("define_saved_xml", going_on)
         save = asyncio.create_task(rig.driver.save(VM, 1, "memory/a"))
         while "define_saved_xml" not in rig.libvirt.calls:
             await asyncio.sleep(0.01)
