@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
@@ -43,6 +41,7 @@ from hostagent.metrics import Metrics
 from hostagent.reconcile import Adopt, End, Ending, RunJob, Situation, Start, decide
 from hostagent.records import LossAnswered, Resets, RunKey
 from hostagent.runs import Runs
+from hostagent.tasks import run_together
 from hostagent.timings import Timings
 
 COMPARE_PAUSE_S = 0.02
@@ -85,21 +84,18 @@ class HostAgent:
 
     async def run(self) -> None:
         """Be the host's agent until cancelled; then let go of everything but the VMs."""
-        loops: list[Coroutine[Any, Any, None]] = [
-            self._listen(),
-            self._compare_for_ever(),
-            self._sample_for_ever(),
-            self._guests.run(),
-            self.link.run(),
-        ]
         try:
             await self.desk.driver.open()
-            async with asyncio.TaskGroup() as group:
-                for loop in loops:
-                    group.create_task(loop)
+            await run_together(
+                (
+                    self._listen(),
+                    self._compare_for_ever(),
+                    self._sample_for_ever(),
+                    self._guests.run(),
+                    self.link.run(),
+                )
+            )
         finally:
-            for loop in loops:
-                loop.close()  # those that never began
             await self.lanes.close()
             await self.desk.driver.close()
             await self._gateway.close()

@@ -217,7 +217,8 @@ class Desk:
         event = self._ended.setdefault(key, asyncio.Event())
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await event.wait()
         finally:
             self._ended.pop(key, None)
 

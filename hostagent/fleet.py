@@ -24,6 +24,7 @@ from hostagent.journal import Journal
 from hostagent.metrics import Metrics
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_state import Control, Do
+from hostagent.tasks import end_tasks, run_together
 from hostagent.timings import Timings
 
 MACHINE_FOLDER = "machine"
@@ -92,14 +93,10 @@ class Fleet:
 
     async def run(self) -> None:
         """Be the agent of all hosts; VMs run on when this ends, in whatever way."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for setup in self._hosts:
-                    group.create_task(self._keep(setup))
-                if self._control is not None:
-                    group.create_task(self._listen(ControlFolder(self._control)))
-        finally:
-            self._agents.clear()
+        works = [self._keep(setup) for setup in self._hosts]
+        if self._control is not None:
+            works.append(self._listen(ControlFolder(self._control)))
+        await run_together(works)
 
     def health(self) -> list[HostHealth]:
         """Return how each host's agent is."""
@@ -123,8 +120,7 @@ class Fleet:
             try:
                 await asyncio.wait({task})
             finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end_tasks({task})
                 self._agents.pop(setup.folder, None)
             if setup.folder in self._off_s:
                 await asyncio.sleep(self._off_s.pop(setup.folder))

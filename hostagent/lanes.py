@@ -13,10 +13,10 @@ import msgspec
 import structlog
 
 from hostagent.driver import UnknownStateError
+from hostagent.tasks import end_tasks
 
 CALLS_AT_ONCE_MAX = 8
 COPIES_AT_ONCE_MAX = 2
-CLOSE_TIMEOUT_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -87,11 +87,7 @@ class Lanes:
         for rest in self._resting.values():
             rest.cancel()
         self._resting.clear()
-        tasks = [lane.task for lane in self._lanes.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+        await end_tasks([lane.task for lane in self._lanes.values()])
 
     async def _guard(
         self, vm: str, label: str, work: Coroutine[Any, Any, None], *, ends_run: bool

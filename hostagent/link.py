@@ -24,6 +24,7 @@ from hostagent.gateway import (
 )
 from hostagent.metrics import Metrics
 from hostagent.outbox import TelemetryBuffer
+from hostagent.tasks import run_together
 
 _log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
@@ -107,22 +108,9 @@ class Link:
         return welcome
 
     async def _hold(self, welcome: Welcome) -> None:
-        loops = [
-            asyncio.create_task(loop)
-            for loop in (
-                self._poll(welcome),
-                self._report(welcome.session),
-                self._send_telemetry(),
-            )
-        ]
-        try:
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in loops:
-                task.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+        await run_together(
+            (self._poll(welcome), self._report(welcome.session), self._send_telemetry())
+        )
 
     async def _poll(self, welcome: Welcome) -> None:
         desk = self._desk

@@ -55,7 +55,8 @@ async def serve_status(fleet: Fleet, address: str | None) -> AsyncIterator[str |
     finally:
         server.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(server.wait_closed(), READ_TIMEOUT_S)
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                await server.wait_closed()
 
 
 def health_document(fleet: Fleet) -> dict[str, Any]:

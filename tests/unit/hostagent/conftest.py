@@ -11,6 +11,7 @@ from hostagent.identity import Identity, read_boot_id
 from hostagent.journal import Journal
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_state import Control, Do, Faults
+from hostagent.tasks import end_tasks
 from hostagent.timings import Timings
 from tests.unit.hostagent.fake_engine import FakeEngine, FakeGateway
 
@@ -65,8 +66,8 @@ class Host:
     async def kill(self) -> None:
         """End the agent's process, as far as that goes within one."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks({self._task})
+            assert self._task.done()
             self._task = None
 
     async def restart(self, faults: Faults | None = None) -> None:

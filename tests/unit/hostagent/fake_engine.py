@@ -125,7 +125,8 @@ class FakeEngine:
                 return Orders(changes=self._changes(after))
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._news.wait()
             except TimeoutError:
                 continue
 
@@ -212,7 +213,8 @@ class FakeEngine:
                 await asyncio.sleep(0.005)
 
         try:
-            await asyncio.wait_for(check(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await check()
         except TimeoutError:
             message = f"never came true; states {self.states}, outcomes {self.outcomes}"
             raise AssertionError(message) from None
