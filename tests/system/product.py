@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import httpx
 
 from chronovisor.folder import Folder
 from chronovisor.supervisor import read_status
+from dwh.client import ask
+from dwh.queries import Query
 from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 
@@ -176,6 +179,15 @@ class Product:
         """Return a list's items."""
         found: list[Json] = self.get(path, **parameters)["items"]
         return found
+
+    def history(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the warehouse; an outage is an empty answer."""
+        try:
+            answer, body = asyncio.run(ask(self.folder.query_socket, Query(sql=sql)))
+        except OSError:
+            return [(0,)]
+        assert answer.failure is None, answer
+        return [tuple(row) for row in json.loads(body)]
 
     def cluster(self) -> str:
         """Return the id of the cluster Default."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import HostProcess, LibvirtHost
 from tests.harness.processes import wait_until
-from tests.system.product import PROJECT, Product
+from tests.system.product import PROJECT, Json, Product
 
+MIB = 1024**2
 KERNEL, INITRD, IMAGE = "vmlinuz", "initrd.img", "base.qcow2"
 
 
@@ -25,6 +26,7 @@ class RealHost:
         self.state = machine.folder / "agent"
         self.storage = machine.folder / "storage"
         self.id = ""
+        self.time_scale = 1.0
         self._agent: HostProcess | None = None
 
     def stock(self, guest: Guest) -> None:
@@ -54,7 +56,7 @@ class RealHost:
         assert joining.wait(60) == 0, (self.machine.folder / "join.log").read_text()
         token.unlink()
 
-    def start_agent(self, time_scale: float = 1.0) -> None:
+    def start_agent(self) -> None:
         """Start the agent inside of the machine."""
         self._agent = self.machine.launch(
             self._cli(
@@ -63,7 +65,7 @@ class RealHost:
             ),
             self.agent_log,
             folder=PROJECT,
-            environment={"CHRONOVISOR_TIME_SCALE": str(time_scale)},
+            environment={"CHRONOVISOR_TIME_SCALE": str(self.time_scale)},
         )
 
     @property
@@ -101,3 +103,21 @@ class RealHost:
 
     def _cli(self, *words: str | Path) -> list[str | Path]:
         return [sys.executable, "-m", "chronovisor.cli.main", *words]
+
+
+def vm_body(product: Product, guest: Guest, name: str, address: str, *, disk: bool) -> Json:
+    """Return the body that creates a VM with the tests' guest."""
+    body: Json = {
+        "name": name,
+        "cluster": product.cluster(),
+        "memory_bytes": 128 * MIB,
+        "nics": [{"bridge": "br0"}],
+        "boot": {
+            "kernel": KERNEL,
+            "initrd": INITRD,
+            "command_line": guest.command_line(name, ip4=f"{address}/24", stamp=disk),
+        },
+    }
+    if disk:
+        body["disks"] = [{"size_bytes": 256 * MIB, "image": IMAGE}]
+    return body
