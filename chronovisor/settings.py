@@ -101,10 +101,14 @@ class Smtp(Section, frozen=True, kw_only=True):
 
 
 class Snmp(Section, frozen=True, kw_only=True):
-    """SNMP v2c traps to `managers` (host or host:port). The community lies in a file."""
+    """SNMP v2c traps to `managers` (host or host:port). The community lies in a file.
+
+    `inform` asks each manager to acknowledge: what a manager that is down did not get is sent again.
+    """
 
     managers: tuple[str, ...] = ()
     community_file: Path | None = None
+    inform: bool = False
 
 
 class Notifier(Section, frozen=True, kw_only=True):

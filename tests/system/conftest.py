@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def real_product(  # noqa: PLR0913 - the parts that it rests on
     for component in ("libvirt", "kafka", "snmptrapd"):
         require(component)
     marker = request.node.get_closest_marker("product")
-    wanted = {"hosts": 0, "time_scale": 1.0, "event": "VM_DOWN_ERROR"}
+    wanted: dict[str, Any] = {"hosts": 0, "time_scale": 1.0, "event": "VM_DOWN_ERROR"}
     wanted |= marker.kwargs if marker is not None else {}
     secrets = workspace.make_folder("secrets")
     (secrets / "smtp").write_text(smtp.password or "")
