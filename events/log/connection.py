@@ -29,7 +29,9 @@ class NoLogError(Exception):
     """The database has no log: its migrations have not been run."""
 
 
-async def connect(dsn: str, application: str) -> Connection:
+async def connect(
+    dsn: str, application: str, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> Connection:
     """Open a connection in autocommit mode with the log's session settings.
 
     Raises psycopg.OperationalError, or TimeoutError where the server does not answer in time.
@@ -43,19 +45,19 @@ async def connect(dsn: str, application: str) -> Connection:
             prepare_threshold=0,
         )
         try:
-            await set_up(connection)
+            await set_up(connection, lock_timeout_ms)
         except BaseException:
             await connection.close()
             raise
         return connection
 
 
-async def set_up(connection: Connection) -> None:
+async def set_up(connection: Connection, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> None:
     """Give a new connection the session settings of the log."""
     await connection.execute(
         statement("session"),
         {
-            "lock_timeout_ms": str(LOCK_TIMEOUT_MS),
+            "lock_timeout_ms": str(lock_timeout_ms),
             "statement_timeout_ms": str(STATEMENT_TIMEOUT_MS),
         },
     )

@@ -17,7 +17,7 @@ from events.log.preparation import prepare
 from events.log.reader import POOL_CONNECTIONS_MAX, PostgresLogReader, run_migrations_in_thread
 from events.log.statements import statement
 from events.log.tasks import end
-from events.log.writer import ANSWER_TIMEOUT_S, LANES, Writer
+from events.log.writer import DEFAULT_LIMITS, Limits, Writer
 
 ANSWERS_KEPT_DAYS = 7
 PRUNE_INTERVAL_S = 60.0
@@ -33,8 +33,7 @@ class PostgresLog(PostgresLogReader):
     """A `Log` in PostgreSQL; made by `open`. Many processes may have one on the same database."""
 
     _codec: Codec = CODEC
-    _lanes: int = LANES
-    _answer_timeout_s: float = ANSWER_TIMEOUT_S
+    _limits: Limits = DEFAULT_LIMITS
     _writer: Writer | None = None
     _tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -48,8 +47,7 @@ class PostgresLog(PostgresLogReader):
         pool_connections_max: int = POOL_CONNECTIONS_MAX,
         poll_interval_s: float = POLL_INTERVAL_S,
         codec: Codec = CODEC,
-        lanes: int = LANES,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> AsyncIterator[PostgresLog]:
         """Open a log for the length of an `async with` block; `migrate` makes or renews its tables.
 
@@ -59,7 +57,7 @@ class PostgresLog(PostgresLogReader):
         if migrate:
             await run_migrations_in_thread(dsn)
         log = cls(dsn, pool_connections_max=pool_connections_max, poll_interval_s=poll_interval_s)
-        log._codec, log._lanes, log._answer_timeout_s = codec, lanes, answer_timeout_s
+        log._codec, log._limits = codec, limits
         try:
             await log._start()
             yield log
@@ -85,13 +83,7 @@ class PostgresLog(PostgresLogReader):
     async def _start(self) -> None:
         await super()._start()
         self._written = asyncio.Event()
-        writer = Writer(
-            self._dsn,
-            self.log_id,
-            self._committed,
-            lanes=self._lanes,
-            answer_timeout_s=self._answer_timeout_s,
-        )
+        writer = Writer(self._dsn, self.log_id, self._committed, limits=self._limits)
         try:
             await writer.start()
         except (psycopg.Error, OSError, TimeoutError) as error:

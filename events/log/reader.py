@@ -11,21 +11,25 @@ from typing import Any
 
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from events.claims import Mode
 from events.envelope import Stored
 from events.log import connection as connections
+from events.log.claims import Holding
 from events.log.connection import Connection, close, connect, sever
 from events.log.heads import POLL_INTERVAL_S, Heads, Watcher
 from events.log.migrate import migrate as run_migrations
+from events.log.pool import Pool
 from events.log.port import READ_EVENTS_MAX, Snapshot, StoredAnswer, UnavailableError
 from events.log.statements import statement
 from events.stream.port import OtherLogError
 
 POOL_CONNECTIONS_MAX = 4
-POOL_WAIT_S = 5.0
+READ_TIMEOUT_S = 5.0
+"""How long a read is tried again before the log is said to be away."""
 QUERY_TIMEOUT_S = 12.0
-ATTEMPTS_MAX = 3
+BACKOFF_S = 0.02
+BACKOFF_MAX_S = 0.5
 
 Logger = structlog.stdlib.get_logger(__name__)
 Row = tuple[Any, ...]
@@ -52,24 +56,9 @@ class PostgresLogReader:
     ) -> None:
         self._dsn = dsn
         self._identity: uuid.UUID | None = None
-        self._other: uuid.UUID | None = None
         self._heads = Heads()
         self._watcher = Watcher(self._heads, self._open_watched, poll_interval_s)
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            dsn,
-            min_size=1,
-            max_size=pool_connections_max,
-            timeout=POOL_WAIT_S,
-            open=False,
-            configure=self._configure,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": connections.CONNECT_TIMEOUT_S,
-                "application_name": "chronovisor log reader",
-                "prepare_threshold": 0,
-            },
-            reconnect_timeout=0,
-        )
+        self._pool = Pool(self._open_reading, pool_connections_max)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -187,49 +176,60 @@ class PostgresLogReader:
             body_mac=bytes(body_mac), answer=bytes(answer), first=first, count=count, time=time
         )
 
+    async def claims(self) -> dict[tuple[str, str], Holding]:
+        """Return the table of claims: (key, holder) to holding."""
+        rows = await self._query("claims", {})
+        return {(key, holder): Holding(Mode(mode), amount) for key, holder, mode, amount in rows}
+
     async def _start(self) -> None:
         try:
-            first = await connect(self._dsn, "chronovisor log reader")
+            async with self._pool.connection(QUERY_TIMEOUT_S) as connection:
+                self._identity = await connections.log_id(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise UnavailableError(f"the database cannot be reached: {error}") from error
-        try:
-            self._identity = await connections.log_id(first)
-        finally:
-            await close(first)
-        await self._pool.open()
         self._watcher.start()
 
     async def _stop(self) -> None:
         await self._watcher.close()
         await self._pool.close()
 
-    async def _configure(self, connection: Connection) -> None:
-        """Set up a new connection of the pool, and notice another log behind the same address."""
-        await connections.set_up(connection)
-        found = await connections.log_id(connection)
-        if found != self._identity:
-            self._other = found
+    async def _open_reading(self) -> Connection:
+        """Open a connection of the pool; raises OtherLogError once the database holds another."""
+        connection = await connect(self._dsn, "chronovisor log reader")
+        if self._identity is not None:
+            try:
+                found = await connections.log_id(connection)
+            except BaseException:
+                await close(connection)
+                raise
+            if found != self._identity:
+                await close(connection)
+                raise OtherLogError(self._identity, found)
+        return connection
 
     async def _open_watched(self) -> Connection:
         return await connect(self._dsn, "chronovisor log watcher")
 
     async def _query(self, name: str, arguments: Mapping[str, Any]) -> list[Row]:
-        """Run a statement; repeated on another connection where one was lost.
+        """Run a statement, again on another connection where one was lost, for a bounded time.
 
         Raises UnavailableError, and OtherLogError once the database holds another log.
         """
-        failure: Exception | None = None
-        for _ in range(ATTEMPTS_MAX):
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + READ_TIMEOUT_S
+        backoff_s = BACKOFF_S
+        while True:
+            left_s = max(0.0, deadline - loop.time())
             try:
-                async with self._pool.connection() as connection:
-                    if self._other is not None:
-                        raise OtherLogError(self.log_id, self._other)
+                async with self._pool.connection(left_s) as connection:
                     return await _execute(connection, name, arguments)
-            except (PoolTimeout, PoolClosed) as error:
-                raise UnavailableError(f"the database cannot be reached: {error}") from error
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                failure = error
-        raise UnavailableError(f"the database does not answer: {failure}") from failure
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                if loop.time() + backoff_s > deadline:
+                    raise UnavailableError(f"the database does not answer: {error}") from error
+            except TimeoutError as error:
+                raise UnavailableError("the database does not answer in time") from error
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
 
 async def run_migrations_in_thread(dsn: str) -> None:

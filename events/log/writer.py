@@ -19,6 +19,7 @@ import structlog
 from events.log import arrays
 from events.log.batcher import Batcher, Pending
 from events.log.connection import (
+    LOCK_TIMEOUT_MS,
     Connection,
     NoLogError,
     NotDurableError,
@@ -45,10 +46,6 @@ from events.stream.port import OtherLogError
 LANES = 2
 LANE_READY_MIN = 24
 """How many commands must be ready before a further lane starts beside a busy one."""
-GROUP_TIMEOUT_S = 12.0
-"""How long a group may take before its connection is cut: more than the statement may."""
-ANSWER_TIMEOUT_S = 15.0
-"""How long a command waits for its outcome before its caller is told that the log is away."""
 CLOSE_TIMEOUT_S = 5.0
 RETRY_AFTER_S = 1.0
 BACKOFF_S = 0.05
@@ -61,6 +58,25 @@ Faults = (psycopg.Error, OSError, TimeoutError, NoLogError, NotDurableError)
 Logger = structlog.stdlib.get_logger(__name__)
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds the writer.
+
+    `answer_timeout_s`: how long a command waits for its outcome before its caller is told that the
+    log is away. `wait_max_s`: how long the oldest may wait for its turn before new ones are turned
+    away. `group_timeout_s`: how long a group may take before its connection is cut, which is more
+    than the server lets a statement take.
+    """
+
+    lanes: int = LANES
+    answer_timeout_s: float = 15.0
+    wait_max_s: float = WAIT_MS_MAX / 1000
+    group_timeout_s: float = 12.0
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS
+
+
+DEFAULT_LIMITS = Limits()
+
+
 class Writer:
     """Sends commands in groups; `start` first, `close` at the end."""
 
@@ -70,19 +86,16 @@ class Writer:
         identity: uuid.UUID,
         on_commit: Callable[[int], None],
         *,
-        lanes: int = LANES,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
-        wait_max_s: float = WAIT_MS_MAX / 1000,
+        limits: Limits,
     ) -> None:
         self._dsn = dsn
         self._identity = identity
         self._on_commit = on_commit
-        self._answer_timeout_s = answer_timeout_s
-        self._wait_max_s = wait_max_s
+        self._limits = limits
         self._batcher = Batcher()
-        self._lanes = [Lane(self._open, index) for index in range(lanes)]
+        self._lanes = [Lane(self._open, index, limits) for index in range(limits.lanes)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._wakes = [asyncio.Event() for _ in range(lanes)]
+        self._wakes = [asyncio.Event() for _ in range(limits.lanes)]
         self._in_flight: dict[int, list[Pending]] = {}
         self._closed: Exception | None = None
         self._loop = asyncio.get_running_loop()
@@ -117,7 +130,7 @@ class Writer:
         now = self._loop.time()
         oldest = self._batcher.oldest()
         if len(self._batcher) >= QUEUE_COMMANDS_MAX or (
-            oldest is not None and now - oldest > self._wait_max_s
+            oldest is not None and now - oldest > self._limits.wait_max_s
         ):
             raise OverloadedError(RETRY_AFTER_S)
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -230,8 +243,8 @@ class Writer:
     async def _watch(self) -> None:
         """Tell callers who have waited too long that the log is away."""
         while True:
-            await asyncio.sleep(self._answer_timeout_s / 20)
-            limit = self._loop.time() - self._answer_timeout_s
+            await asyncio.sleep(self._limits.answer_timeout_s / 20)
+            limit = self._loop.time() - self._limits.answer_timeout_s
             for pending in self._all():
                 if pending.since < limit:
                     _fail(pending, UnavailableError("the database did not answer in time"))
@@ -242,7 +255,11 @@ class Writer:
 
     async def _open(self, index: int) -> Connection:
         """Open a connection that may append; raises one of Faults, or OtherLogError."""
-        connection = await connect(self._dsn, f"chronovisor log writer {index}")
+        connection = await connect(
+            self._dsn,
+            f"chronovisor log writer {index}",
+            lock_timeout_ms=self._limits.lock_timeout_ms,
+        )
         try:
             await require_durability(connection)
             found = await log_id(connection)
@@ -259,9 +276,12 @@ class Writer:
 class Lane:
     """One connection, opened again whenever it is lost."""
 
-    def __init__(self, opener: Callable[[int], Awaitable[Connection]], index: int) -> None:
+    def __init__(
+        self, opener: Callable[[int], Awaitable[Connection]], index: int, limits: Limits
+    ) -> None:
         self._open = opener
         self._index = index
+        self._limits = limits
         self._connection: Connection | None = None
 
     @property
@@ -285,7 +305,7 @@ class Lane:
         connection = await self.ready()
         arguments = parameters([pending.encoded for pending in group], times)
         loop = asyncio.get_running_loop()
-        limit = loop.call_later(GROUP_TIMEOUT_S, sever, connection)
+        limit = loop.call_later(self._limits.group_timeout_s, sever, connection)
         try:
             async with connection.cursor(binary=True) as cursor:
                 await cursor.execute(statement("append_group"), arguments, prepare=True)
