@@ -43,3 +43,8 @@ class Folder:
     def query_socket(self) -> Path:
         """Where the warehouse answers queries."""
         return self.sockets / "query.sock"
+
+    @property
+    def fleet_socket(self) -> Path:
+        """Where the simulated hosts' process serves health and metrics."""
+        return self.sockets / "fleet.sock"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import msgspec
 import psycopg
 import structlog
@@ -86,7 +87,13 @@ def build_parts(installation: Installation, plan: Plan) -> tuple[Part, ...]:
             enrol_hosts(installation, place, names, simulated_hardware)
 
         parts.append(
-            _part(installation, "fleet", after=("engine", "projector"), before_start=enrol)
+            _part(
+                installation,
+                "fleet",
+                after=("engine", "projector"),
+                ready=_hosts_connected(installation.folder.fleet_socket),
+                before_start=enrol,
+            )
         )
     if plan.libvirt is not None:
         parts.append(_libvirt_part(installation, plan.libvirt))
@@ -156,6 +163,20 @@ def _beats(installation: Installation, name: str) -> Callable[[Launched], Awaita
         return False
 
     return beats
+
+
+def _hosts_connected(status_socket: Path) -> Callable[[Launched], Awaitable[bool]]:
+    """Tell whether every simulated host has its session."""
+
+    async def connected(launched: Launched) -> bool:
+        del launched
+        transport = httpx.AsyncHTTPTransport(uds=str(status_socket))
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            async with httpx.AsyncClient(transport=transport, timeout=5) as http:
+                return bool((await http.get("http://fleet/health")).json()["status"] == "ok")
+        return False
+
+    return connected
 
 
 def _teller(say: Say, began: float) -> Callable[[PartStatus], None]:

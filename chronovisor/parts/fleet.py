@@ -27,7 +27,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     process = AgentProcess(
         hosts=hosts,
         time_scale=installation.settings.time_scale,
-        status=str(installation.folder.sockets / "fleet.sock"),
+        status=str(installation.folder.fleet_socket),
         control=installation.folder.hosts / "control",
     )
     await run_agent(process, stop)
