@@ -20,39 +20,31 @@ HEADER_NAMES = {
 def header_parameters() -> dict[str, Schema]:
     """Return the headers that requests may carry, as parameters."""
 
-    def header(name: str, pattern: str, description: str, example: str) -> Schema:
-        return {
-            "name": name,
-            "in": "header",
-            "description": description,
-            "schema": {"type": "string", "pattern": pattern},
-            "example": example,
-        }
+    def header(name: str, pattern: str, description: str) -> Schema:
+        schema = {"type": "string", **({"pattern": pattern} if pattern else {})}
+        return {"name": name, "in": "header", "description": description, "schema": schema}
 
     return {
         "IdempotencyKey": header(
             "Idempotency-Key",
             "^[!-~]([ -~]{0,253}[!-~])?$",
             "Names this request, so that it can be repeated safely; kept for 7 days.",
-            "0197a7c2-5f0e-7c31-b0a4-6d1f0c9e2b77",
         ),
         "IfMatch": header(
             "If-Match",
-            '^(W/)?"[0-9]{1,18}"$',
+            '^((W/)?"[0-9]{1,18}"|[0-9]{1,18})$',
             "The ETag (configuration version) that the change is meant for.",
-            '"7"',
         ),
         "Prefer": header(
             "Prefer",
             "^wait=[0-9]{1,2}$",
             f"Wait up to so many seconds, {WAIT_S_MAX} at most, for the operation's end.",
-            "wait=10",
         ),
         "RequestId": header(
             REQUEST_ID_HEADER,
-            "^[A-Za-z0-9._-]{1,128}$",
-            "The client's own id of this request; without one, the engine makes one.",
-            "tour-1",
+            "",
+            "The client's own id of this request: 1 to 128 letters, digits, '.', '_', '-'. Without"
+            " one, the engine makes one.",
         ),
     }
 

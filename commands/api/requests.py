@@ -13,7 +13,7 @@ from commands.api.problems import InvalidHeader, UnknownParameter, UnsupportedMe
 
 WAIT_S_MAX = 60
 _KEY = re.compile(rb"[!-~](?:[ -~]{0,253}[!-~])?\Z")
-_VERSION = re.compile(rb'(?:W/)?"([0-9]{1,18})"\Z')
+_VERSION = re.compile(rb'(?:(?:W/)?"([0-9]{1,18})"|([0-9]{1,18}))\Z')
 _WAIT = re.compile(rb"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=,|;|$)", re.IGNORECASE)
 _PLAIN_ENCODINGS = frozenset({b"", b"identity"})
 
@@ -67,7 +67,7 @@ def _if_match(given: bytes | None, *, versioned: bool) -> int | None:
             remedy='Give the object\'s ETag as it was answered, such as "7".',
             header="If-Match",
         )
-    return int(match[1])
+    return int(match[1] or match[2])
 
 
 def _wait_s(given: bytes) -> int | None:
