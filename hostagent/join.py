@@ -170,11 +170,9 @@ async def _request(url: str, path: str, context: ssl.SSLContext, body: bytes | N
                     if len(answer) > ANSWER_BYTES_MAX:
                         raise JoinRefusedError(f"{url}{path} answers too much")
         except httpx.HTTPError as error:
-            if isinstance(error.__cause__, ssl.SSLCertVerificationError) or (
-                "CERTIFICATE_VERIFY_FAILED" in str(error)
-            ):
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise JoinRefusedError(
-                    f"{url} has no certificate of its own CA: {error}"
+                    f"{url} shows no certificate of the CA that the token names: {error}"
                 ) from error
             raise GatewayAwayError(f"{type(error).__name__}: {error}") from error
     if response.is_success:

@@ -30,7 +30,8 @@ from hostagent.records import RunKey
 class FakeEngine:
     """Keeps the intent of one host and what was reported; a test turns its knobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.position = 0
         self.session = ""
         self.hellos: list[Hello] = []
@@ -100,7 +101,7 @@ class FakeEngine:
     async def hello(self, hello: Hello) -> Welcome:
         self._answer()
         self.hellos.append(hello)
-        self.session = f"session-{len(self.hellos)}"
+        self.session = f"{self.name}session-{len(self.hellos)}"
         self._news.set()
         return Welcome(
             session=self.session,
