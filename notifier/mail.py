@@ -94,7 +94,9 @@ class MailChannel:
         message = compose(notification, address, settings.sender, settings.reply_to)
         try:
             await aiosmtplib.send(
-                message,
+                message.as_bytes(),
+                sender=email.utils.parseaddr(settings.sender)[1],
+                recipients=[email.utils.parseaddr(address)[1]],
                 hostname=settings.server,
                 port=settings.port or DEFAULT_PORTS[settings.encryption],
                 username=settings.user,
@@ -132,8 +134,8 @@ def message_id(notification: Notification, address: str) -> str:
     So a receiver that gets a mail twice (the notifier was killed between the server's answer and
     noting it) can drop the double.
     """
-    who = hashlib.sha256(address.casefold().encode()).hexdigest()[:16]
-    return f"<{notification.position}.{who}@{notification.log_id}.chronovisor>"
+    who = hashlib.sha256(address.casefold().encode()).hexdigest()[:12]
+    return f"<{notification.position}.{notification.log_id.hex[:16]}.{who}@chronovisor>"
 
 
 def subject(notification: Notification) -> str:
@@ -170,12 +172,16 @@ def compose(
     notification: Notification, address: str, sender: str, reply_to: str | None
 ) -> EmailMessage:
     """Return the mail of a notification for an address."""
-    message = EmailMessage(policy=email.policy.SMTP)
+    line = subject(notification)
+    # Python folds a long line of plain words right behind the header's name, which some receivers
+    # show as a blank. Encoded words must be folded at 78 characters, plain ones need not be.
+    policy = email.policy.SMTP
+    message = EmailMessage(policy.clone(max_line_length=500) if line.isascii() else policy)
     message["From"] = sender
     message["To"] = address
     if reply_to is not None:
         message["Reply-To"] = reply_to
-    message["Subject"] = subject(notification)
+    message["Subject"] = line
     message["Date"] = notification.time
     message["Message-ID"] = message_id(notification, address)
     message["Auto-Submitted"] = "auto-generated"
