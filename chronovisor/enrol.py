@@ -31,7 +31,8 @@ def enrol_hosts(
 ) -> None:
     """Enrol the hosts that are not yet, each with its state folder `place/<name>`.
 
-    `hardware` gives the hardware id of the machine behind a name. Raises EnrolmentError. Runs in a thread: it waits for HTTP answers.
+    `hardware` gives the hardware id of the machine behind a name. Raises EnrolmentError. Runs in a
+    thread: it waits for HTTP answers.
     """
     addresses = installation.read_addresses()
     if addresses is None:

@@ -103,7 +103,7 @@ class Smtp(Section, frozen=True, kw_only=True):
 class Snmp(Section, frozen=True, kw_only=True):
     """SNMP v2c traps to `managers` (host or host:port). The community lies in a file.
 
-    `inform` asks each manager to acknowledge: what a manager that is down did not get is sent again.
+    `inform` asks each manager to acknowledge: what one that is down did not get is sent again.
     """
 
     managers: tuple[str, ...] = ()

@@ -20,11 +20,11 @@ from chronovisor.embedded_postgres import EmbeddedPostgres
 from chronovisor.enrol import enrol_hosts
 from chronovisor.heartbeat import read_health
 from chronovisor.installation import Installation
+from chronovisor.parts.fleet import SIMULATED, simulated_hardware
 from chronovisor.settings import PREFIX
 from chronovisor.supervisor import Supervisor
 from chronovisor.supervisor_parts import Launched, Part, PartState, PartStatus
 from chronovisor.supervisor_postgres import postgres_part
-from chronovisor.parts.fleet import SIMULATED, simulated_hardware
 from commands.gateway.tls import bind
 from hostagent.identity import read_hardware_id
 
@@ -75,8 +75,10 @@ def build_parts(installation: Installation, plan: Plan) -> tuple[Part, ...]:
         parts.append(postgres_part(EmbeddedPostgres(installation.folder.postgres)))
         database = ("postgres",)
     parts.append(_part(installation, "engine", after=database, ready=_engine_listens(installation)))
-    for name in ("policies", "projector", "dwh", "notifier"):
-        parts.append(_part(installation, name, after=("engine",), ready=_beats(installation, name)))
+    parts += [
+        _part(installation, name, after=("engine",), ready=_beats(installation, name))
+        for name in ("policies", "projector", "dwh", "notifier")
+    ]
     if settings.kafka.bootstrap is not None:
         parts.append(_part(installation, "relay", after=("engine",)))
     if plan.hosts:

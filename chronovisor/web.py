@@ -1,4 +1,4 @@
-"""The HTTP application: the routes of commands and reads, joined, with their one OpenAPI document."""
+"""The HTTP application: routes of commands and reads, joined, with their one OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit record of a recorded event, rendered: the same text in the inventory, mails and traps."""
+"""The audit record of an event, rendered: the same text in the inventory, mails and traps."""
 
 from __future__ import annotations
 

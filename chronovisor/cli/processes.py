@@ -17,6 +17,7 @@ import typer
 ERROR, REFUSED = 1, 3
 _Dir = Annotated[Path, typer.Option("--dir", help="The installation's folder.")]
 _HERE = Path("var")
+_STANDARD_INPUT = "-"
 
 
 def register(app: typer.Typer) -> None:
@@ -120,7 +121,7 @@ def agent_join(
     folder: Annotated[Path, typer.Option("--dir", help="The host's state folder.")],
     token_file: Annotated[
         str, typer.Option(help="The file that holds the enrolment token; '-': standard input.")
-    ] = "-",
+    ] = _STANDARD_INPUT,
     hardware: Annotated[
         str | None, typer.Option(help="The machine's hardware id, where it has none.")
     ] = None,
@@ -133,7 +134,11 @@ def agent_join(
     from hostagent.join import JoinRefusedError, join
 
     try:
-        token = sys.stdin.readline() if token_file == "-" else Path(token_file).read_text("ascii")
+        token = (
+            sys.stdin.readline()
+            if token_file == _STANDARD_INPUT
+            else Path(token_file).read_text("ascii")
+        )
         machine = hardware if hardware is not None else read_hardware_id()
         joined = asyncio.run(
             join(url, token.strip(), folder, hardware=machine, approval_timeout_s=timeout)

@@ -24,7 +24,7 @@ async def run(
     await run_agent(real_agent(host, uri, time_scale=installation.settings.time_scale), stop)
 
 
-def real_agent(  # noqa: PLR0913 - what an agent is told at its start
+def real_agent(
     folder: Path,
     uri: str,
     *,

@@ -63,7 +63,7 @@ async def _lead(
         installation.dsn(), autocommit=True, connect_timeout=5
     )
     async with connection:
-        while not await _locked(connection):
+        while not await _locked(connection):  # noqa: ASYNC110 - another process holds it
             await asyncio.sleep(_STANDBY_S * installation.settings.time_scale)
         state.runner = Runner(events, small_context, timeouts, new_process_name())
         running = asyncio.ensure_future(state.runner.run())

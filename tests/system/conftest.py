@@ -48,7 +48,7 @@ community_file = "{community_file}"
 
 
 @pytest.fixture
-def real_product(  # noqa: PLR0913 - the parts that it rests on
+def real_product(
     request: pytest.FixtureRequest,
     workspace: Workspace,
     host_network: HostNetwork,

@@ -42,7 +42,7 @@ def test_a_command_reaches_guest_inventory_warehouse_mailbox_and_snmp_manager(
     )
     assert document["host"]["name"] == "kvm01"
 
-    count = f"select count(*) from vm_samples where vm = '{web01}'"  # noqa: S608 - our own id
+    count = f"select count(*) from vm_samples where vm = '{web01}'"
     wait_until(
         lambda: product.history(count)[0][0] > 0,
         timeout_s=60,
