@@ -18,6 +18,7 @@ from access.right_names import Right
 from access.rights import allowed
 from events.log.port import LogReader, UnavailableError
 from projections.connection import CONNECT_TIMEOUT_S, KEEPALIVE, Connection
+from projections.reads.cache import DocumentCache
 from projections.reads.feed import Feed
 from projections.reads.problems import (
     InvalidParameter,
@@ -60,6 +61,7 @@ class Reads:
     ) -> None:
         self.log = log
         self.feed = Feed(dsn)
+        self.cache = DocumentCache()
         self._authenticate = authenticate
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,

@@ -1,4 +1,4 @@
-"""Lists: parameters to one statement, whose answer is put together by the database itself."""
+"""Lists: parameters to one statement that says which documents a page has, strung together here."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from projections.reads.problems import InvalidCursor, InvalidParameter, UnknownP
 
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 100
+ATTEMPTS_MAX = 3
 VALUE_CHARACTERS_MAX = 2_000
 VALUES_MAX = 100
 WORDS_MAX = 10
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
+# Control characters that separate what the database strings together; ids have none.
+BETWEEN_FIELDS = "\x1f"
+BETWEEN_MEMBERS = "\x1e"
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -220,57 +224,104 @@ def _write_cursor(cursor: Cursor) -> str:
 
 
 def statement(collection: Collection, query: ListQuery) -> tuple[bytes, list[Any]]:
-    """Return the statement of a page: one row with the documents already strung together.
+    """Return the statement of a page: one row that says which documents it has, and no document.
 
-    The rows come sorted out of the inner query, and the aggregates keep that order.
+    The rows come sorted out of the inner query, and the aggregate keeps that order; the last row's
+    sort value is therefore the greatest, or the least where the order is turned round.
     """
-    sort = collection.sorts[query.sort]
+    sort, key = collection.sorts[query.sort], collection.key
     conditions, arguments = list(query.conditions), list(query.arguments)
-    order = "DESC" if query.descending else "ASC"
+    order, beyond, last = ("DESC", "<", "min") if query.descending else ("ASC", ">", "max")
     if query.after is not None:
-        beyond = "<" if query.descending else ">"
         conditions.append(
-            f"({sort.column}, {collection.key}) {beyond}"
+            f"({sort.column}, {key}) {beyond}"
             f" (%s::text::{sort.kind}, %s::text::{collection.key_kind})"
         )
         arguments += [query.after.value, query.after.key]
     words = [
-        "SELECT (SELECT position FROM inventory.cursor), count(*),",
-        "string_agg(document, ','::bytea),",
-        "(array_agg(sorted::text))[count(*)], (array_agg(key::text))[count(*)]",
-        f"FROM (SELECT document, {sort.column} AS sorted, {collection.key} AS key",
+        "SELECT place.position, ROW(place.log_id, place.schema_hash)::text,",
+        "page.members, page.last_value FROM inventory.cursor AS place,",
+        f"(SELECT {last}(sorted)::text AS last_value,",
+        f"string_agg(key || '{BETWEEN_FIELDS}' || changed, '{BETWEEN_MEMBERS}') AS members",
+        f"FROM (SELECT {key} AS key, position AS changed, {sort.column} AS sorted",
         f"FROM inventory.{collection.name}",
         f"WHERE {' AND '.join(conditions)}" if conditions else "",
-        f"ORDER BY {sort.column} {order}, {collection.key} {order} LIMIT %s) AS page",
+        f"ORDER BY {sort.column} {order}, {key} {order} LIMIT %s) AS rows) AS page",
     ]
     return " ".join(words).encode(), [*arguments, query.limit]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A page: its documents, and what the last one is found by."""
+
+    position: int
+    documents: list[bytes]
+    last: Cursor | None
+
+
+async def _page(collection: Collection, reads: Reads, query: ListQuery) -> Page:
+    text, arguments = statement(collection, query)
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            rows = await reads.query(text, arguments)
+        except psycopg.DataError as error:
+            raise _damaged() from error  # only a cursor's values are not checked before
+        if not rows:
+            raise building()
+        position, generation, listed, last_value = rows[0]
+        reads.cache.serve(generation)
+        members = [tuple(m.split(BETWEEN_FIELDS)) for m in (listed or "").split(BETWEEN_MEMBERS)]
+        ids = [member[0] for member in members] if listed else []
+        positions = [int(member[1]) for member in members] if listed else []
+        documents, settled = await _documents(collection, reads, ids, positions)
+        # A document that changed since the page was looked up may not belong into it any more.
+        if settled or attempt == ATTEMPTS_MAX:
+            break
+    last = Cursor(query.fingerprint, last_value, ids[-1]) if len(ids) == query.limit else None
+    return Page(position=position, documents=documents, last=last)
+
+
+async def _documents(
+    collection: Collection, reads: Reads, ids: list[str], positions: list[int]
+) -> tuple[list[bytes], bool]:
+    """Return the documents, from memory or the database, and whether all are at their positions."""
+    found = reads.cache.look_up(collection.name, ids, positions)
+    wanted = {i: p for i, p, document in zip(ids, positions, found, strict=True) if not document}
+    if not wanted:
+        return [document for document in found if document], True
+    words = [
+        f"SELECT {collection.key}::text, position, document",
+        f"FROM inventory.{collection.name} WHERE {collection.key} = ANY(%s)",
+    ]
+    keys = [int(one) for one in wanted] if collection.key_kind == "int8" else list(wanted)
+    rows = await reads.query(" ".join(words).encode(), [keys])
+    reads.cache.keep(collection.name, rows)
+    fresh = {row[0]: row[2] for row in rows}
+    complete = [document or fresh.get(i) for i, document in zip(ids, found, strict=True)]
+    settled = {row[0]: row[1] for row in rows} == wanted
+    return [document for document in complete if document], settled
 
 
 async def answer_list(collection: Collection, reads: Reads, request: Request) -> Response:
     """Answer a page of a list, with a link to the next one where the page is full."""
     query = parse(collection, request.query_params)
-    text, arguments = statement(collection, query)
-    try:
-        rows = await reads.query(text, arguments)
-    except psycopg.DataError as error:
-        raise _damaged() from error  # only a cursor's values are not checked before
-    position, count, body, last_value, last_key = rows[0]
-    if position is None:
-        raise building()
-    items: bytes = body or b""
+    page = await _page(collection, reads, query)
+    documents = page.documents
     if query.fields is not None:
-        documents = msgspec.json.decode(b"[%b]" % items, type=list[dict[str, msgspec.Raw]])
-        picked = [chosen(query.fields, document) for document in documents]
-        items = msgspec.json.encode(picked)[1:-1]
+        documents = [_only(query.fields, document) for document in documents]
     following = "null"
-    if count == query.limit:
-        cursor = Cursor(query.fingerprint, last_value, last_key)
+    if page.last is not None:
         kept = {k: v for k, v in request.query_params.items() if k not in {"cursor", "after"}}
-        link = f"{collection.path}?{urlencode({**kept, 'cursor': _write_cursor(cursor)})}"
+        link = f"{collection.path}?{urlencode({**kept, 'cursor': _write_cursor(page.last)})}"
         following = f'"{link}"'
-    tail = f'],"next":{following},"position":{position}}}'
+    tail = f'],"next":{following},"position":{page.position}}}'
     return Response(
-        b"".join((b'{"items":[', items, tail.encode())),
+        b"".join((b'{"items":[', b",".join(documents), tail.encode())),
         media_type="application/json",
-        headers={POSITION_HEADER: str(position)},
+        headers={POSITION_HEADER: str(page.position)},
     )
+
+
+def _only(fields: tuple[str, ...], document: bytes) -> bytes:
+    whole = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(chosen(fields, whole))

@@ -12,7 +12,7 @@ from events.types.base import Severity
 from projections.views.parts import ObjectReference, Time
 
 
-class AuditDocument(msgspec.Struct, frozen=True, kw_only=True):
+class AuditDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of the audit log as the API shows it; its id is the event's position in the log."""
 
     id: str

@@ -10,7 +10,7 @@ from projections.views.data_center import HostCounts
 from projections.views.parts import Counts, OperationInProgress, Reference, Time, View
 
 
-class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A cluster as the API shows it."""
 
     id: str

@@ -19,7 +19,7 @@ class DataCenterStatus(enum.StrEnum):
     NOT_OPERATIONAL = "not_operational"
 
 
-class HostCounts(msgspec.Struct, frozen=True, kw_only=True):
+class HostCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How many hosts there are, how many are up, and how many have not joined yet."""
 
     total: int = 0
@@ -27,7 +27,7 @@ class HostCounts(msgspec.Struct, frozen=True, kw_only=True):
     joining: int = 0
 
 
-class DataCenterDocument(msgspec.Struct, frozen=True, kw_only=True):
+class DataCenterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A data center as the API shows it; `guide` lists what it still needs before it can work."""
 
     id: str

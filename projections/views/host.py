@@ -42,7 +42,7 @@ class Duty(enum.StrEnum):
     MAINTENANCE = "maintenance"
 
 
-class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
+class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A host as the API shows it.
 
     `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session.

@@ -43,7 +43,7 @@ class StepStatus(enum.StrEnum):
     UNDONE = "undone"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A step of an operation; `attempt` counts from 1 once it was begun."""
 
     name: str
@@ -56,7 +56,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Attention(msgspec.Struct, frozen=True, kw_only=True):
+class Attention(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why an operation stands still, for what it waits, and what a person can do."""
 
     since: Time
@@ -65,21 +65,21 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
-class HostVerdict(msgspec.Struct, frozen=True, kw_only=True):
+class HostVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why a host was not chosen: each reason is a sentence."""
 
     host: Reference
     reasons: tuple[str, ...]
 
 
-class Timer(msgspec.Struct, frozen=True, kw_only=True):
+class Timer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When the operation goes on by itself (it may be later)."""
 
     name: str
     due: Time
 
 
-class OperationDocument(msgspec.Struct, frozen=True, kw_only=True):
+class OperationDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operation as the API shows it.
 
     `percent` is how much of its steps is done; `timers` say when it goes on by itself.

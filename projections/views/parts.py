@@ -15,34 +15,34 @@ Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 """A time with its zone, shown as RFC 3339 has it."""
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True):
+class Reference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Another object: its id, and its name as people know it."""
 
     id: str
     name: str
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
+class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Another object by its id alone (its name may change, and is read where the object is)."""
 
     id: str
 
 
-class ObjectReference(msgspec.Struct, frozen=True, kw_only=True):
+class ObjectReference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An object of any kind (`vm`, `host`, `cluster`, `data_center`, `operation`)."""
 
     kind: str
     id: str
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class Counts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How many objects belong to this one, and how many of them are up."""
 
     total: int = 0
     up: int = 0
 
 
-class OperationInProgress(msgspec.Struct, frozen=True, kw_only=True):
+class OperationInProgress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Work on the object that has not ended.
 
     With status `needs_attention`, `reason`, `waits_for` and `remedy` say why it stands still, for

@@ -38,7 +38,7 @@ class DiskStatus(enum.StrEnum):
     ILLEGAL = "illegal"
 
 
-class DiskDocument(msgspec.Struct, frozen=True, kw_only=True):
+class DiskDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A disk of a VM; sizes in bytes, `volume` and `image` relative to the storage folder."""
 
     id: str
@@ -53,14 +53,14 @@ class DiskDocument(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool
 
 
-class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
+class SavedMemory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where the memory of a suspended VM lies, and of which run it is."""
 
     host: Reference
     incarnation: int
 
 
-class VmDocument(msgspec.Struct, frozen=True, kw_only=True):
+class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A VM as the API shows it; sizes in bytes.
 
     `status` is `unknown` while a host that may run the VM does not answer; `last_known_status` is
