@@ -36,6 +36,7 @@ class HostAbilities(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     machine_types: tuple[str, ...]
     virtualizations: tuple[str, ...]
+    emulator: str
 
 
 def host_abilities(xml: str) -> HostAbilities:
@@ -47,15 +48,18 @@ def host_abilities(xml: str) -> HostAbilities:
     guest = root.find(f"guest/arch[@name='{architecture}']")
     machines: set[str] = set()
     kinds: list[str] = []
+    emulator = ""
     if guest is not None:
         names = (each.text or "" for each in guest.iter("machine"))
         machines = {name for name in names if EXACT_MACHINE.fullmatch(name)}
+        emulator = guest.findtext("emulator") or ""
         kinds = [str(each.get("type")) for each in guest.iterfind("domain")]
     return HostAbilities(
         architecture=architecture,
         cpu_model=root.findtext("host/cpu/model") or "",
         machine_types=tuple(sorted(machines, key=_version, reverse=True)),
         virtualizations=tuple(dict.fromkeys(kinds)),
+        emulator=emulator,
     )
 
 

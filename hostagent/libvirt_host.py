@@ -181,17 +181,17 @@ class HostDriver:
             raise DriverError("the start was taken back before it began")
         self._watch.starting[spec.vm] = spec.incarnation
         self._watch.interpreter.know(spec.vm, spec.incarnation)
-        well = False
+        failed = False
         try:
             await self._launch(spec)
-            well = True
         except UnknownStateError:
             raise
         except DriverError:
             await self._make_sure_it_is_not_there(spec)
+            failed = True
             raise
         finally:
-            self._watch.started(spec.vm, well=well)
+            self._watch.started(spec.vm, failed=failed)
 
     async def _launch(self, spec: RunSpec) -> None:
         facts = await self._host_facts()

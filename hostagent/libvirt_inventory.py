@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 
 import msgspec
 
 from events.types.vm import PauseReason
 from hostagent.driver import Domain, Domains, DriverError, UnknownStateError
-from hostagent.libvirt_capabilities import domain_abilities, host_abilities, version_text
+from hostagent.libvirt_capabilities import (
+    HostAbilities,
+    domain_abilities,
+    host_abilities,
+    version_text,
+)
 from hostagent.libvirt_events import HELD, Paused, paused_reason
+from hostagent.libvirt_kvm import kvm_is_useful
 from hostagent.libvirt_port import Connection, Hypervisor, Listed
 from hostagent.libvirt_processes import ProcessTable, Qemu
 from hostagent.libvirt_watch import Watch
@@ -154,6 +159,12 @@ class Inventory:
         except DriverError:
             return PauseReason.IO_ERROR
 
+    async def _has_kvm(self, host: HostAbilities) -> bool:
+        if "kvm" not in host.virtualizations:
+            return False
+        device = self._processes.of_host / "root" / "dev" / "kvm"
+        return await self._watch.work(lambda: kvm_is_useful(host.emulator, device))
+
     async def abilities(self, wanted_virtualization: str) -> Abilities:
         """Return what the host can do; read once, since libvirt starts QEMU to find out."""
         if self._abilities is None:
@@ -161,9 +172,7 @@ class Inventory:
             host = host_abilities(figures.capabilities_xml)
             kind = wanted_virtualization
             if kind == "auto":
-                kvm = self._processes.of_host / "root" / "dev" / "kvm"
-                usable = "kvm" in host.virtualizations and os.access(kvm, os.R_OK | os.W_OK)
-                kind = "kvm" if usable else "qemu"
+                kind = "kvm" if await self._has_kvm(host) else "qemu"
             xml = await self._watch.call(
                 lambda libvirt: self._hypervisor.domain_capabilities(
                     libvirt, host.architecture, kind

@@ -175,8 +175,14 @@ class Storage:
             if victim.is_dir() and not victim.is_symlink():
                 raise DriverError(f"{name!r} is a folder, not a volume")
             victim.unlink(missing_ok=True)
-        if path.parent.is_dir():
-            sync_folder(path.parent)
+        # An empty folder goes with its last file; no error if others are still in it.
+        folder = path.parent
+        with contextlib.suppress(OSError):
+            while folder != self.folder:
+                folder.rmdir()
+                folder = folder.parent
+        if folder.is_dir():
+            sync_folder(folder)
 
     def free_bytes(self) -> int:
         """Return the room that is left."""

@@ -48,7 +48,7 @@ class Watch:
         self.starting: dict[str, int] = {}
         self.saving: dict[str, int] = {}
         self._up_since_s = 0.0
-        self._ended_at_start: dict[str, DriverEvent] = {}
+        self._held_back: dict[str, list[DriverEvent]] = {}
         self._hypervisor = hypervisor
         self._processes = processes
         self._call_timeout_s = call_timeout_s
@@ -173,19 +173,21 @@ class Watch:
                 log.error("process_outlives_domain", vm=event.vm, incarnation=event.incarnation)
                 # Not the end, then; and not nothing either: whoever looks finds it unknown.
                 event = DriverEvent(happening=Happening.RECONNECTED)
-            if event.happening is Happening.ENDED and event.vm in self.starting:
-                self._ended_at_start[event.vm] = event
+            if event.vm in self.starting:
+                self._held_back.setdefault(event.vm, []).append(event)
             else:
                 self.tell(event)
 
-    def started(self, vm: str, *, well: bool) -> None:
-        """End the time in which a run is `starting`. One that ended meanwhile, though it had
-        started well, is told of now; one that never came to be is only its starter's business.
+    def started(self, vm: str, *, failed: bool) -> None:
+        """End the time in which a run is `starting`, and tell what happened to it meanwhile.
+
+        Not before, since until then it is not listed either; and not at all of one that never came
+        to be, which is only its starter's business.
         """
         self.starting.pop(vm, None)
-        ended = self._ended_at_start.pop(vm, None)
-        if well and ended is not None:
-            self.tell(ended)
+        for event in self._held_back.pop(vm, ()):
+            if not failed:
+                self.tell(event)
 
     def _is_part_of_saving(self, event: DriverEvent) -> bool:
         """A guest that is saved pauses and ends, which is told once its memory is in place."""

@@ -122,6 +122,33 @@ class TestGuests:
         ports = guest_shell(rig, spec.vm, "ls /sys/bus/pci/devices | wc -l")
         assert int(ports) > 60
 
+    async def test_a_vm_without_a_kernel_boots_from_its_devices(self, rig: LibvirtRig) -> None:
+        # given a disk and a CD with nothing on them: the firmware tries all and stays
+        disk = a_disk(pci_bus=16, bootable=True)
+        await rig.driver.create_disk(disk, ignore_progress)
+        (rig.host.images / "iso").mkdir(exist_ok=True)
+        rig.path("iso/empty.iso").write_bytes(bytes(MIB))
+        spec = rig.spec(str(uuid.uuid4()), disks=(disk,))
+        devices = Boot(devices=("cdrom", "disk", "network"))
+        configuration = msgspec.structs.replace(
+            spec.configuration, boot=devices, cdrom="iso/empty.iso"
+        )
+
+        await rig.driver.start(with_configuration(spec, configuration))
+
+        with rig.connection() as connection:
+            live = etree.fromstring(connection.lookupByUUIDString(spec.vm).XMLDesc(0))
+        orders = {
+            device.tag: boot.get("order")
+            for device in live.iterfind("devices/*")
+            for boot in device.iterfind("boot")
+        }
+        assert orders == {"disk": "2", "interface": "3"}
+        cd = live.find("devices/disk[@device='cdrom']")
+        assert cd is not None
+        assert cd.find("source").get("file") == str(rig.path("iso/empty.iso"))  # type: ignore[union-attr]
+        assert await rig.driver.guest(spec.vm, 1) is None
+
     async def test_xml_satisfies_libvirts_schema(self, rig: LibvirtRig) -> None:
         spec, _ = await stamping(rig)
 

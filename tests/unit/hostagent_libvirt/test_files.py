@@ -75,6 +75,16 @@ class TestRemoval:
         storage.remove("folder/that/is/not/there")
         assert list(storage.folder.iterdir()) == []
 
+    def test_a_folder_goes_with_its_last_file(self, storage: Storage) -> None:
+        (storage.folder / "vm/deep").mkdir(parents=True)
+        for name in ("vm/deep/a", "vm/b"):
+            (storage.folder / name).write_bytes(b"1")
+        storage.remove("vm/deep/a")
+        assert [path.name for path in (storage.folder / "vm").iterdir()] == ["b"]
+        storage.remove("vm/b")
+        assert list(storage.folder.iterdir()) == []
+        assert storage.folder.is_dir()
+
     def test_a_link_goes_and_not_what_it_points_to(self, storage: Storage, tmp_path: Path) -> None:
         (storage.folder / "link").symlink_to(tmp_path / "outside/secret")
         storage.remove("link")
