@@ -18,6 +18,7 @@ from dwh.warehouse import MEMORY_BYTES_MAX, Warehouse
 from events.backoff import Backoff
 from events.codec import CODEC, Codec, UnknownEventError
 from events.log.port import UnavailableError
+from events.log.reader import LogGapError
 from events.stream.port import OtherLogError, Stream
 from events.wire.telemetry import TelemetrySource
 
@@ -31,7 +32,7 @@ class WarehouseStatus(msgspec.Struct, kw_only=True):
     """Where the warehouse is, for health answers and metrics.
 
     `state` is starting, following, waiting (for the log or the disk) or halted (an event that this
-    release cannot read: upgrade it); `lag` is how many events are still to come.
+    release cannot read, or a damaged log); `lag` is how many events are still to come.
     """
 
     state: str = "starting"
@@ -122,7 +123,7 @@ class WarehouseProcess:
             except OtherLogError as error:
                 self.status.reseeds += 1
                 await self._call(warehouse.reseed, error.found)
-            except UnknownEventError as error:
+            except (UnknownEventError, LogGapError) as error:
                 cursor = await self._call(warehouse.read_cursor)
                 self.status.position = cursor.position
                 self.status.state, self.status.last_error = "halted", str(error)

@@ -23,6 +23,7 @@ import structlog
 from events.backoff import Backoff
 from events.codec import CODEC, Codec, UnknownEventError
 from events.log.port import UnavailableError
+from events.log.reader import LogGapError
 from events.stream.port import Batch, Cursor, OtherLogError, Stream
 from notifier.channel import Channel, DeliveryError, RefusedError
 from notifier.filters import parse_filter
@@ -46,7 +47,7 @@ class NotifierStatus(msgspec.Struct, kw_only=True):
     """Where the notifier is, for health answers and metrics.
 
     `state` is starting, following, waiting (for the log, or for a queue to empty) or halted (an
-    event that this release cannot read: upgrade it). `queues` lists addresses that are behind.
+    event that this release cannot read, or a damaged log). `queues` lists who is behind.
     """
 
     state: str = "starting"
@@ -139,7 +140,7 @@ class Notifier:
                         backoff.reset()
             except OtherLogError as error:
                 await self._begin_other_log(store, error)
-            except UnknownEventError as error:
+            except (UnknownEventError, LogGapError) as error:
                 self.status.state, self.status.last_error = "halted", str(error)
                 logger.error("the notifier takes no more events", reason=str(error))  # noqa: TRY400
                 await asyncio.Event().wait()
