@@ -176,10 +176,11 @@ def _begun_and_not_there(situation: Situation, key: RunKey, run: Run) -> End:
             reason=DownReason.HOST_LOST,
             detail="the host was restarted while the VM was being started",
         )
-    # Destroyed nevertheless: a start that outlived its agent may still be on its way.
+    # Destroyed nevertheless: a start that outlived its agent may still be on its way. It may even
+    # have run: then "start failed" would let a memory be restored a second time.
     return End(
         run=key,
-        reason=DownReason.START_FAILED,
+        reason=DownReason.CRASHED if run.restored else DownReason.START_FAILED,
         detail="the start was interrupted on the host",
         destroy=True,
     )
@@ -211,9 +212,10 @@ def _never_begun(situation: Situation, item: IntentVm) -> Start | End | None:
     if situation.remembered.lost:
         if item.position > situation.welcomed:
             return None
+        restores = item.spec is not None and item.spec.restore_from is not None
         return End(
             run=key,
-            reason=DownReason.START_FAILED,
+            reason=DownReason.CRASHED if restores else DownReason.START_FAILED,
             detail="the agent lost its journal and cannot tell whether this start was begun",
         )
     if not situation.starts_allowed or item.spec is None or _older_unanswered(situation, key):

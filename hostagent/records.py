@@ -134,10 +134,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """Yield the records from which this follows."""
         vm, incarnation = self.vm, self.incarnation
         if self.tombstone is not None:
-            # A run that is over needs no more than its promise.
+            # A run that is over needs no more than its promise, and whether it used up a memory.
             yield self.tombstone
-            return
-        if self.begun is not None:
+        if self.begun is not None and (self.tombstone is None or self.restored):
             yield Begun(
                 vm=vm,
                 incarnation=incarnation,
@@ -145,6 +144,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 restored=self.restored,
                 time=self.begun,
             )
+        if self.tombstone is not None:
+            return
         if self.done is not None:
             yield Done(vm=vm, incarnation=incarnation, time=self.done)
         if self.up:

@@ -383,10 +383,14 @@ class VmRebootRequested(Event, frozen=True, kw_only=True):
 
 @event("vm.rebooted")
 class VmRebooted(Event, frozen=True, kw_only=True):
-    """The guest was reset, by an admin or by itself; the incarnation is the same."""
+    """The guest was reset, by an admin or by itself; the incarnation is the same.
+
+    `resets` is how often the host has seen that in this run.
+    """
 
     name: str
     incarnation: int
+    resets: int = 0
 
 
 @event("vm.reboot_failed")
@@ -510,6 +514,10 @@ class VmStaleCopyFound(Event, frozen=True, kw_only=True):
         ),
     )
 
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Keep the host, which has to end that copy, from being removed."""
+        return (shared(f"host/{self.host}", f"{stream}/stale/{self.incarnation}"),)
+
 
 @event("vm.stale_copy_gone")
 class VmStaleCopyGone(Event, frozen=True, kw_only=True):
@@ -518,6 +526,10 @@ class VmStaleCopyGone(Event, frozen=True, kw_only=True):
     name: str
     host: str
     incarnation: int
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The host has nothing to end any more."""
+        return (release(f"host/{self.host}", f"{stream}/stale/{self.incarnation}"),)
 
 
 @event("vm.remove_requested")
