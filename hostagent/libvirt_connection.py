@@ -19,6 +19,7 @@ from hostagent.libvirt_threads import Threads, TooManyCallsError
 
 OPEN_TIMEOUT_S = 10.0
 FIRST_ATTEMPT_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 1.0  # closing asks a libvirtd that may hang; the process's end closes as well
 
 log = structlog.get_logger()
 
@@ -80,7 +81,7 @@ class Keeper:
         if self._opening is not None:
             self._opening.add_done_callback(self._drop_late)
             self._opening = None
-        await self._let_go()
+        await self._let_go(STOP_TIMEOUT_S)
 
     def over(self) -> None:
         """Give the connection up; it is opened anew."""
@@ -127,12 +128,12 @@ class Keeper:
         self._connection = connection
         await self._on_up(connection)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, limit_s: float = OPEN_TIMEOUT_S) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
         with contextlib.suppress(Exception):
-            await self._thread.run(lambda: self._disconnect(connection), OPEN_TIMEOUT_S)
+            await self._thread.run(lambda: self._disconnect(connection), limit_s)
 
     def _drop_late(self, opening: Future[Any]) -> None:
         """Close a connection that came to be after nobody wanted it any more."""

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -287,6 +288,54 @@ class TestLibvirtd:
         assert [each.happening for each in told] == [Happening.LOST, Happening.RECONNECTED]
         assert (await driver.domains()).managed == ()
         await driver.close()
+
+    async def test_an_agent_ends_in_time_though_libvirtd_hangs(
+        self, rig: LibvirtRig, tmp_path: Path
+    ) -> None:
+        # given an agent with a driver, as a process of its own, under the loop that it really has
+        script = tmp_path / "agent.py"
+        script.write_text(AGENT_SCRIPT)
+        words = [sys.executable, str(script), rig.host.uri, str(rig.host.images)]
+        agent = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert agent.stdout is not None
+        async with asyncio.timeout(30):
+            while b"ready" not in await agent.stdout.readline():
+                assert agent.returncode is None
+
+        # when libvirtd hangs and the agent is to end
+        await rig.take_away()
+        before = time.monotonic()
+        await asyncio.wait_for(agent.communicate(b"end\n"), 20)
+
+        # then it does
+        assert agent.returncode == 0
+        assert time.monotonic() - before < 5
+
+
+AGENT_SCRIPT = """
+import asyncio, sys
+from pathlib import Path
+import uvloop
+from events.types.run_spec import Disk
+from hostagent.libvirt_driver import LibvirtDriver
+
+async def main():
+    driver = LibvirtDriver(sys.argv[1], Path(sys.argv[2]))
+    await driver.open()
+    await driver.sample()
+    disk = Disk(id="d", name="d", size_bytes=1 << 20, volume="by-agent/d.qcow2")
+    await driver.create_disk(disk, lambda percent: None)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    hanging = asyncio.create_task(driver.capabilities())
+    await asyncio.sleep(0.5)
+    await driver.close()
+    hanging.cancel()
+
+uvloop.run(main())
+"""
 
 
 async def quickly_destroy(rig: LibvirtRig, vm: str, incarnation: int) -> None:
