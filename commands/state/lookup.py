@@ -70,7 +70,7 @@ def require_vm_status(
     if status in allowed:
         return status
     detail = f"VM {state.name} cannot be {doing} while it is {status.replace('_', ' ')}."
-    raise WrongState(detail, remedy=_vm_remedy(state, status), vm_status=str(status))
+    raise WrongState(detail, remedy=_vm_remedy(state, status, doing), vm_status=str(status))
 
 
 def require_run(state: VmState) -> Run:
@@ -89,7 +89,9 @@ def require_version(if_match: int | None, current: int) -> None:
         )
 
 
-def _vm_remedy(state: VmState, status: VmStatus) -> str:
+def _vm_remedy(state: VmState, status: VmStatus, doing: str) -> str:
+    if status is VmStatus.UP and doing in {"started", "resumed"}:
+        return "There is nothing to do: it runs."
     where = state.run.host_name if state.run else ""
     remedies = {
         VmStatus.UNKNOWN: f"Its host {where} does not answer: wait until it does, or confirm that"
@@ -98,7 +100,8 @@ def _vm_remedy(state: VmState, status: VmStatus) -> str:
         VmStatus.IMAGE_ILLEGAL: "Its disks could not be made: remove the VM and create it again.",
         VmStatus.UP: "Shut it down or power it off first.",
         VmStatus.DOWN: "Start it first.",
-        VmStatus.SUSPENDED: "Resume it first.",
+        VmStatus.PAUSED: "Resume it, or power it off, first.",
+        VmStatus.SUSPENDED: "Resume it, or power it off, which gives its saved memory up, first.",
     }
     return remedies.get(status, "Wait until what is going on with it has ended.")
 

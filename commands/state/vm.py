@@ -304,7 +304,10 @@ def _evolve_requests(state: VmState, event: Event, recorded: Recorded) -> VmStat
         case e.VmShutdownFailed() | e.VmRebootFailed() | e.VmSuspendFailed():
             return change(state, status=VmStatus.UP)
         case e.VmMemoryDiscarded():
-            return _memory_used(state)
+            suspended = state.status is VmStatus.SUSPENDED
+            return change(
+                _memory_used(state), status=VmStatus.DOWN if suspended else state.status
+            )
         case _:
             return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.kernel.command import Command, Context, Decision, command
+from commands.kernel.command import Command, Context, Decision, command, on
 from commands.kernel.fields import Id
 from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, WrongState
@@ -12,6 +12,7 @@ from commands.state.orders import order_stop, withdraw_run_jobs
 from commands.state.vm import VmState, VmStatus
 from events.envelope import NewEvent
 from events.types.operation import OperationCancelRequested
+from events.types.vm import VmMemoryDiscarded
 
 _ALLOWED = frozenset(
     {
@@ -22,6 +23,7 @@ _ALLOWED = frozenset(
         VmStatus.PAUSED,
         VmStatus.REBOOT_IN_PROGRESS,
         VmStatus.POWERING_DOWN,
+        VmStatus.SUSPENDED,
     }
 )
 
@@ -38,7 +40,7 @@ class StopVm(Command, frozen=True, kw_only=True):
     """Power a VM off.
 
     At once, as by pulling its plug: the guest loses what it did not write. A start that found no
-    host yet is called off.
+    host yet is called off. Of a suspended VM, the saved memory is given up.
     """
 
     id: Id
@@ -47,6 +49,11 @@ class StopVm(Command, frozen=True, kw_only=True):
         """Order the host to end the run, or call its start off."""
         state = lookup.vm(world, self.id)
         lookup.require_vm_status(world, state, _ALLOWED, "powered off")
+        if state.memory is not None and state.status is VmStatus.SUSPENDED:
+            discarded = VmMemoryDiscarded(
+                name=state.name, host=state.memory.host, incarnation=state.memory.incarnation
+            )
+            return Decision.of(self.id, *on(f"vm/{self.id}", discarded))
         return Decision.of(
             self.id,
             *_orders(world, state),

@@ -1,0 +1,155 @@
+"""What the verbs of hosts decide, and in which states they are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from commands.host.activate import ActivateHost
+from commands.host.add import AddHost
+from commands.host.approve import ApproveHost
+from commands.host.confirm_off import ConfirmHostOff
+from commands.host.maintenance import MaintainHost
+from commands.host.remove import RemoveHost
+from commands.host.token import IssueEnrolmentToken
+from commands.kernel.command import Command
+from commands.kernel.refusal import InvalidField, NotFound, WrongState
+from commands.kernel.testing import COMMAND, fresh, given
+from commands.state.host import HOST, HostStatus
+from events.types import host as h
+from events.types.operation import OperationStarted
+from tests.unit.commands.samples import (
+    APPROVED,
+    CLUSTER,
+    DATA_CENTER,
+    HOST_ID,
+    NOBODY,
+    RESTING,
+    SESSION,
+    host,
+    later,
+    place,
+)
+
+S = HostStatus
+COMMANDS: dict[str, Command] = {
+    "activate": ActivateHost(id=HOST_ID),
+    "approve": ApproveHost(id=HOST_ID),
+    "confirm-off": ConfirmHostOff(id=HOST_ID, name="kvm01"),
+    "maintenance": MaintainHost(id=HOST_ID),
+    "remove": RemoveHost(id=HOST_ID),
+    "token": IssueEnrolmentToken(id=HOST_ID),
+}
+ALLOWED: dict[str, frozenset[HostStatus]] = {
+    "activate": frozenset({S.PREPARING_FOR_MAINTENANCE, S.MAINTENANCE}),
+    "approve": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.ERROR}),
+    "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
+    "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE}),
+    "remove": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}),
+    "token": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}),
+}
+MATRIX = [(verb, status) for verb in COMMANDS for status in HostStatus]
+
+
+@pytest.mark.parametrize(("verb", "status"), MATRIX)
+def test_a_verb_is_allowed_in_its_states_only(verb: str, status: HostStatus) -> None:
+    when = host(status).when(COMMANDS[verb])
+    if status is S.REMOVED:
+        when.refused(NotFound, HOST_ID)
+    elif status in ALLOWED[verb]:
+        assert when.events
+    else:
+        assert when.refused(WrongState, "kvm01").remedy
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_host_that_never_was_is_not_found(verb: str) -> None:
+    given().when(COMMANDS[verb]).refused(NotFound, HOST_ID)
+
+
+def test_a_host_is_announced_in_its_cluster() -> None:
+    when = place().when(AddHost(name="kvm02", cluster=CLUSTER, address="10.0.0.2", approved=True))
+    decision = when.then(
+        h.HostAdded(
+            name="kvm02",
+            cluster=CLUSTER,
+            data_center=DATA_CENTER,
+            address="10.0.0.2",
+            approved=True,
+        )
+    )
+    assert decision.id == fresh()
+    place().when(AddHost(name="kvm02", cluster=NOBODY)).refused(NotFound, "cluster")
+
+
+def test_a_token_keeps_the_hash_of_its_secret_and_ends() -> None:
+    when = host(S.INSTALLING).when(IssueEnrolmentToken(id=HOST_ID, valid_s=600))
+    decision = when.then(
+        h.HostEnrolmentTokenIssued(
+            token=fresh(), secret_sha256=f"hash of {fresh()}", expires=later(600)
+        )
+    )
+    assert decision.extra == {"token_id": fresh(), "expires": later(600)}
+
+
+def test_a_newer_token_takes_the_place_of_the_older() -> None:
+    first = host(S.INSTALLING).when(IssueEnrolmentToken(id=HOST_ID)).follows()
+    second = first.when(IssueEnrolmentToken(id=HOST_ID), ids=("newer",)).follows()
+    state = second.state(HOST, HOST_ID)
+    assert state is not None
+    assert state.token is not None
+    assert state.token.id == "newer"
+
+
+def test_maintenance_closes_the_host_and_waits_in_an_operation() -> None:
+    when = host().when(MaintainHost(id=HOST_ID, reason="new memory"))
+    assert when.event(h.HostMaintenanceRequested).reason == "new memory"
+    operation = when.event(OperationStarted)
+    assert (operation.kind, operation.target) == ("host.maintenance", f"host/{HOST_ID}")
+    assert operation.cancellable
+    assert when.accepted.operation == str(COMMAND)
+
+
+def test_a_host_is_open_again_after_maintenance() -> None:
+    state = host(S.MAINTENANCE).when(ActivateHost(id=HOST_ID)).follows().state(HOST, HOST_ID)
+    assert state is not None
+    assert state.status is S.UP
+
+
+def test_a_host_in_maintenance_that_falls_silent_stays_in_maintenance() -> None:
+    silent = h.HostSilent(name="kvm01", last_contact=later(0), timeout_s=60)
+    state = host(S.UP, h.HostMaintenanceRequested(name="kvm01"), RESTING, silent).state(
+        HOST, HOST_ID
+    )
+    assert state is not None
+    assert state.status is S.MAINTENANCE
+
+
+def test_the_name_of_a_host_that_is_off_is_typed_out() -> None:
+    host(S.NON_RESPONSIVE).when(ConfirmHostOff(id=HOST_ID, name="kvm01")).then(
+        h.HostConfirmedOff(name="kvm01")
+    )
+    refusal = (
+        host(S.NON_RESPONSIVE)
+        .when(ConfirmHostOff(id=HOST_ID, name="kvm02"))
+        .refused(InvalidField, "kvm01", "kvm02")
+    )
+    assert refusal.extra["field"] == "name"
+
+
+def test_a_host_that_answers_is_not_off_whatever_is_typed() -> None:
+    host(S.UP).when(ConfirmHostOff(id=HOST_ID, name="kvm01")).refused(WrongState, "answers")
+
+
+def test_approval_lets_a_host_with_two_machines_in_again_and_forgets_its_boots() -> None:
+    twice = host(S.ERROR).when(ApproveHost(id=HOST_ID)).then(APPROVED)
+    assert twice.id == HOST_ID
+    state = host(S.ERROR).when(ApproveHost(id=HOST_ID)).follows().state(HOST, HOST_ID)
+    assert state is not None
+    assert not state.duplicate
+    assert state.former_boots == ()
+
+
+def test_a_new_session_ends_the_silence() -> None:
+    state = host(S.NON_RESPONSIVE, SESSION).state(HOST, HOST_ID)
+    assert state is not None
+    assert state.status is S.UP
