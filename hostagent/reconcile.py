@@ -20,6 +20,7 @@ an order of this session, and never where an older one may still be about.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -54,6 +55,18 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     endings: Mapping[RunKey, Ending]
     busy: frozenset[str] = frozenset()
     starts_allowed: bool = True
+    ordered_or_there: Mapping[str, AbstractSet[int]] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Index the incarnations by VM: a host may have hundreds."""
+        index: dict[str, set[int]] = {}
+        for vm, incarnation in (*self.intent, *self.domains):
+            index.setdefault(vm, set()).add(incarnation)
+        msgspec.structs.force_setattr(self, "ordered_or_there", index)
+
+    def incarnations(self, vm: str) -> AbstractSet[int]:
+        """Return the incarnations of a VM that are ordered, there, or remembered."""
+        return self.remembered.incarnations(vm) | self.ordered_or_there.get(vm, frozenset())
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +205,8 @@ def _ended(situation: Situation, key: RunKey, run: Run | None) -> End:
     seen = situation.endings.get(key)
     if _shutdown_asked(situation, key) and (seen is None or seen.reason is DownReason.GUEST):
         return End(run=key, reason=DownReason.ADMIN)
+    if seen is not None and seen.reason is DownReason.SUSPENDED:
+        return _saved(situation, key)
     if seen is not None:
         return End(run=key, reason=seen.reason, detail=seen.detail)
     return End(
@@ -201,9 +216,18 @@ def _ended(situation: Situation, key: RunKey, run: Run | None) -> End:
     )
 
 
+def _saved(situation: Situation, key: RunKey) -> End:
+    """A run is suspended if a job asked for it; by hand, its memory lies where nobody looks."""
+    if any(_jobs_of(situation, key, JobKind.VM_SUSPEND)):
+        return End(run=key, reason=DownReason.SUSPENDED)
+    return End(
+        run=key, reason=DownReason.ADMIN, detail="the VM was saved by hand, on the host itself"
+    )
+
+
 def _never_begun(situation: Situation, item: IntentVm) -> Start | End | None:
     key = RunKey(item.vm, item.incarnation)
-    if _newest_known(situation, item.vm) > item.incarnation:
+    if max(situation.incarnations(item.vm)) > item.incarnation:
         return End(
             run=key,
             reason=DownReason.START_FAILED,
@@ -223,24 +247,15 @@ def _never_begun(situation: Situation, item: IntentVm) -> Start | End | None:
     return Start(item=item)
 
 
-def _newest_known(situation: Situation, vm: str) -> int:
-    known = (key.incarnation for key in (*situation.intent, *situation.domains) if key.vm == vm)
-    return max((situation.remembered.newest(vm), *known))
-
-
 def _older_unanswered(situation: Situation, key: RunKey) -> bool:
     """Whether an older incarnation of the VM runs here, or is not known to be over."""
-    older = {known for known in situation.domains if known.vm == key.vm and known != key}
-    older |= {
-        known
-        for known in (*situation.intent, *situation.remembered.runs)
-        if known.vm == key.vm and known.incarnation < key.incarnation
-    }
-    over = situation.remembered.runs
-    return any(
-        known in situation.domains or known not in over or over[known].tombstone is None
-        for known in older
-    )
+    runs = situation.remembered.runs
+    for incarnation in situation.incarnations(key.vm) - {key.incarnation}:
+        older = RunKey(key.vm, incarnation)
+        run = runs.get(older)
+        if older in situation.domains or run is None or run.tombstone is None:
+            return True
+    return False
 
 
 def _ordered_reason(item: IntentVm) -> DownReason:

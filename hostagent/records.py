@@ -146,6 +146,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.tombstone is not None:
             return
+        if self.tombstone is not None:
+            yield self.tombstone
+            return
         if self.done is not None:
             yield Done(vm=vm, incarnation=incarnation, time=self.done)
         if self.up:
@@ -186,13 +189,13 @@ class Remembered:
         self.runs: dict[RunKey, Run] = {}
         self.jobs: dict[str, JobMemory] = {}
         self.lost = False
-        self._newest: dict[str, int] = {}
+        self._incarnations: dict[str, set[int]] = {}
         for record in records:
             self.apply(record)
 
-    def newest(self, vm: str) -> int:
-        """Return the newest incarnation that was begun or tombstoned here, 0 if there is none."""
-        return self._newest.get(vm, 0)
+    def incarnations(self, vm: str) -> frozenset[int]:
+        """Return the incarnations of a VM that were begun or tombstoned here."""
+        return frozenset(self._incarnations.get(vm, ()))
 
     def open_runs(self) -> Iterator[Run]:
         """Yield the runs that were begun here and are not known to be over."""
@@ -230,7 +233,7 @@ class Remembered:
                 # The first reason stays: it is the one that may have been reported.
                 run = msgspec.structs.replace(run, tombstone=run.tombstone or record)
         self.runs[key] = run
-        self._newest[key.vm] = max(self._newest.get(key.vm, 0), key.incarnation)
+        self._incarnations.setdefault(key.vm, set()).add(key.incarnation)
 
     def _apply_to_job(self, record: JobBegun | JobEnded) -> None:
         known = self.jobs.get(record.job) or JobMemory(job=record.job)
@@ -261,6 +264,9 @@ class Remembered:
             for key, run in self.runs.items()
             if run.tombstone is None or key in keep or key.incarnation == newest_tombstone[key.vm]
         }
+        self._incarnations = {}
+        for key in self.runs:
+            self._incarnations.setdefault(key.vm, set()).add(key.incarnation)
         ended = [job for job, known in self.jobs.items() if known.state is not None]
         for job in ended[: max(0, len(ended) - JOB_RECORDS_MAX)]:
             del self.jobs[job]

@@ -20,7 +20,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     guest_refresh_s: float = 30.0
     unknown_retry_s: float = 5.0
     retry_min_s: float = 1.0
-    retry_max_s: float = 60.0
+    retry_max_s: float = 30.0
     request_timeout_s: float = 15.0
     poll_pause_s: float = 0.2
     session_settled_s: float = 60.0

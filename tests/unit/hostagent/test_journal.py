@@ -213,7 +213,7 @@ async def test_a_long_life_does_not_make_a_long_file(
 
     assert (tmp_path / JOURNAL_NAME).read_bytes().count(b"\n") < 120
     after = reopened(tmp_path)
-    assert after.newest(VM) == 299
+    assert max(after.incarnations(VM)) == 299
     assert after.runs[RunKey(VM, 299)].tombstone is not None
 
 
@@ -238,6 +238,19 @@ def test_the_first_reason_of_an_end_stays() -> None:
     tombstone = remembered.runs[RunKey(VM, 1)].tombstone
     assert tombstone is not None
     assert tombstone.reason is DownReason.CRASHED
+
+
+def test_that_a_run_used_its_memory_up_survives_compaction() -> None:
+    remembered = Remembered(
+        [
+            Begun(vm=VM, incarnation=1, boot="b1", restored=True, time=T),
+            Tombstone(vm=VM, incarnation=1, reason=DownReason.ADMIN, time=T),
+        ]
+    )
+
+    again = Remembered(Remembered(remembered.compacted()).compacted())
+
+    assert again.runs[RunKey(VM, 1)].restored
 
 
 def test_a_forgotten_job_is_gone() -> None:

@@ -177,6 +177,21 @@ class TestEnding:
         assert actions == (End(run=ONE, reason=reason, detail="why"),)
 
     @pytest.mark.parametrize(
+        ("ordered", "reason"), [(True, DownReason.SUSPENDED), (False, DownReason.ADMIN)]
+    )
+    def test_a_saved_run_is_suspended_only_if_a_job_asked(
+        self, *, ordered: bool, reason: DownReason
+    ) -> None:
+        records: list[Record] = [begun(), done()]
+        if ordered:
+            job = JobBegun(job="j", kind=JobKind.VM_SUSPEND, vm=VM, incarnation=1, time=T)
+            records += [job, JobEnded(job="j", state=JobState.FAILED)]
+        endings = {ONE: Ending(reason=DownReason.SUSPENDED)}
+        (end,) = plan(run_item(started=True), records=records, endings=endings)
+        assert isinstance(end, End)
+        assert end.reason is reason
+
+    @pytest.mark.parametrize(
         ("state", "seen", "reason"),
         [
             (None, None, DownReason.ADMIN),
