@@ -57,13 +57,16 @@ CAPABILITIES = Capabilities(
 class Stage:
     """A little data center."""
 
-    def __init__(self, log: MemoryLog | None = None) -> None:
+    def __init__(
+        self, log: MemoryLog | None = None, *, name: str = "first", ids_from: int = 0
+    ) -> None:
         self.log = log or MemoryLog()
         self.handler = Handler(self.log)
         self.now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        self._ids = 0
-        self.runner = self.new_runner("first")
+        self._ids = ids_from
+        self.runner = self.new_runner(name)
         self.cluster = ""
+        self.operation: str | None = None
 
     def new_runner(self, name: str) -> Runner:
         """Return another policies' process."""
@@ -115,9 +118,7 @@ class Stage:
 
     async def do(self, command: Command) -> str:
         """Run a command; return the object's id. Raises its refusal."""
-        accepted = await self.handler.handle(
-            command.decide, lambda: self.context(), principal="admin"
-        )
+        accepted = await self.handler.handle(command.decide, self.context, principal="admin")
         answer = msgspec.json.decode(accepted.answer)
         self.operation = answer.get("operation")
         return str(answer["id"])

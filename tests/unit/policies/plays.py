@@ -1,0 +1,165 @@
+"""One play or more for each saga: what there is before, and the command that begins it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from commands.host.maintenance import MaintainHost
+from commands.kernel.command import Command
+from commands.state.vm import VmStatus
+from commands.vm.create import CreateVm, DiskInput
+from commands.vm.reboot import RebootVm
+from commands.vm.remove import RemoveVm
+from commands.vm.resume import ResumeVm
+from commands.vm.shutdown import ShutDownVm
+from commands.vm.start import StartVm
+from commands.vm.stop import StopVm
+from commands.vm.suspend import SuspendVm
+from events.types.job import JobKind
+from events.types.operation import Outcome
+from events.types.vm import PauseReason
+from events.wire.agent import VmState as Reported
+from events.wire.agent import VmStateItem
+from tests.unit.policies.puppet import play_on
+from tests.unit.policies.stage import GIB, Stage
+
+
+class Play(NamedTuple):
+    """A saga with all that it needs; `fails_by` is what a host must fail at to make it fail."""
+
+    name: str
+    kind: str
+    command: Callable[[Stage], Awaitable[Command]]
+    fails_by: str | None = None
+    failed: Outcome = Outcome.FAILED
+
+
+class Begun(NamedTuple):
+    """A play whose command was just accepted, at position `begun`."""
+
+    stage: Stage
+    operation: str
+    begun: int
+
+
+async def begin(play: Play, hosts: int = 2) -> Begun:
+    """Set the stage for a play and give its command; the policies have not moved yet."""
+    stage = Stage()
+    await stage.open(hosts)
+    command = await play.command(stage)
+    await play_on(stage)
+    await stage.do(command)
+    assert stage.operation is not None
+    return Begun(stage, stage.operation, await stage.log.head())
+
+
+async def _down(stage: Stage) -> str:
+    return await stage.do(CreateVm(name="web01", cluster=stage.cluster))
+
+
+async def _with_disk(stage: Stage) -> str:
+    vm = await stage.do(
+        CreateVm(name="web01", cluster=stage.cluster, disks=(DiskInput(size_bytes=GIB),))
+    )
+    await play_on(stage)
+    return vm
+
+
+async def _up(stage: Stage) -> str:
+    vm = await _down(stage)
+    await stage.do(StartVm(id=vm))
+    await play_on(stage)
+    assert (await stage.vm(vm)).status is VmStatus.UP
+    return vm
+
+
+async def _paused(stage: Stage) -> str:
+    vm = await _up(stage)
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    item = VmStateItem(
+        vm=vm, incarnation=1, state=Reported.PAUSED, pause_reason=PauseReason.NO_SPACE
+    )
+    await stage.report(run.host, item)
+    return vm
+
+
+async def _suspended(stage: Stage) -> str:
+    vm = await _up(stage)
+    await stage.do(SuspendVm(id=vm))
+    await play_on(stage)
+    assert (await stage.vm(vm)).status is VmStatus.SUSPENDED
+    return vm
+
+
+async def _placed(stage: Stage) -> str:
+    vm = await _down(stage)
+    await stage.do(StartVm(id=vm))
+    await stage.settle()
+    return vm
+
+
+async def _create(stage: Stage) -> Command:
+    return CreateVm(name="db01", cluster=stage.cluster, disks=(DiskInput(size_bytes=GIB),))
+
+
+async def _start(stage: Stage) -> Command:
+    return StartVm(id=await _down(stage))
+
+
+async def _start_with_disk(stage: Stage) -> Command:
+    return StartVm(id=await _with_disk(stage))
+
+
+async def _resume(stage: Stage) -> Command:
+    return ResumeVm(id=await _suspended(stage))
+
+
+async def _start_cold(stage: Stage) -> Command:
+    return StartVm(id=await _suspended(stage), discard_saved_memory=True)
+
+
+async def _shut_down(stage: Stage) -> Command:
+    return ShutDownVm(id=await _up(stage))
+
+
+async def _stop(stage: Stage) -> Command:
+    return StopVm(id=await _up(stage))
+
+
+async def _reboot(stage: Stage) -> Command:
+    return RebootVm(id=await _up(stage))
+
+
+async def _suspend(stage: Stage) -> Command:
+    return SuspendVm(id=await _up(stage))
+
+
+async def _continue(stage: Stage) -> Command:
+    return ResumeVm(id=await _paused(stage))
+
+
+async def _remove(stage: Stage) -> Command:
+    return RemoveVm(id=await _with_disk(stage))
+
+
+async def _maintain_empty(stage: Stage) -> Command:
+    (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
+    return MaintainHost(id=host)
+
+
+PLAYS = (
+    Play("create with a disk", "vm.create", _create, JobKind.DISK_CREATE),
+    Play("start", "vm.start", _start, "start"),
+    Play("start beside its disk", "vm.start", _start_with_disk, "start"),
+    Play("resume from memory", "vm.start", _resume, "start"),
+    Play("start without its memory", "vm.start", _start_cold, "start"),
+    Play("shut down", "vm.shutdown", _shut_down, JobKind.VM_SHUTDOWN),
+    Play("power off", "vm.stop", _stop),
+    Play("reboot", "vm.reboot", _reboot, JobKind.VM_REBOOT),
+    Play("suspend", "vm.suspend", _suspend, JobKind.VM_SUSPEND),
+    Play("continue", "vm.continue", _continue, JobKind.VM_CONTINUE),
+    Play("remove with a disk", "vm.remove", _remove, JobKind.VOLUMES_REMOVE, Outcome.SUCCEEDED),
+    Play("maintain an empty host", "host.maintenance", _maintain_empty),
+)
