@@ -89,7 +89,7 @@ class KafkaStream:
                     cursor = batch.cursor
                     yield batch
             except (*CLIENT_ERRORS, _LostPlaceError, UnavailableError) as error:
-                self._note(error, cursor)
+                self._note(error, cursor, first=backoff.failures == 0)
                 if isinstance(error, _LostPlaceError):
                     cursor = Cursor(log_id, cursor.position)
             finally:
@@ -97,12 +97,11 @@ class KafkaStream:
                 session.close()
             await backoff.wait()
 
-    def _note(self, error: Exception, cursor: Cursor) -> None:
+    def _note(self, error: Exception, cursor: Cursor, *, first: bool) -> None:
         self.status.failures += 1
         self.status.last_error = f"{type(error).__name__}: {error}"
-        logger.warning(
-            "kafka stream interrupted", error=self.status.last_error, position=cursor.position
-        )
+        tell = logger.warning if first else logger.debug
+        tell("kafka stream interrupted", error=self.status.last_error, position=cursor.position)
 
     async def hole(self, after: int, until: int, limit: int) -> Sequence[Stored]:
         """Read events that the topic lacks: after + 1 .. until, at most `limit` at a time."""

@@ -109,7 +109,8 @@ class TelemetryPublisher:
                 await thread.call(self._open, producer)
                 await self._deliver(thread, producer[0])
             except CLIENT_ERRORS as error:
-                logger.warning("telemetry cannot be published", error=str(error))
+                if self._backoff.failures == 0:
+                    logger.warning("telemetry cannot be published", error=str(error))
             finally:
                 thread.finish(functools.partial(_close, producer))
             await self._backoff.wait()
@@ -199,7 +200,8 @@ class TelemetryConsumer:
                         self._backoff.reset()
                         yield batch
             except CLIENT_ERRORS as error:
-                logger.warning("telemetry cannot be read", error=str(error))
+                if self._backoff.failures == 0:
+                    logger.warning("telemetry cannot be read", error=str(error))
             finally:
                 thread.finish(functools.partial(_close, consumer))
             await self._backoff.wait()

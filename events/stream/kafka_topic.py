@@ -7,6 +7,7 @@ one worker thread, which alone touches its client. Every call has a limit.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,11 @@ Options = Mapping[str, Any]
 
 CLIENT_ERRORS = (KafkaError, OSError, TimeoutError)
 """What kafka-python raises while a broker is away or has lost something."""
+
+
+# kafka-python reports each of its attempts, several a second, for as long as a broker is away. What
+# matters of it comes back as an exception, and is told once by whoever retries.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 class WorkerThread:

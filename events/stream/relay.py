@@ -222,9 +222,8 @@ class Relay:
         self.status.state = "waiting"
         self.status.failures += 1
         self.status.last_error = f"{type(error).__name__}: {error}"
-        logger.warning(
-            "relay interrupted", error=self.status.last_error, position=self.status.position
-        )
+        tell = logger.warning if self._backoff.failures == 0 else logger.debug
+        tell("relay interrupted", error=self.status.last_error, position=self.status.position)
 
     async def _publish_all(self, thread: WorkerThread, writer: TopicWriter) -> None:
         position = await self._resume(await thread.call(writer.open))

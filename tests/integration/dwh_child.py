@@ -1,4 +1,4 @@
-"""The warehouse's process for tests that kill it: `dwh_child.py DSN FOLDER`."""
+"""The warehouse's process for tests that kill it: `dwh_child.py DSN FOLDER [BOOTSTRAP]`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from pathlib import Path
 
 from dwh.process import WarehouseProcess
 from dwh.telemetry_server import TelemetryServer
-from events.log.postgres import PostgresLog
+from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
+from events.stream.kafka import KafkaStream
+from events.stream.port import Stream
 from tests.contract.sample_events import SAMPLE_CODEC
 
 
-async def main(dsn: str, folder: Path) -> None:
-    async with PostgresLog.open(dsn, migrate=False, codec=SAMPLE_CODEC) as log:
+async def main(dsn: str, folder: Path, bootstrap: str | None) -> None:
+    async with PostgresLogReader.open(dsn) as log:
+        stream: Stream = DirectStream(log)
+        if bootstrap is not None:
+            stream = KafkaStream(bootstrap, log, time_scale=0.1)
         process = WarehouseProcess(
-            DirectStream(log),
+            stream,
             folder,
             telemetry=TelemetryServer(folder / "telemetry.sock"),
             query_socket=folder / "query.sock",
@@ -27,4 +32,4 @@ async def main(dsn: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3] if sys.argv[3:] else None))

@@ -25,6 +25,7 @@ from events.log.memory import MemoryLog
 from events.log.postgres import PostgresLog
 from events.stream.direct import DirectStream
 from events.stream.kafka_telemetry import TelemetryConsumer, TelemetryPublisher
+from events.stream.relay import Relay
 from events.wire.telemetry import TelemetrySender
 from tests.contract.sample_events import SAMPLE_CODEC
 from tests.contract.stream_contract import append_events
@@ -209,8 +210,11 @@ async def test_a_restored_log_is_taken_in_from_its_beginning(folder: Path) -> No
     assert counts == [[[1]], [[2]]]
 
 
-def start_child(database: Database, folder: Path) -> subprocess.Popen[bytes]:
+def start_child(
+    database: Database, folder: Path, bootstrap: str | None = None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(CHILD), database.url, str(folder)]
+    command += [bootstrap] if bootstrap is not None else []
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
     return subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment)
 
@@ -248,6 +252,39 @@ async def test_kills_at_any_instant_lose_and_double_nothing(
             assert 0 < samples <= sequence
         finally:
             sending.cancel()
+            child.kill()
+            child.wait(10)
+
+
+async def test_kills_of_the_warehouse_and_of_its_broker_lose_and_double_nothing(
+    database: Database, folder: Path, kafka: KafkaBroker
+) -> None:
+    dice = random.Random(3)
+    socket = folder / "query.sock"
+    total = 0
+    async with PostgresLog.open(database.url, codec=SAMPLE_CODEC) as log:
+        relaying = asyncio.create_task(Relay(kafka.bootstrap, log, time_scale=0.1).run())
+        child = start_child(database, folder, kafka.bootstrap)
+        try:
+            for round_ in range(5):
+                for _ in range(8):
+                    await append_events(log, 40)
+                    total += 40
+                    await asyncio.sleep(dice.random() * 0.3)
+                child.kill()
+                child.wait(10)
+                if round_ == 2:
+                    await asyncio.to_thread(kafka.kill)
+                child = start_child(database, folder, kafka.bootstrap)
+                if round_ == 2:
+                    await asyncio.to_thread(kafka.start)
+            await eventually(
+                lambda: rows(socket, "SELECT max(position) FROM events"), [[total]], 60.0
+            )
+            found = await rows(socket, "SELECT count(*), count(DISTINCT position) FROM events")
+            assert found == [[total, total]]
+        finally:
+            relaying.cancel()
             child.kill()
             child.wait(10)
 

@@ -17,7 +17,7 @@ from events.stream.kafka_records import encode_headers, topic_name
 from events.stream.port import START, Cursor
 from events.stream.relay import Relay
 from tests.contract.sample_events import SAMPLE_CODEC
-from tests.contract.stream_contract import StreamContract, append_events, events_of, take
+from tests.contract.stream_contract import StreamContract, append_events, events_of, positions, take
 from tests.harness.kafka import KafkaBroker
 from tests.integration.kafka_clients import let_go_of_clients
 
@@ -151,6 +151,21 @@ async def test_a_consumer_and_the_relay_outlive_the_brokers_kill(
         await append_events(log, 100)
         await asyncio.to_thread(kafka.start)
     assert [stored.position for stored in events_of(await reading)] == list(range(1, 901))
+
+
+async def test_a_broker_that_is_not_there_yet_is_waited_for(
+    kafka: KafkaBroker, log: MemoryLog, stream: KafkaStream
+) -> None:
+    kafka.stop()
+    await append_events(log, 10)
+    async with relaying(Relay(kafka.bootstrap, log, time_scale=SCALE)) as relay:
+        reading = asyncio.create_task(take(stream, START, 10, patience_s=90.0))
+        await eventually(lambda: relay.status.failures >= 2, "failures of the relay")
+        await eventually(lambda: stream.status.failures >= 2, "failures of the stream")
+        assert relay.status.state == "waiting"
+        await asyncio.to_thread(kafka.start)
+        assert positions(await reading) == list(range(1, 11))
+    assert not stream.status.connected
 
 
 async def test_a_paused_broker_only_delays(
