@@ -49,8 +49,9 @@ RUN install --directory --owner chronovisor --group chronovisor --mode 0700 \
     && install --directory --owner chronovisor --group chronovisor --mode 0755 \
     /run/secrets/chronovisor/postgres /run/secrets/chronovisor/grafana
 COPY --from=wheels /opt/chronovisor /opt/chronovisor
-ENV PATH=/opt/chronovisor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
-WORKDIR /var/lib/chronovisor
+# PYTHONSAFEPATH: folders of the installation bear the names of packages, and are none.
+ENV PATH=/opt/chronovisor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 \
+    HOME=/tmp
 USER 10001:10001
 ENTRYPOINT ["chronovisor"]
 CMD ["--help"]
@@ -61,6 +62,6 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libvirt0 qemu-utils \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=host-wheels /opt/chronovisor /opt/chronovisor
-ENV PATH=/opt/chronovisor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/chronovisor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1
 ENTRYPOINT ["chronovisor"]
 CMD ["agent", "--help"]

@@ -78,6 +78,11 @@ def test_processes_do_not_run_as_root() -> None:
     assert values("chronovisor", "ENTRYPOINT") == ['["chronovisor"]']
 
 
+def test_packages_are_not_looked_for_in_the_working_folder() -> None:
+    for stage in ("chronovisor", "agent"):
+        assert any("PYTHONSAFEPATH=1" in line for line in values(stage, "ENV"))
+
+
 def test_volumes_are_mounted_on_folders_that_belong_to_the_processes() -> None:
     making = " ".join(values("chronovisor", "RUN"))
     folders = {target for service in OURS.values() for target, _ in mounts(service).values()}
