@@ -10,7 +10,9 @@ or, where the topic shows them a hole, read it from the log.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import uuid
 from collections.abc import Sequence
 
@@ -34,14 +36,10 @@ from events.stream.kafka_topic import (
 
 PUBLISH_EVENTS_MAX = 1_000
 DELIVERY_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 1.0
 IDLE_CHECK_S = 5.0
 WAIT_S = 1.0
-TOPIC_SETTINGS = {
-    "cleanup.policy": "delete",
-    "retention.ms": "-1",
-    "retention.bytes": "-1",
-    "min.insync.replicas": "1",
-}
+TOPIC_SETTINGS = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 logger = structlog.get_logger(__name__)
 
 
@@ -116,10 +114,12 @@ class TopicWriter:
             **self._options,
         )
         try:
+            # With replicas, one of them may be away without stopping the relay.
+            in_sync = {"min.insync.replicas": str(max(1, self._replication_factor - 1))}
             topic = {
                 "num_partitions": 1,
                 "replication_factor": self._replication_factor,
-                "configs": TOPIC_SETTINGS,
+                "configs": TOPIC_SETTINGS | in_sync,
             }
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics({self._topic: topic}, timeout_ms=5_000)
@@ -166,13 +166,13 @@ class TopicWriter:
         if bounds.end < self._end or (bounds.begin == bounds.end and self._end > 0):
             raise _EmptiedTopicError(f"{self._end} records were there, now {bounds}")
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
         """Close the connections; what is not acknowledged by now may or may not arrive."""
         if self._reader is not None:
             self._reader.close()
         if self._producer is not None:
             with contextlib.suppress(KafkaError):
-                self._producer.close(timeout=DELIVERY_TIMEOUT_S)
+                self._producer.close(timeout=timeout_s)
 
 
 class Relay:
@@ -207,12 +207,16 @@ class Relay:
             writer = TopicWriter(
                 self._bootstrap, self._reader.log_id, self._replication_factor, self._options
             )
+            close = writer.close
             try:
                 await self._publish_all(thread, writer)
             except RECOVERABLE_ERRORS as error:
                 self._note(error)
+            except asyncio.CancelledError:
+                close = functools.partial(writer.close, STOP_TIMEOUT_S)
+                raise
             finally:
-                thread.finish(writer.close)
+                thread.finish(close)
             await self._backoff.wait()
 
     def _note(self, error: Exception) -> None:
