@@ -137,9 +137,7 @@ def test_arrow_is_answered_as_a_stream(warehouse: Warehouse) -> None:
 def test_more_than_memory_spills_or_fails_but_never_ends_the_process(
     warehouse: Warehouse,
 ) -> None:
-    sql = (
-        "SELECT count(*) FROM (SELECT md5(range::VARCHAR) m FROM range(3000000) ORDER BY m)"
-    )
+    sql = "SELECT count(*) FROM (SELECT md5(range::VARCHAR) m FROM range(3000000) ORDER BY m)"
     try:
         assert ask(warehouse, sql) == [[3_000_000]]
     except duckdb.OutOfMemoryException:
