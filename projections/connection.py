@@ -13,6 +13,12 @@ LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 120_000
 """Long enough for the largest batch; a build's indexes have a limit of their own."""
 
+TEMPORARY_MB = 64
+"""A stage of a build's batch fits in, so that it never goes to a file."""
+
+PREPARED_MAX = 300
+"""Statements differ by the tables and the few rows that a command changes: some dozens in all."""
+
 CHANNEL = "chronovisor_inventory"
 """Where the projector notifies readers of the position that it has reached."""
 
@@ -42,14 +48,16 @@ async def connect(dsn: str, application: str) -> Connection:
             prepare_threshold=2,
             **KEEPALIVE,
         )
+        connection.prepared_max = PREPARED_MAX
         try:
             await connection.execute(
                 "SELECT set_config('synchronous_commit', 'off', false),"
                 " set_config('timezone', 'UTC', false),"
                 " set_config('jit', 'off', false),"
+                " set_config('temp_buffers', %s, false),"
                 " set_config('lock_timeout', %s, false),"
                 " set_config('statement_timeout', %s, false)",
-                (f"{LOCK_TIMEOUT_MS}ms", f"{STATEMENT_TIMEOUT_MS}ms"),
+                (f"{TEMPORARY_MB}MB", f"{LOCK_TIMEOUT_MS}ms", f"{STATEMENT_TIMEOUT_MS}ms"),
             )
         except BaseException:
             await connection.close()

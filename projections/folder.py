@@ -27,6 +27,9 @@ CACHED_MAX = 20_000
 EVENTS_AT_ONCE = 500
 """How many events are folded before others on the event loop have their turn."""
 
+RELAXED_OBJECTS = 200_000
+"""How many objects are made between two looks of the collector during a build."""
+
 SILENCE: frozenset[type[Event]] = frozenset(
     {
         host_events.HostSilent,
@@ -38,6 +41,17 @@ SILENCE: frozenset[type[Event]] = frozenset(
     }
 )
 """Events that may make a host silent or heard of, so that the VMs on it are needed."""
+
+
+@contextlib.contextmanager
+def collector_relaxed() -> Iterator[None]:
+    """Let the collector of reference cycles look around seldom within the block (a build)."""
+    before = gc.get_threshold()
+    gc.set_threshold(RELAXED_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager
@@ -159,39 +173,38 @@ class Folder:
         """Load the documents that the events need and that are not at hand."""
         vms: set[str] = set()
         operations: set[str] = set()
-        targets: set[str] = set()
         hosts: set[str] = set()
+        targets: set[str] = set()
         for event in recorded:
-            if event.kind == "vm":
-                (operations if event.version == 1 else vms).add(
-                    str(event.command) if event.version == 1 else event.object_id
-                )
-            elif event.kind == "operation":
-                if isinstance(event.event, operation_events.OperationStarted):
-                    targets.add(event.event.target)
+            stream = event.stream
+            if event.version == 1:
+                # The operation that made the object may have begun before it was there.
+                if stream.startswith("operation/"):
+                    if isinstance(event.event, operation_events.OperationStarted):
+                        targets.add(event.event.target)
                 else:
-                    operations.add(event.object_id)
-            elif event.version == 1:
-                operations.add(str(event.command))
+                    operations.add(str(event.command))
+            elif stream.startswith("vm/"):
+                vms.add(stream[3:])
+            elif stream.startswith("operation/"):
+                operations.add(stream[10:])
             elif type(event.event) in SILENCE:
                 hosts.add(event.object_id)
-        operations -= self._inventory.operations.documents.keys()
-        if operations:
+        known = self._inventory.operations.documents
+        missing = operations - known.keys()
+        if missing:
             await self.flush()
-            for document in await self.store.load(OPERATIONS, operations):
-                self._inventory.operations.documents[document.id] = document
-        await self._load_vms(recorded, vms, targets, hosts)
-
-    async def _load_vms(
-        self, recorded: list[Recorded], vms: set[str], targets: set[str], hosts: set[str]
-    ) -> None:
-        shelf = self._inventory.vms
-        for event in recorded:
-            if event.kind == "operation":
-                document = self._inventory.operations.get(event.object_id)
-                if document is not None and document.target.kind == "vm":
-                    vms.add(document.target.id)
+            for document in await self.store.load(OPERATIONS, missing):
+                known[document.id] = document
+        for object_id in operations:
+            found = known.get(object_id)
+            if found is not None and found.target.kind == "vm":
+                vms.add(found.target.id)
         vms |= {target[3:] for target in targets if target.startswith("vm/")}
+        await self._load_vms(vms, hosts)
+
+    async def _load_vms(self, vms: set[str], hosts: set[str]) -> None:
+        shelf = self._inventory.vms
         vms -= shelf.documents.keys()
         if vms or hosts:
             await self.flush()

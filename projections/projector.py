@@ -21,14 +21,14 @@ import structlog
 from events.codec import CODEC, Codec, UnknownEventError
 from events.stream.port import OtherLogError, Stream
 from projections.connection import Connection, connect
-from projections.folder import Folder
+from projections.folder import Folder, collector_relaxed
 from projections.store import FORMER, NEXT, SERVED, Store
 from projections.views.tables import schema_hash
 
 LOCK_KEY = 7_311
 """The advisory lock of the one active projector of a database."""
 
-BUILD_BATCH_EVENTS = 10_000
+BUILD_BATCH_EVENTS = 20_000
 FOLLOW_BATCH_EVENTS = 2_000
 STANDBY_INTERVAL_S = 1.0
 WATCH_INTERVAL_S = 1.0
@@ -242,8 +242,9 @@ class Projector:
             await beside.create(self._hash)
             builder = self._builder = Folder(beside, self._codec)
             try:
-                await self._catch_up(builder)
-                await beside.index()
+                with collector_relaxed():
+                    await self._catch_up(builder)
+                await beside.finish()
                 await self._catch_up(builder)
                 async with self._turn:
                     # The served one stands still now, so this ends, and readers never see a

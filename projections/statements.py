@@ -7,6 +7,7 @@ Nothing in them comes from outside: schema, tables and columns are the code's ow
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import msgspec
 
@@ -17,13 +18,29 @@ Columns = tuple[tuple[str, str], ...]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What a statement does to one table: insert (or replace) rows, delete ids, or both."""
+    """What a statement does to one table: insert (or replace) rows, delete ids, or both.
+
+    `rows` is how many rows are inserted where they are few, and `MANY` beyond.
+    """
 
     table: str
     columns: Columns
-    inserts: bool
+    rows: int
     deletes: bool
     insert_only: bool
+
+
+FEW_ROWS_MAX = 3
+"""Up to so many rows are given value by value, which is faster than arrays of one element each."""
+
+MANY = FEW_ROWS_MAX + 1
+
+
+def arguments(part: Part, rows: list[tuple[Any, ...]]) -> list[Any]:
+    """Return the arguments that `write_at_once` takes for a part's rows."""
+    if part.rows == MANY:
+        return [list(column) for column in zip(*rows, strict=True)]
+    return [value for row in rows for value in row]
 
 
 def _names(columns: Columns) -> str:
@@ -38,6 +55,14 @@ def _insert(schema: str, part: Part, source: str) -> str:
     return " ".join(words)
 
 
+def _values(part: Part) -> str:
+    if part.rows == MANY:
+        arrays = ", ".join(f"%b::{kind}[]" for _, kind in part.columns)
+        return " ".join(["SELECT * FROM", f"unnest({arrays})"])
+    row = ", ".join(f"%b::{kind}" for _, kind in part.columns)
+    return "VALUES " + ", ".join([f"({row})"] * part.rows)
+
+
 def _delete(schema: str, table: str) -> str:
     return " ".join(["DELETE FROM", f"{schema}.{table}", "WHERE id = ANY(%s)"])
 
@@ -46,18 +71,17 @@ def _delete(schema: str, table: str) -> str:
 def write_at_once(schema: str, parts: tuple[Part, ...]) -> bytes:
     """Return one statement that writes the rows of a few commands, and the position.
 
-    Arguments: log id, position and hint after, position before; then for each part an array for
-    each column if it inserts, and the ids if it deletes. The last part divides by the number of
-    cursor rows that were moved, which is none where the writer is fenced off: the error takes the
-    whole statement back.
+    Arguments: log id, position and hint after, position before; then for each part those that
+    `arguments` gives if it inserts, and the ids if it deletes. The last part divides by the number
+    of cursor rows that were moved, which is none where the writer is fenced off: the error takes
+    the whole statement back.
     """
     moved = ["UPDATE", f"{schema}.cursor", "SET log_id = %s, position = %s, hint = %s"]
     moved.append("WHERE position = %s RETURNING position")
     steps = [f"moved AS ({' '.join(moved)})"]
     for number, part in enumerate(parts):
-        if part.inserts:
-            arrays = ", ".join(f"%b::{kind}[]" for _, kind in part.columns)
-            source = " ".join(["SELECT * FROM", f"unnest({arrays})"])
+        if part.rows:
+            source = _values(part)
             steps.append(f"w{number} AS ({_insert(schema, part, source)})")
         if part.deletes:
             steps.append(f"d{number} AS ({_delete(schema, part.table)})")

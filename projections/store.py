@@ -14,11 +14,12 @@ import psycopg
 from events.stream.port import START, Cursor
 from projections import statements
 from projections.connection import Connection
-from projections.statements import Part
+from projections.statements import MANY, Part
 from projections.views.inventory import Inventory
 from projections.views.tables import (
     AUDIT_COLUMNS,
     REMOVED_COLUMNS,
+    TABLES,
     VMS,
     Row,
     Table,
@@ -29,6 +30,7 @@ from projections.views.tables import (
 SERVED = "inventory"
 NEXT = "inventory_next"
 FORMER = "inventory_former"
+NAMES = ("cursor", "removed", "events", *(table.name for table in TABLES))
 COPY_ROWS_MIN = 100
 """From so many rows on, COPY into a stage and one upsert are faster than rows as parameters."""
 
@@ -58,7 +60,7 @@ def _change(
     part = Part(
         table=table,
         columns=tuple(columns.items()),
-        inserts=bool(rows),
+        rows=min(len(rows), MANY),
         deletes=bool(removed),
         insert_only=insert_only,
     )
@@ -72,7 +74,10 @@ def changes_of(inventory: Inventory) -> list[Changes]:
     for table, shelf in shelves(inventory):
         if shelf.changed or shelf.removed:
             gone = sorted(shelf.removed)
-            changes.append(_change(table.name, table.columns, table.rows(shelf), gone))
+            fresh, changed = table.rows(shelf)
+            changes.append(_change(table.name, table.columns, changed, gone))
+            if fresh:
+                changes.append(_change(table.name, table.columns, fresh, insert_only=True))
             removed += [(table.kind, object_id, shelf.removed[object_id]) for object_id in gone]
     if removed:
         changes.append(_change("removed", REMOVED_COLUMNS, removed, insert_only=True))
@@ -101,10 +106,13 @@ class Store:
         return row is not None and row[0] is not None
 
     async def create(self, schema_hash: str) -> None:
-        """Make empty tables, in place of whatever is there."""
+        """Make empty tables, in place of whatever is there; a crash of the server empties them.
+
+        So nothing needs to be written twice while they are filled; `finish` makes them durable.
+        """
         async with self.connection.transaction():
             await self.drop()
-            await self._run("schema.sql")
+            await self._run("schema.sql", ("CREATE TABLE", "CREATE UNLOGGED TABLE"))
             await self.connection.execute(
                 self._sql("INSERT INTO inventory.cursor (position, schema_hash) VALUES (0, %s)"),
                 (schema_hash,),
@@ -114,14 +122,17 @@ class Store:
         """Remove the schema with all that is in it."""
         await self.connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
 
-    async def index(self) -> None:
-        """Make the indexes that readers need, and the planner's statistics."""
+    async def finish(self) -> None:
+        """Make the tables durable, and the indexes that readers need, and statistics."""
         async with self.connection.transaction():
             await self.connection.execute(
                 "SELECT set_config('statement_timeout', %s, true)", (f"{INDEX_TIMEOUT_MS}ms",)
             )
+            for table in NAMES:
+                statement = f"ALTER TABLE {self.schema}.{table} SET LOGGED"
+                await self.connection.execute(statement.encode())
             await self._run("indexes.sql")
-        for table in ("data_centers", "clusters", "hosts", "vms", "operations", "events"):
+        for table in NAMES:
             await self.connection.execute(f"ANALYZE {self.schema}.{table}".encode())
 
     async def rename(self, schema: str) -> None:
@@ -189,7 +200,7 @@ class Store:
         arguments: list[object] = [after.log_id, after.position, after.hint, before.position]
         for change in changes:
             if change.rows:
-                arguments += [list(column) for column in zip(*change.rows, strict=True)]
+                arguments += statements.arguments(change.part, change.rows)
             if change.removed:
                 arguments.append(change.removed)
         parts = tuple(change.part for change in changes)
@@ -206,7 +217,7 @@ class Store:
         if part.deletes:
             statement = statements.delete(self.schema, part.table)
             await self.connection.execute(statement, (change.removed,))
-        if not part.inserts:
+        if not part.rows:
             return
         target = f"{self.schema}.{part.table}"
         if not part.insert_only:
@@ -222,10 +233,12 @@ class Store:
             await self.connection.execute(statements.take_stage(self.schema, part))
             await self.connection.execute(f"TRUNCATE {target}".encode())
 
-    async def _run(self, name: str) -> None:
+    async def _run(self, name: str, *replaced: tuple[str, str]) -> None:
         text = (resources.files("projections") / name).read_text(encoding="utf-8")
         # The file names the schema that is served; the one being built has another name.
         text = text.replace("SCHEMA inventory;", f"SCHEMA {self.schema};")
+        for old, new in replaced:
+            text = text.replace(old, new)
         await self.connection.execute(statements.select(self.schema, text))
 
     def _sql(self, text: str) -> bytes:

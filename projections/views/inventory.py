@@ -42,6 +42,7 @@ class Shelf(Generic[Document]):
     def __init__(self) -> None:
         self.documents: dict[str, Document] = {}
         self.changed: dict[str, int] = {}
+        self.created: set[str] = set()
         self.removed: dict[str, int] = {}
 
     def get(self, object_id: str) -> Document | None:
@@ -53,10 +54,16 @@ class Shelf(Generic[Document]):
         self.documents[object_id] = document
         self.changed[object_id] = position
 
+    def create(self, object_id: str, document: Document, position: int) -> None:
+        """Take the document of an object that was not there before."""
+        self.put(object_id, document, position)
+        self.created.add(object_id)
+
     def remove(self, object_id: str, position: int) -> None:
         """Forget an object that is gone."""
         self.documents.pop(object_id, None)
         self.changed.pop(object_id, None)
+        self.created.discard(object_id)
         self.removed[object_id] = position
 
     def written(self) -> None:
@@ -64,6 +71,7 @@ class Shelf(Generic[Document]):
         for object_id in self.changed:
             self.documents[object_id] = self.documents.pop(object_id)
         self.changed.clear()
+        self.created.clear()
         self.removed.clear()
 
 
@@ -134,6 +142,7 @@ class Inventory:
         else:
             if before is None:
                 after = self._named_vm(after, recorded)
+                self.vms.create(object_id, after, recorded.position)
             if after.host is not None and (before is None or before.host is not after.host):
                 self.on_host(after.host.id, object_id)
                 where = self.hosts.get(after.host.id)
@@ -153,11 +162,13 @@ class Inventory:
 
     def _count_vm(self, before: VmDocument | None, after: VmDocument | None, position: int) -> None:
         was, now = _counted(before), _counted(after)
-        for key in was.keys() | now.keys():
+        for key in {**was, **now}:
             total = (key in now) - (key in was)
             up = now.get(key, 0) - was.get(key, 0)
             if total or up:
-                counts = self._vm_counts.setdefault(key, [0, 0, 0])
+                counts = self._vm_counts.get(key)
+                if counts is None:
+                    counts = self._vm_counts[key] = [0, 0, 0]
                 counts[0] += total
                 counts[1] += up
                 counts[2] = position
@@ -174,6 +185,7 @@ class Inventory:
         else:
             if before is None:
                 after = self._named_host(after, recorded)
+                self.hosts.create(object_id, after, recorded.position)
             self.hosts.put(object_id, after, recorded.position)
         if before is None or after is None or before.status is not after.status:
             self._count_host(before, after, recorded.position)
@@ -242,6 +254,7 @@ class Inventory:
                     data_center=Reference(id=after.data_center.id, name=name),
                     operations=self._operations_on("cluster", object_id, recorded),
                 )
+                self.clusters.create(object_id, after, recorded.position)
             self.clusters.put(object_id, after, recorded.position)
         for document, one in ((before, -1), (after, 1)):
             center = self.data_centers.get(document.data_center.id) if document else None
@@ -257,6 +270,8 @@ class Inventory:
         if after is None:
             self.data_centers.remove(object_id, recorded.position)
             return
+        if before is None:
+            self.data_centers.create(object_id, after, recorded.position)
         self.data_centers.put(object_id, after, recorded.position)
         if isinstance(recorded.event, data_center_events.DataCenterRenamed):
             self._rename_data_center(after, recorded.position)
@@ -275,6 +290,8 @@ class Inventory:
         after = operation.evolve(before, recorded)
         if after is before or after is None:
             return
+        if before is None:
+            self.operations.create(object_id, after, recorded.position)
         self.operations.put(object_id, after, recorded.position)
         if (
             before is None

@@ -49,12 +49,18 @@ class Table(Generic[Document]):
         self.row = row
         self.decoder = msgspec.json.Decoder(document)
 
-    def rows(self, shelf: Shelf[Document]) -> list[Row]:
-        """Return the rows of the documents that changed, by id (so that writers never deadlock)."""
-        return [
-            self.row(shelf.documents[object_id], position)
-            for object_id, position in sorted(shelf.changed.items())
-        ]
+    def rows(self, shelf: Shelf[Document]) -> tuple[list[Row], list[Row]]:
+        """Return the rows of the documents that changed, by id: those that are new, and the rest.
+
+        A new one is in no table yet, so that it can be written without looking for it.
+        """
+        row, documents, created = self.row, shelf.documents, shelf.created
+        fresh: list[Row] = []
+        changed: list[Row] = []
+        for object_id, position in sorted(shelf.changed.items()):
+            rows = fresh if object_id in created else changed
+            rows.append(row(documents[object_id], position))
+        return fresh, changed
 
 
 def _folded(*parts: str) -> str:
@@ -68,7 +74,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
     return (
         shown.id,
         shown.name.casefold(),
-        shown.status.value,
+        str(shown.status),
         shown.status_since,
         shown.host.id if shown.host else None,
         shown.cluster.id,
@@ -95,7 +101,7 @@ def _host_row(document: HostDocument, position: int) -> Row:
     return (
         shown.id,
         shown.name.casefold(),
-        shown.status.value,
+        str(shown.status),
         shown.status_since,
         shown.cluster.id,
         shown.data_center.id,
@@ -123,7 +129,7 @@ def _data_center_row(document: DataCenterDocument, position: int) -> Row:
     return (
         shown.id,
         shown.name.casefold(),
-        shown.status.value,
+        str(shown.status),
         shown.created_at,
         shown.configuration_version,
         _folded(shown.name, shown.description),
@@ -137,7 +143,7 @@ def _operation_row(document: OperationDocument, position: int) -> Row:
         document.id,
         document.name.casefold(),
         document.kind,
-        document.status.value,
+        str(document.status),
         document.target.kind,
         document.target.id,
         document.actor,
@@ -157,7 +163,7 @@ def audit_row(record: AuditRecord) -> Row:
         record.time,
         record.code,
         record.name,
-        record.severity.value,
+        str(record.severity),
         record.actor,
         document.object.kind,
         document.object.id,

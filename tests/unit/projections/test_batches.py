@@ -26,7 +26,10 @@ def build(history: History, cuts: list[int]) -> tuple[Rows, dict[str, dict[str, 
         inventory.finish()
         for table, shelf in shelves(inventory):
             held = rows.setdefault(table.name, {})
-            for row in table.rows(shelf):
+            fresh, changed = table.rows(shelf)
+            assert not {row[0] for row in fresh} & held.keys(), "a new one is there already"
+            assert {row[0] for row in changed} <= held.keys(), "a changed one is not there"
+            for row in fresh + changed:
                 held[row[0]] = row
             for object_id in shelf.removed:
                 held.pop(object_id, None)
