@@ -1,15 +1,26 @@
-"""`python -m benchmarks [NAME ...]`: run these benchmarks, or all, one by one."""
+"""`python -m benchmarks [NAME ...]`: run the benchmarks named, or all; print a table of goals.
+
+`--json FILE` writes the figures with the machine's facts. `BENCH=full` in the environment makes the
+runs longer.
+"""
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import os
 import pkgutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
 
 import benchmarks
+from benchmarks._report import COLLECTED, HEAD, collected, machine
 
-TIMEOUT_S = 1_800
+TIMEOUT_S = 7_200
 
 
 def names() -> list[str]:
@@ -24,21 +35,42 @@ def names() -> list[str]:
 def main() -> None:
     """Run each in a process of its own, so that none measures what another left behind."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names()))
-    wanted = parser.parse_args().names or names()
-    unknown = set(wanted) - set(names())
-    if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    parser.add_argument("names", nargs="*", choices=[*names(), []], metavar="NAME")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chronovisor-bench-") as folder:
+        noted = Path(folder) / "figures"
+        failed = _run(arguments.names or names(), noted)
+        figures = collected(noted)
+    print(f"\n{HEAD}")
+    for figure in sorted(figures, key=lambda figure: figure.goal):
+        print(figure.line())
+    if arguments.json is not None:
+        found = {
+            "time": dt.datetime.now(dt.UTC).isoformat(),
+            "machine": machine(),
+            "figures": [
+                msgspec.to_builtins(figure) | {"verdict": figure.verdict} for figure in figures
+            ],
+        }
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _run(wanted: list[str], noted: Path) -> list[str]:
     failed = []
     for name in wanted:
         print(f"--- {name}", flush=True)
         ran = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}"], check=False, timeout=TIMEOUT_S
+            [sys.executable, "-m", f"benchmarks.{name}"],
+            check=False,
+            timeout=TIMEOUT_S,
+            env=os.environ | {COLLECTED: str(noted)},
         )
         if ran.returncode:
             failed.append(name)
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    return failed
 
 
 if __name__ == "__main__":

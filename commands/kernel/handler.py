@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -14,10 +14,13 @@ from commands.kernel.refusal import (
     InUse,
     KeyReusedWithOtherBody,
     NameTaken,
+    Refusal,
     TooMuchContention,
 )
 from events.codec import CODEC
+from events.envelope import Recorded
 from events.log.port import Append, Appended, Claimed, Conflict, KeyReused, Log, Outcome, Snapshot
+from events.types.base import type_of
 
 ATTEMPTS_MAX = 5
 CACHED_STREAMS_MAX = 50_000
@@ -32,9 +35,36 @@ class Repository:
         self._log = log
         self._cached: collections.OrderedDict[str, Loaded] = collections.OrderedDict()
         self._cached_streams_max = cached_streams_max
+        self._folds: dict[str, Fold[Any]] = {}
 
-    async def load(self, folds: dict[str, Fold[Any]]) -> dict[str, Loaded]:
-        """Return the newest state of each stream, each by its fold."""
+    async def load(self, folds: dict[str, Fold[Any]], *, fresh: bool = True) -> dict[str, Loaded]:
+        """Return the state of each stream, each by its fold.
+
+        `fresh` asks the log for what is newer; else what is cached is taken as it is: it may lag,
+        which an append that reads it finds out.
+        """
+        if fresh:
+            return await self._newest(folds)
+        cached = {
+            stream: loaded for stream in folds if (loaded := self._cached.get(stream)) is not None
+        }
+        missing = {stream: fold for stream, fold in folds.items() if stream not in cached}
+        return cached | (await self._newest(missing) if missing else {})
+
+    def take(self, stream: str, recorded: Sequence[Recorded]) -> None:
+        """Bring what is cached of a stream up to date with events that were just appended."""
+        loaded = self._cached.get(stream)
+        fold = self._folds.get(stream.partition("/")[0])
+        if fold is None or (loaded is None and recorded[0].version != 1):
+            return
+        version, state = (loaded.version, loaded.state) if loaded is not None else (0, None)
+        for one in recorded:
+            if one.version == version + 1:
+                version, state = one.version, fold.evolve(state, one)
+        self._remember(stream, Loaded(version, state))
+
+    async def _newest(self, folds: dict[str, Fold[Any]]) -> dict[str, Loaded]:
+        self._folds |= {fold.kind: fold for fold in folds.values()}
         known = {stream: await self._known(stream, fold) for stream, fold in sorted(folds.items())}
         events = await self._log.load_many(
             {stream: loaded.version for stream, loaded in known.items()}
@@ -121,18 +151,28 @@ class Handler:
         self._repository = Repository(log)
 
     async def decide(
-        self, decide: Decide, context: Context, reads: dict[str, Fold[Any]] | None = None
+        self,
+        decide: Decide,
+        context: Context,
+        reads: dict[str, Fold[Any]] | None = None,
+        *,
+        fresh: bool = True,
     ) -> tuple[Decision, dict[str, int]]:
-        """Return the decision and what it read; raises what the decision raises."""
+        """Return the decision and what it read; raises what the decision raises.
+
+        Without `fresh` it may rest on a state that lags: then only its append can be trusted, and
+        neither a refusal nor an empty decision that is not appended.
+        """
         folds: dict[str, Fold[Any]] = dict(reads or {})
-        loaded = await self._repository.load(folds) if folds else {}
+        loaded = await self._repository.load(folds, fresh=fresh) if folds else {}
         while True:
             world = World(loaded)
             try:
                 decision = decide(world, context)
             except MissingStreamError as missing:
                 folds[missing.stream] = missing.fold
-                loaded |= await self._repository.load({missing.stream: missing.fold})
+                wanted = {missing.stream: missing.fold}
+                loaded |= await self._repository.load(wanted, fresh=fresh)
                 continue
             for stream in reads or {}:
                 world.reads.setdefault(stream, loaded[stream].version)
@@ -144,7 +184,7 @@ class Handler:
         """Drop streams from the cache: they changed behind it."""
         self._repository.forget(streams)
 
-    async def handle(  # noqa: PLR0913 - each is a part of the request
+    async def handle(
         self,
         decide: Decide,
         source: ContextSource,
@@ -167,7 +207,7 @@ class Handler:
                 return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
         drawn_again: set[str] = set()
         for _attempt in range(ATTEMPTS_MAX):
-            decision, reads = await self.decide(decide, context)
+            decision, reads = await self._decide_quickly(decide, context)
             answer = render(decision)
             outcome = await self._log.append(
                 Append(
@@ -189,12 +229,51 @@ class Handler:
                 raise refusal_of(outcome)
             accepted = self._accepted(outcome, decision, reads)
             if accepted is not None:
+                self._remember(outcome, decision, reads, context)
                 return accepted
             context = msgspec.structs.replace(source(), command=context.command)
         raise TooMuchContention(
             "The object was changed by others while this was decided, again and again.",
             remedy="Try again.",
         )
+
+    async def _decide_quickly(
+        self, decide: Decide, context: Context
+    ) -> tuple[Decision, dict[str, int]]:
+        """Decide on what is cached, whose age the append finds out; refuse on what is fresh."""
+        try:
+            return await self.decide(decide, context, fresh=False)
+        except Refusal:
+            return await self.decide(decide, context)
+
+    def _remember(
+        self, outcome: Outcome, decision: Decision, reads: dict[str, int], context: Context
+    ) -> None:
+        """Fold what was just appended into what is cached, so that the next need not load it."""
+        if not isinstance(outcome, Appended) or outcome.repeated:
+            return
+        versions = dict(reads)
+        streams: dict[str, list[Recorded]] = {}
+        for offset, new in enumerate(decision.events):
+            versions[new.stream] += 1
+            streams.setdefault(new.stream, []).append(
+                Recorded(
+                    position=outcome.first + offset,
+                    stream=new.stream,
+                    version=versions[new.stream],
+                    name=type_of(type(new.event)).name,
+                    event=new.event,
+                    time=outcome.time,
+                    actor=context.actor,
+                    command=context.command,
+                    correlation=(
+                        decision.operation or decision.correlation or str(context.command)
+                    ),
+                    addressee=new.addressee,
+                )
+            )
+        for stream, recorded in streams.items():
+            self._repository.take(stream, recorded)
 
     def _accepted(
         self, outcome: Outcome, decision: Decision, reads: dict[str, int]

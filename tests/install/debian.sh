@@ -13,7 +13,7 @@ packages=(
   # libvirt-python compiles against these
   libvirt-dev pkg-config
   # an SNMP manager, certificates, a second PostgreSQL beside the wheel
-  openssl postgresql snmp snmptrapd
+  openssl postgresql snmp snmptrapd wrk
 )
 # Java and Maven, unless others than Debian's are there already.
 command -v java >/dev/null || packages+=(openjdk-17-jre-headless)

@@ -1,0 +1,114 @@
+"""What a benchmark found: figures with their goals, printed at once and collected for one table."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+
+COLLECTED = "CHRONOVISOR_BENCH_COLLECTED"
+"""Names the file that `python -m benchmarks` has each benchmark append its figures to."""
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure: `measured` against `raw`, both in `unit`, as their ratio.
+
+    `goal` is the number of the goal in shared/PERFORMANCE.md, `limit` the ratio to reach; `at_most`
+    where a smaller ratio is better. Without a limit the figure is there to be looked at.
+    """
+
+    goal: int
+    what: str
+    measured: float
+    raw: float
+    unit: str
+    ratio: float
+    limit: float | None = None
+    at_most: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if self.limit is None:
+            return ""
+        reached = self.ratio <= self.limit if self.at_most else self.ratio >= self.limit
+        return "reached" if reached else "MISSED"
+
+    def line(self) -> str:
+        """The figure as a line of the table."""
+        sign = "<=" if self.at_most else ">="
+        wanted = "" if self.limit is None else f"{sign} {self.limit:g}"
+        return (
+            f"{self.goal:>4}  {self.what:<58} {self.measured:>12,.6g} {self.raw:>12,.6g}"
+            f" {self.unit:<6} {self.ratio:>8.3g}  {wanted:<8} {self.verdict}"
+        )
+
+
+HEAD = (
+    f"{'goal':>4}  {'what':<58} {'measured':>12} {'raw':>12} {'unit':<6} {'ratio':>8}"
+    f"  {'wanted':<8} verdict"
+)
+
+
+def report(figure: Figure) -> None:
+    """Print a figure, and note it for the table of the whole run."""
+    print(figure.line(), flush=True)
+    file = os.environ.get(COLLECTED)
+    if file:
+        with Path(file).open("ab") as collected:
+            collected.write(msgspec.json.encode(figure) + b"\n")
+
+
+def compare(
+    goal: int,
+    what: str,
+    measured: float,
+    raw: float,
+    unit: str,
+    *,
+    limit: float | None = None,
+    at_most: bool = False,
+) -> None:
+    """Report `measured / raw`."""
+    report(
+        Figure(
+            goal=goal,
+            what=what,
+            measured=measured,
+            raw=raw,
+            unit=unit,
+            ratio=measured / raw,
+            limit=limit,
+            at_most=at_most,
+        )
+    )
+
+
+def collected(file: Path) -> list[Figure]:
+    """Return the figures that a run's benchmarks noted."""
+    if not file.exists():
+        return []
+    return [msgspec.json.decode(line, type=Figure) for line in file.read_bytes().splitlines()]
+
+
+def machine() -> dict[str, object]:
+    """Return what the figures were measured on."""
+    memory = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal")
+    )
+    models = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    }
+    return {
+        "cpus": os.cpu_count(),
+        "cpu": sorted(models),
+        "memory_bytes": memory,
+        "kernel": os.uname().release,
+        "load": json.loads(json.dumps(os.getloadavg())),
+    }
