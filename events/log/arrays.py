@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Buffer, Dumper
@@ -28,6 +28,11 @@ _length = struct.Struct("!i").pack
 _int4 = struct.Struct("!ii").pack
 _int2 = struct.Struct("!ih").pack
 _int8 = struct.Struct("!iq").pack
+
+
+_SMALLS = 2_048
+_SMALL = [_int4(4, value) for value in range(_SMALLS)]
+"""Versions, counts and numbers are mostly small: looking one up is faster than packing it."""
 
 
 class Array(bytes):
@@ -59,9 +64,9 @@ def array(oid: int, elements: Collection[bytes]) -> Array:
     return Array(_header.pack(1, 1, oid, count, 1) + b"".join(elements))
 
 
-def int4_array(values: Sequence[int]) -> Array:
+def int4_array(values: Iterable[int]) -> Array:
     """Return an array of 4-byte integers."""
-    return array(INT4, [_int4(4, value) for value in values])
+    return array(INT4, [_SMALL[value] if 0 <= value < _SMALLS else int4(value) for value in values])
 
 
 def time_array(microseconds: Iterable[int]) -> Array:
@@ -98,7 +103,7 @@ def int2(value: int) -> bytes:
 
 def int4(value: int) -> bytes:
     """Encode a 4-byte integer."""
-    return _int4(4, value)
+    return _SMALL[value] if 0 <= value < _SMALLS else _int4(4, value)
 
 
 def int8(value: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from events.log import arrays
-from events.log.claims import Kind
+from events.log.claims import Effect, Kind, Need
 from events.log.port import Appended, Claimed, Conflict, KeyReused, Outcome
 from events.log.preparation import Prepared
 
@@ -54,9 +54,9 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     read_streams: list[bytes]
     read_versions: list[int]
     events: list[Elements]
-    needs: list[Elements]
-    excepted: list[tuple[int, bytes]]  # number of the need within the command, holder
-    effects: list[Elements]
+    needs: Sequence[Elements]
+    excepted: Sequence[tuple[int, bytes]]  # number of the need within the command, holder
+    effects: Sequence[Elements]
 
 
 def encode(prepared: Prepared) -> Encoded:
@@ -93,33 +93,53 @@ def encode(prepared: Prepared) -> Encoded:
         read_streams=list(streams.values()),
         read_versions=list(append.reads.values()),
         events=events,
-        needs=[
-            (
-                text(need.key),
-                frequent(need.kind),
-                text(need.excepted[0]),
-                arrays.int8(need.amount),
-                arrays.int8(need.limit),
-                frequent(need.mode),
-            )
-            for need in prepared.plan.needs
-        ],
-        excepted=[
-            (number, text(holder))
-            for number, need in enumerate(prepared.plan.needs)
-            if need.kind is not Kind.NEVER
-            for holder in need.excepted[1:]
-        ],
-        effects=[
-            (
-                text(effect.key),
-                text(effect.holder),
-                arrays.NULL if effect.holding is None else frequent(effect.holding.mode),
-                arrays.int8(0 if effect.holding is None else effect.holding.amount),
-            )
-            for effect in prepared.plan.effects
-        ],
+        needs=_needs(prepared.plan.needs),
+        excepted=_excepted(prepared.plan.needs),
+        effects=_effects(prepared.plan.effects),
     )
+
+
+def _needs(needs: Sequence[Need]) -> Sequence[Elements]:
+    if not needs:
+        return ()
+    text, frequent, int8 = arrays.text, arrays.frequent_text, arrays.int8
+    return [
+        (
+            text(need.key),
+            frequent(need.kind),
+            text(need.excepted[0]),
+            int8(need.amount),
+            int8(need.limit),
+            frequent(need.mode),
+        )
+        for need in needs
+    ]
+
+
+def _excepted(needs: Sequence[Need]) -> Sequence[tuple[int, bytes]]:
+    if not needs:
+        return ()
+    return [
+        (number, arrays.text(holder))
+        for number, need in enumerate(needs)
+        if need.kind is not Kind.NEVER
+        for holder in need.excepted[1:]
+    ]
+
+
+def _effects(effects: Sequence[Effect]) -> Sequence[Elements]:
+    if not effects:
+        return ()
+    text, frequent, int8 = arrays.text, arrays.frequent_text, arrays.int8
+    return [
+        (
+            text(effect.key),
+            text(effect.holder),
+            arrays.NULL if effect.holding is None else frequent(effect.holding.mode),
+            int8(0 if effect.holding is None else effect.holding.amount),
+        )
+        for effect in effects
+    ]
 
 
 def rising_times(group: Sequence[Encoded]) -> list[int]:
@@ -144,6 +164,7 @@ def parameters(group: Sequence[Encoded], times: Sequence[int]) -> list[arrays.Ar
     needs = _columns([encoded.needs for encoded in group], NEED_OIDS)
     effects = _columns([encoded.effects for encoded in group], EFFECT_OIDS)
     exceptions = _exceptions(group)
+    reads = [encoded.read_streams for encoded in group]
     return [
         arrays.array(arrays.TEXT, [encoded.principal for encoded in group]),
         arrays.array(arrays.TEXT, [encoded.key for encoded in group]),
@@ -152,9 +173,9 @@ def parameters(group: Sequence[Encoded], times: Sequence[int]) -> list[arrays.Ar
         arrays.time_array(times),
         arrays.int4_array(counts),
         arrays.int4_array(offsets),
-        _numbers([len(encoded.read_streams) for encoded in group]),
-        arrays.array(arrays.TEXT, [stream for encoded in group for stream in encoded.read_streams]),
-        arrays.int4_array([version for encoded in group for version in encoded.read_versions]),
+        _numbers([len(streams) for streams in reads]),
+        arrays.array(arrays.TEXT, list(chain.from_iterable(reads))),
+        arrays.int4_array(chain.from_iterable([encoded.read_versions for encoded in group])),
         _numbers(counts),
         *events[:5],
         arrays.time_array(chain.from_iterable(map(repeat, times, counts))),
@@ -168,7 +189,7 @@ def parameters(group: Sequence[Encoded], times: Sequence[int]) -> list[arrays.Ar
     ]
 
 
-def _columns(commands: list[list[Elements]], oids: Sequence[int]) -> list[arrays.Array]:
+def _columns(commands: Sequence[Sequence[Elements]], oids: Sequence[int]) -> list[arrays.Array]:
     """Turn the commands' rows into one array for each column."""
     columns = list(zip(*chain.from_iterable(commands), strict=True))
     if not columns:
@@ -178,9 +199,7 @@ def _columns(commands: list[list[Elements]], oids: Sequence[int]) -> list[arrays
 
 def _numbers(counts: Sequence[int]) -> arrays.Array:
     """Return the array that says of each row which command it is of."""
-    return arrays.int4_array(
-        list(chain.from_iterable(repeat(n, count) for n, count in enumerate(counts, 1)))
-    )
+    return arrays.int4_array(chain.from_iterable(map(repeat, range(1, len(counts) + 1), counts)))
 
 
 def _exceptions(group: Sequence[Encoded]) -> list[tuple[int, bytes]]:
@@ -188,7 +207,8 @@ def _exceptions(group: Sequence[Encoded]) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     before = 0
     for encoded in group:
-        found.extend((before + number + 1, holder) for number, holder in encoded.excepted)
+        if encoded.excepted:
+            found.extend((before + number + 1, holder) for number, holder in encoded.excepted)
         before += len(encoded.needs)
     return found
 
@@ -220,13 +240,15 @@ def outcomes(
         if outcome is not None:
             result.append(outcome)
             continue
-        count = len(encoded.events)
+        append, count = encoded.prepared.append, len(encoded.events)
         result.append(
             Appended(
                 first=first,
                 count=count,
-                time=arrays.time_of(max(floor, microseconds)),
-                answer=encoded.prepared.append.answer,
+                time=append.time.astimezone(dt.UTC)
+                if floor <= microseconds == encoded.time
+                else arrays.time_of(max(floor, microseconds)),
+                answer=append.answer,
             )
         )
         first += count

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from events.claims import Claim
@@ -69,15 +67,13 @@ def prepare(append: Append, codec: Codec) -> Prepared:
         size_bytes += len(payload) + ROW_OVERHEAD_BYTES
     if size_bytes > GROUP_BYTES_MAX:
         raise AppendTooLargeError(f"{size_bytes} B in one append exceed {GROUP_BYTES_MAX} B")
-    plan = claims.plan(_claims(append)) if append.events else claims.NOTHING
+    asked: list[Claim] = []
+    for new in append.events:
+        asked += new.event.claims(new.stream)
+    plan = claims.plan(asked) if asked else claims.NOTHING
     prepared = Prepared(append, append.answer_key, tuple(rows), plan, size_bytes)
     _refuse_nul(prepared)
     return prepared
-
-
-def _claims(append: Append) -> Iterator[Claim]:
-    for new in append.events:
-        yield from new.event.claims(new.stream)
 
 
 def _refuse_nul(prepared: Prepared) -> None:

@@ -44,7 +44,7 @@ from events.log.tasks import end
 from events.stream.port import OtherLogError
 
 LANES = 2
-LANE_READY_MIN = 24
+LANE_READY_MIN = 48
 """How many commands must be ready before a further lane starts beside a busy one."""
 CLOSE_TIMEOUT_S = 5.0
 RETRY_AFTER_S = 1.0
