@@ -132,7 +132,7 @@ class Enrolment:
             self._authority.sign_host_request(pem, _NOBODY, dt.datetime.now(dt.UTC))
         except CertificateRefusal as error:
             raise InvalidField(
-                f"The signing request is refused: {error}",
+                f"The signing request is refused: {error}.",
                 remedy="Let 'chronovisor agent join' make it.",
                 field="signing_request",
             ) from error
