@@ -17,8 +17,7 @@ Each is sent as JSON with the admin's token; [http.md](http.md) says how repeats
 problems work, and [problems.md](problems.md) lists every problem. Besides the refusals named here
 any request can meet those of every request (unknown field, wrong type, no token, ...).
 
-On the command line objects are given by name or id, fields as options: see `chronovisor --help`
-and `chronovisor vm create --help`.
+On the command line objects are given by name or id, fields as options: see [cli.md](cli.md).
 """
 KINDS = {
     "data_center": "Data centers",

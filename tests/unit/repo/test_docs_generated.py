@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from chronovisor.cli.exits import Exit
 from chronovisor.settings import NOT_SETTINGS, PREFIX, load
 from commands.catalogue import COMMANDS
 from commands.kernel.refusal import registered_refusals
@@ -66,6 +67,16 @@ def test_a_command_is_documented(name: str) -> None:
     assert f"| `{name}` |" in shown
     for field in declaration.cls.__struct_fields__:
         assert f"| `{field}`" in shown
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_commands_verb_is_documented(name: str) -> None:
+    assert f"### chronovisor {COMMANDS[name].verb}\n" in read("cli.md")
+
+
+def test_every_exit_code_is_documented() -> None:
+    for code in Exit:
+        assert f"| {int(code)} | " in read("cli.md")
 
 
 @pytest.mark.parametrize("name", sorted(TYPES))
