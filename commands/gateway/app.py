@@ -131,13 +131,13 @@ class Gateway:
             return decide_hello(world, context, host, fingerprint, hello)
 
         accepted = await self._handler.handle(decide, self._once(host), principal=f"host/{host}")
+        await self._catch_up(accepted.position)
         answer = msgspec.json.decode(accepted.answer)
         if answer.get("cloned"):
             raise ClonedIdentity(
                 "Two machines use this host's identity; both are refused.",
                 remedy="Stop the machine that is not the host, then approve the host again.",
             )
-        await self._catch_up(accepted.position)
         self._monitor.heard(host)
         log.info("a session began", host=host, session=answer["session"])
         return _json(
