@@ -99,7 +99,7 @@ class HostAgent:
             await self.lanes.close()
             await self.desk.driver.close()
             await self._gateway.close()
-            self.desk.journal.close()
+            await self.desk.journal.finish()
 
     # ------------------------------------------------------------------ what the link asks
 

@@ -22,6 +22,7 @@ import structlog
 
 from hostagent.files import flush_folder, make_private_folder, read_bounded, write_atomically
 from hostagent.records import Lost, Record, Remembered, RunKey
+from hostagent.tasks import forget
 
 JOURNAL_NAME = "journal.log"
 LOCK_NAME = "journal.lock"
@@ -70,6 +71,11 @@ class Journal:
             raise
         return journal
 
+    async def finish(self) -> None:
+        """Wait for what is being written, then close."""
+        async with self._writing:
+            self.close()
+
     def close(self) -> None:
         """Give the journal back; nothing more may be written."""
         if self._lock_descriptor >= 0:
@@ -85,14 +91,19 @@ class Journal:
 
         Raises OSError where the disk refuses; then they do not count. Not undone by cancellation.
         """
-        await asyncio.shield(asyncio.ensure_future(self._write(records, durable=True)))
+        await self._shielded(records, durable=True)
 
     async def note(self, *records: Record) -> None:
         """Write records whose loss in a crash does no harm; a refusing disk is not reported."""
         try:
-            await asyncio.shield(asyncio.ensure_future(self._write(records, durable=False)))
+            await self._shielded(records, durable=False)
         except OSError as error:
             _log.warning("journal note not written", error=str(error))
+
+    async def _shielded(self, records: tuple[Record, ...], *, durable: bool) -> None:
+        writing = asyncio.ensure_future(self._write(records, durable=durable))
+        writing.add_done_callback(forget)
+        await asyncio.shield(writing)
 
     async def _write(self, records: tuple[Record, ...], *, durable: bool) -> None:
         async with self._writing:

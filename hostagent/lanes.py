@@ -69,6 +69,8 @@ class Lanes:
             rest.cancel()
         task = asyncio.create_task(self._guard(vm, label, work, ends_run=ends_run))
         self._lanes[vm] = Lane(task=task, label=label, ends_run=ends_run)
+        # Closed because a task that is cancelled at once never begins its work.
+        task.add_done_callback(lambda _task: work.close())
         task.add_done_callback(lambda task: self._free(vm, task))
 
     def may_end(self, vm: str) -> bool:

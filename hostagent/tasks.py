@@ -25,13 +25,23 @@ async def run_together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
         task.result()
 
 
+def forget(task: asyncio.Future[None]) -> None:
+    """Take note of a task's exception although nobody asks for it any more."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def end_tasks(tasks: Iterable[asyncio.Future[None]]) -> None:
     """Cancel tasks and wait until they are over.
 
     Asked again if need be: a task can lose a cancellation that comes in the same instant as what
     it waited for (asyncio.wait_for does so in Python 3.11).
     """
-    left = {task for task in tasks if not task.done()}
+    left = set()
+    for task in tasks:
+        task.add_done_callback(forget)
+        if not task.done():
+            left.add(task)
     for _ in range(CANCEL_ATTEMPTS_MAX):
         for task in left:
             task.cancel()

@@ -68,6 +68,7 @@ class Host:
         if self._task is not None:
             await end_tasks({self._task})
             assert self._task.done()
+            self.agent.desk.journal.close()  # where it was killed before its first step
             self._task = None
 
     async def restart(self, faults: Faults | None = None) -> None:
@@ -90,3 +91,4 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     host = Host(tmp_path)
     yield host
     await host.kill()
+    assert host.engine.violations == []

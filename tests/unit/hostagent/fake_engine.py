@@ -43,6 +43,7 @@ class FakeEngine:
         self.withdrawn: list[tuple[int, str]] = []
         self.states: dict[tuple[str, int], VmStateItem] = {}
         self.outcomes: dict[str, JobItem] = {}
+        self.violations: list[str] = []
         self.away = False
         self.lose_answers = 0
         self.poll_s = 2.0
@@ -139,7 +140,7 @@ class FakeEngine:
             for known in self.reports
         )
         if repeated:
-            assert report in self.reports, "the same number stands for another report"
+            self._expect(report in self.reports, "the same number stands for another report")
         else:
             self.reports.append(report)
             for item in report.items:
@@ -160,6 +161,11 @@ class FakeEngine:
     def _require(self, session: str) -> None:
         if session != self.session:
             raise SessionEndedError("another session")
+
+    def _expect(self, holds: object, otherwise: str) -> None:
+        """Note what must never be; an agent would take an exception for a bad connection."""
+        if not holds:
+            self.violations.append(otherwise)
 
     def _changes(self, after: int) -> Intent:
         return Intent(
@@ -183,7 +189,8 @@ class FakeEngine:
                     self._take_vm(state)
             case JobItem() if item.state is not JobState.RUNNING:
                 known = self.outcomes.get(item.job)
-                assert known is None or known.state is item.state, "an outcome changed"
+                same = known is None or known.state is item.state
+                self._expect(same, f"the outcome of {item.job} changed")
                 self.outcomes[item.job] = item
                 self.jobs.pop(item.job, None)
             case _:
@@ -193,7 +200,7 @@ class FakeEngine:
         key = RunKey(item.vm, item.incarnation)
         before = self.states.get(key)
         if before is not None and before.state is VmState.ABSENT:
-            assert item.state is VmState.ABSENT, f"{key} is back although it was absent"
+            self._expect(item.state is VmState.ABSENT, f"{key} is back after it was absent")
         self.states[key] = item
         intended = self.vms.get(key)
         if item.state is VmState.ABSENT:
