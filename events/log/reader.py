@@ -117,8 +117,10 @@ class PostgresLogReader:
         """Return, for each stream named, its events after the version given, as of one instant."""
         streams, after = list(after_versions), list(after_versions.values())
         loaded: dict[str, list[Stored]] = {stream: [] for stream in streams}
+        if len(streams) == 1:
+            return {streams[0]: await self.load(streams[0], after[0])}
         if not streams:
-            return dict(loaded)
+            return {}
         for event in _stored(await self._query("load_many", {"streams": streams, "after": after})):
             loaded[event.stream].append(event)
         return dict(loaded)
