@@ -129,7 +129,7 @@ def _part(
     ready: Callable[[Launched], Awaitable[bool]] | None = None,
     before_start: Callable[[], None] | None = None,
 ) -> Part:
-    argv = (sys.executable, "-m", "chronovisor.parts", name)
+    argv = (sys.executable, "-P", "-m", "chronovisor.parts", name)
     return Part(
         name=name,
         argv=(*argv, "--dir", str(installation.folder.root), *more),

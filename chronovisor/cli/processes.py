@@ -182,7 +182,10 @@ def agent_run(
 
 
 def _become(*arguments: str) -> None:
-    """Become a part's process, which carries less than the CLI does."""
+    """Become a part's process, which carries less than the CLI does.
+
+    -P: a folder of the place where it is started may have a package's name (DIR/notifier has).
+    """
     import os
 
-    os.execv(sys.executable, [sys.executable, "-m", "chronovisor.parts", *arguments])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "chronovisor.parts", *arguments])  # noqa: S606
