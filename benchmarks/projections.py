@@ -26,10 +26,12 @@ from pathlib import Path
 
 import psycopg
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 
 from access.principals import BOOTSTRAP_ADMIN, Principal
+from benchmarks._report import compare
 from events.envelope import NewEvent, Stored
 from events.log.migrate import migrate
 from events.log.port import Append, Appended
@@ -118,8 +120,8 @@ async def rebuild(dsn: str, count: int, floor: float) -> None:
             began = time.perf_counter()
             await projector.rebuild()
             again = count / (time.perf_counter() - began)
-    print(f"goal 7: rebuild {max(first, again):,.0f} events/s ({first:,.0f} and {again:,.0f}),")
-    print(f"        COPY {floor:,.0f}: {max(first, again) / floor:.2f} of it (goal 0.45)")
+    rate = max(first, again)
+    compare(7, "rebuild of the inventory against COPY", rate, floor, "ev/s", limit=0.45)
 
 
 async def latency(dsn: str, fdatasync_s: float) -> None:
@@ -156,9 +158,16 @@ async def latency(dsn: str, fdatasync_s: float) -> None:
             await asyncio.sleep(0.002)
     times.sort()
     p50, p99 = statistics.median(times), times[int(len(times) * 0.99)]
-    print(f"goal 8: answer to visible p50 {p50 * 1e3:.2f} ms, p99 {p99 * 1e3:.2f} ms; fdatasync")
-    print(f"        {fdatasync_s * 1e6:.0f} us: {p50 / fdatasync_s:.1f} x (goal 10) and", end=" ")
-    print(f"{p99 / fdatasync_s:.1f} x (goal 60)")
+    for what, taken_s, limit in (("p50", p50, 10), ("p99", p99, 60)):
+        compare(
+            8,
+            f"answer to visible against fdatasync, {what}",
+            taken_s * 1e3,
+            fdatasync_s * 1e3,
+            "ms",
+            limit=limit,
+            at_most=True,
+        )
 
 
 async def project(dsn: str) -> None:
@@ -173,7 +182,7 @@ def forked(work: Coroutine[None, None, None]) -> Iterator[None]:
     child = os.fork()
     if child == 0:
         try:
-            asyncio.run(work)
+            uvloop.run(work)  # as the product does
         finally:
             os._exit(1)
     work.close()
@@ -217,8 +226,8 @@ async def gets(dsn: str, port: int) -> None:
     one, _ = await get(port, f"/v1/vms/{row[0]}", 10 * GET_ROUNDS)
     for limit, goal in ((1_000, 2.5), (10_000, 25.0)):
         many, length = await get(port, f"/v1/vms?limit={limit}", GET_ROUNDS)
-        print(f"goal 9: GET {limit:,} VMs {many * 1e3:.2f} ms ({length / 1e6:.1f} MB),", end=" ")
-        print(f"one {one * 1e3:.2f} ms: {many / one:.1f} x (goal {goal:g})")
+        what = f"GET {limit:,} VMs ({length / 1e6:.1f} MB) against one"
+        compare(9, what, many * 1e3, one * 1e3, "ms", limit=goal, at_most=True)
 
 
 async def serve(dsn: str, listener: socket.socket) -> None:
