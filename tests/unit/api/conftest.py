@@ -28,6 +28,7 @@ from commands.state.vm import VM
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.memory import MemoryLog
+from events.log.port import Log
 from events.types.base import Event
 
 TOKEN = "t" * 43
@@ -40,8 +41,8 @@ _FOLDS: dict[str, Fold[Any]] = {"vm": VM, "host": HOST, "operation": OPERATION}
 class Asked:
     """The API and those who ask it."""
 
-    def __init__(self, folder: Path, log: MemoryLog | None = None) -> None:
-        self.log = log or MemoryLog()
+    def __init__(self, folder: Path, log: Log | None = None) -> None:
+        self.log: Log = log or MemoryLog()
         self.handler = Handler(self.log)
         self.view = GatewayView()
         self.secret = EngineSecret(b"k" * 32)
