@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, Router
@@ -16,11 +15,12 @@ from commands.gateway.limits import BodyLimit
 
 BODY_BYTES_MAX = 256 * 1024
 _METHOD_NOT_ALLOWED = 405
-_SAFETY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-}
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
+_SAFETY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 
 
 class Application:
@@ -37,14 +37,12 @@ class Application:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        name = request_id(scope)
+        name = request_id(scope).encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = name
-                for header, value in _SAFETY_HEADERS.items():
-                    headers.setdefault(header, value)
+                headers = [each for each in message["headers"] if each[0] != _REQUEST_ID]
+                message["headers"] = [*headers, (_REQUEST_ID, name), *_SAFETY_HEADERS]
             await send(message)
 
         await self._bounded(scope, receive, send_with_id)
