@@ -7,13 +7,40 @@ the same memory twice; the append checks everything again.
 
 from __future__ import annotations
 
+import datetime as dt
+import heapq
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
-from commands.scheduler.first_fit import Candidate
+from commands.kernel.fold import Fold, Loaded, World
+from commands.scheduler.first_fit import Choice, Need
+from commands.scheduler.fleet import Fleet
+from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, VmState, VmStatus
 from events.envelope import Recorded
+from events.types.operation import OperationTimerSet
+from events.types.vm import VmPlaced
+
+State = TypeVar("State")
+Timer = tuple[dt.datetime, str, str]
+"""When it is due, of which operation, under which name."""
+
+
+class FactsWorld(World):
+    """The world as the facts have it: nothing is loaded, and what is appended is checked."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__({})
+        self._facts = facts
+
+    def get(self, fold: Fold[State], object_id: str) -> State | None:
+        """Return the state of an object as of the facts' position, None if there is none now."""
+        loaded = self._facts.loaded(fold.kind, object_id)
+        self.reads[fold.stream(object_id)] = loaded.version
+        return cast("State | None", loaded.state)
 
 
 class Facts:
@@ -21,6 +48,10 @@ class Facts:
 
     def __init__(self) -> None:
         self.position = 0
+        self.clusters: dict[str, ClusterState] = {}
+        self._versions: dict[str, int] = {}
+        self._fleet = Fleet()
+        self._timers: list[Timer] = []
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
         self.operations: dict[str, OperationState] = {}
@@ -28,12 +59,13 @@ class Facts:
         self._by_target: dict[str, set[str]] = defaultdict(set)
         self._on_host: dict[str, set[str]] = defaultdict(set)
         self._waits_for: dict[str, set[str]] = defaultdict(set)
-        self._memory: dict[str, int] = defaultdict(int)
-        self._reserved: dict[str, tuple[str, int, int]] = {}
+        self._reserved: dict[str, tuple[str, int]] = {}
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
         self.position = recorded.position
+        if recorded.kind in _FOLDED:
+            self._versions[recorded.stream] = recorded.version
         match recorded.kind:
             case "vm":
                 self._take_vm(recorded)
@@ -41,6 +73,38 @@ class Facts:
                 self._take_host(recorded)
             case "operation":
                 self._take_operation(recorded)
+            case "cluster":
+                self._take_cluster(recorded)
+
+    def loaded(self, kind: str, object_id: str) -> Loaded:
+        """Return a stream's version and state; KeyError for a kind that is not folded here."""
+        states: dict[str, Any] = _FOLDED[kind](self)
+        version = self._versions.get(f"{kind}/{object_id}", 0)
+        return Loaded(version, states.get(object_id))
+
+    def due(self, now: dt.datetime) -> list[Timer]:
+        """Return the timers whose time has come."""
+        found: list[Timer] = []
+        while (first := self._first_timer()) is not None and first[0] <= now:
+            found.append(heapq.heappop(self._timers))
+        for timer in found:  # they stay until the log says that they have fired
+            heapq.heappush(self._timers, timer)
+        return found
+
+    def next_due(self) -> dt.datetime | None:
+        """Return when the next timer is due, None if none is set."""
+        first = self._first_timer()
+        return first[0] if first is not None else None
+
+    def _first_timer(self) -> Timer | None:
+        """Return the earliest timer that is still set."""
+        while self._timers:
+            due, operation_id, name = self._timers[0]
+            operation = self.operations.get(operation_id)
+            if operation is not None and operation.timers.get(name) == due:
+                return self._timers[0]
+            heapq.heappop(self._timers)
+        return None
 
     def concerned(self, recorded: Recorded) -> set[str]:
         """Return the open operations that an event may move."""
@@ -55,20 +119,22 @@ class Facts:
                 concerned |= self._by_target.get(f"host/{host}", set())
         return concerned
 
-    def candidates(self) -> list[Candidate]:
-        """Return every host with the memory that is placed on it or reserved."""
-        reserved: dict[str, int] = defaultdict(int)
-        for host, memory, _position in self._reserved.values():
-            reserved[host] += memory
-        return [
-            Candidate(host=host, memory_taken_bytes=self._memory[key] + reserved[key])
-            for key, host in self.hosts.items()
-        ]
+    def choose(self, need: Need) -> Choice:
+        """Return the host that a VM is placed on; see `Fleet.choose`."""
+        return self._fleet.choose(need)
 
-    def reserve(self, vm: str, host: str, position: int) -> None:
-        """Count a VM on a host until the event at `position` that placed it is folded."""
-        if position > self.position:
-            self._reserved[vm] = (host, _memory_bytes(self.vms[vm]), position)
+    def reserve(self, vm: str, host: str) -> None:
+        """Count a VM on a host from the decision to place it there until that is folded."""
+        self.give_back(vm)
+        memory_bytes = _memory_bytes(self.vms[vm])
+        self._reserved[vm] = (host, memory_bytes)
+        self._fleet.take(host, memory_bytes)
+
+    def give_back(self, vm: str) -> None:
+        """Count a reservation no more: its append was refused, or is folded."""
+        reserved = self._reserved.pop(vm, None)
+        if reserved is not None:
+            self._fleet.take(reserved[0], -reserved[1])
 
     def names_on(self, host: str) -> list[str]:
         """Return the names of the VMs that may run on a host, stale copies included."""
@@ -90,20 +156,19 @@ class Facts:
         if after is None:
             return
         self._account(before, -1)
+        self.vms[key] = after
         if after.status is VmStatus.REMOVED:
-            self.vms.pop(key, None)
+            self._forget_removed(recorded.stream)
         else:
-            self.vms[key] = after
             self._account(after, 1)
-        reserved = self._reserved.get(key)
-        if reserved is not None and recorded.position >= reserved[2]:
-            del self._reserved[key]
+        if isinstance(recorded.event, VmPlaced):
+            self.give_back(key)
 
     def _account(self, vm: VmState | None, sign: int) -> None:
         if vm is None:
             return
         for host in vm.may_run_on:
-            self._memory[host] += sign * _memory_bytes(vm)
+            self._fleet.take(host, sign * _memory_bytes(vm))
         copies = {*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies)}
         waits_for = copies | {entry.host for entry in vm.jobs}
         for index, hosts in ((self._on_host, copies), (self._waits_for, waits_for)):
@@ -117,6 +182,7 @@ class Facts:
         after = HOST.evolve(self.hosts.get(recorded.object_id), recorded)
         if after is None:
             return
+        self._fleet.put(after)
         self._proved_off.pop(recorded.object_id, None)
         if after.proved_off and not after.removed:
             self._proved_off[recorded.object_id] = after
@@ -133,12 +199,28 @@ class Facts:
         if after.open:
             self.operations[key] = after
             self._by_target[after.target].add(key)
+            if isinstance(recorded.event, OperationTimerSet):
+                heapq.heappush(self._timers, (recorded.event.due, key, recorded.event.timer))
             return
         self.operations.pop(key, None)
+        self._versions.pop(recorded.stream, None)
         waiting = self._by_target.get(after.target, set())
         waiting.discard(key)
         if not waiting:
             self._by_target.pop(after.target, None)
+            self._forget_removed(after.target)
+
+    def _forget_removed(self, target: str) -> None:
+        """Forget a VM that was removed, once no operation looks at it any more."""
+        key = target.partition("/")[2]
+        vm = self.vms.get(key)
+        if vm is not None and vm.status is VmStatus.REMOVED and target not in self._by_target:
+            del self.vms[key]
+
+    def _take_cluster(self, recorded: Recorded) -> None:
+        after = CLUSTER.evolve(self.clusters.get(recorded.object_id), recorded)
+        if after is not None:
+            self.clusters[recorded.object_id] = after
 
     def _hosts_of(self, vm: str) -> set[str]:
         state = self.vms.get(vm)
@@ -168,3 +250,12 @@ def _memory_bytes(vm: VmState) -> int:
 def _named_host(recorded: Recorded) -> set[str]:
     host = getattr(recorded.event, "host", None)
     return {host} if isinstance(host, str) else set()
+
+
+_FOLDED: dict[str, Callable[[Facts], dict[str, Any]]] = {
+    "vm": lambda facts: facts.vms,
+    "host": lambda facts: facts.hosts,
+    "cluster": lambda facts: facts.clusters,
+    "operation": lambda facts: facts.operations,
+}
+"""The kinds of streams that are folded, and where their states are."""

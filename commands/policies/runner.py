@@ -7,25 +7,25 @@ that stream's version, so that a process which lost its place fails at its next 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
-from commands.kernel.handler import Handler
 from commands.kernel.refusal import Refusal
 from commands.policies.catalogue import SAGAS
-from commands.policies.facts import Facts, ended_with_host
+from commands.policies.facts import Facts, FactsWorld, ended_with_host
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.state.host import HOST
 from commands.state.operation import OPERATION, OperationState, StepState
 from commands.state.orders import withdraw_run_jobs
 from commands.state.vm import VM
 from events.codec import CODEC
-from events.envelope import NewEvent
+from events.envelope import NewEvent, Recorded
 from events.log.port import (
     Append,
     Appended,
@@ -41,6 +41,8 @@ from events.types.vm import DownReason, VmDown, VmPlaced, VmStaleCopyGone
 
 POLICY = "operations"
 _STREAM = f"policy/{POLICY}"
+_AT_ONCE_MAX = 128
+"""How many operations are moved beside each other."""
 _MOVES_MAX = 50
 """The most moves of one operation in a row, before others get their turn."""
 _RETRY_S = 0.5
@@ -62,11 +64,11 @@ class Runner:
         self, events: Log, source: ContextSource, timeouts: Timeouts, process: str
     ) -> None:
         self._log = events
-        self._handler = Handler(events)
         self._source = source
         self._timeouts = timeouts
         self._process = process
         self._facts = Facts()
+        self._reading = asyncio.Lock()
         self._elected_version = 0
         self._dirty: dict[str, None] = {}
         self._put_off: set[str] = set()
@@ -106,10 +108,23 @@ class Runner:
         await self._end_lost_runs()
         await self._fire_timers()
         while self._dirty:
-            operation = next(iter(self._dirty))
-            del self._dirty[operation]
-            await self._advance(operation)
+            batch = list(itertools.islice(self._dirty, _AT_ONCE_MAX))
+            for operation in batch:
+                del self._dirty[operation]
+            await self._advance_all(batch)
             await self._catch_up(collect=True)
+
+    async def _advance_all(self, operations: list[str]) -> None:
+        """Make the moves of several operations beside each other: their appends share commits.
+
+        Decisions are made one at a time, each counting what those before it reserved.
+        """
+        ended = await asyncio.gather(
+            *(self._advance(operation) for operation in operations), return_exceptions=True
+        )
+        failures = [one for one in ended if isinstance(one, BaseException)]
+        for failure in sorted(failures, key=lambda one: not isinstance(one, SupersededError)):
+            raise failure
 
     async def _elect(self) -> None:
         while True:
@@ -124,20 +139,25 @@ class Runner:
                 return
 
     async def _catch_up(self, *, collect: bool) -> None:
-        while True:
-            stored = await self._log.read(self._facts.position)
-            for one in stored:
-                recorded = CODEC.decode(one)
-                if recorded.stream == _STREAM and recorded.version > self._elected_version:
-                    raise _superseded()
-                if collect:
-                    before = self._facts.concerned(recorded)
-                self._facts.take(recorded)
-                if collect:
-                    for operation in before | self._facts.concerned(recorded):
-                        self._dirty[operation] = None
-            if not stored:
-                return
+        """Take in everything new; with `collect`, note which operations it may move."""
+        async with self._reading:
+            while stored := await self._log.read(self._facts.position):
+                for one in stored:
+                    self._take(CODEC.decode(one), collect=collect)
+
+    async def _reach(self, position: int) -> None:
+        """Take in everything up to a position that is known to be in the log."""
+        while self._facts.position < position:
+            await self._catch_up(collect=True)
+
+    def _take(self, recorded: Recorded, *, collect: bool) -> None:
+        if recorded.stream == _STREAM and recorded.version > self._elected_version:
+            raise _superseded()
+        before = self._facts.concerned(recorded) if collect else set()
+        self._facts.take(recorded)
+        if collect:
+            for operation in before | self._facts.concerned(recorded):
+                self._dirty[operation] = None
 
     async def _advance(self, operation_id: str) -> None:
         """Make an operation's moves until it waits."""
@@ -160,61 +180,77 @@ class Runner:
         self._dirty[operation_id] = None
 
     async def _move(self, operation: OperationState, saga: Saga) -> bool:
-        """Make one move; False where the operation waits."""
+        """Make one move; False where the operation waits.
+
+        It is decided on the facts, which may lag: then the append is refused, and it is decided
+        again once they have caught up.
+        """
         context = self._source(f"policy/{POLICY}")
-        position = self._facts.position
-        candidates = self._facts.candidates() if saga.places else ()
-        on_target = self._facts.names_on(operation.target_id)
-
-        def decide(world: World, context: Context) -> Decision:
-            current = world.get(OPERATION, operation.id)
-            if current is None or not current.open:
-                return Decision(id=operation.id)
-            scene = Scene(
-                operation=current,
-                world=world,
-                context=context,
-                input=position,
-                candidates=candidates,
-                vms_on_target=on_target,
-                timeouts=self._timeouts,
-            )
-            try:
-                return Decision(id=operation.id, events=saga.advance(scene))
-            except Refusal as refusal:
-                return Decision(id=operation.id, events=_refused(scene, saga, refusal))
-
-        stream = OPERATION.stream(operation.id)
-        decision, reads = await self._handler.decide(decide, context, {stream: OPERATION})
-        if not decision.events:
+        world = FactsWorld(self._facts)
+        events = self._next_events(operation, saga, world, context)
+        if not events:
             return False
-        return await self._commit(operation, context, decision, reads)
+        placed = {
+            new.stream.partition("/")[2]: new.event.host
+            for new in events
+            if isinstance(new.event, VmPlaced)
+        }
+        for vm, host in placed.items():
+            self._facts.reserve(vm, host)
+        try:
+            outcome = await self._commit(operation, context, events, world.reads)
+        except BaseException:
+            self._give_back(placed)
+            raise
+        if isinstance(outcome, Appended):
+            await self._reach(outcome.last)
+            return True
+        self._give_back(placed)
+        if isinstance(outcome, Claimed):
+            log.info("a claim refused a move", operation=operation.id, key=outcome.key)
+            self._put_off.add(operation.id)
+            return False
+        await self._catch_up(collect=True)
+        return True
+
+    def _next_events(
+        self, operation: OperationState, saga: Saga, world: World, context: Context
+    ) -> tuple[NewEvent, ...]:
+        current = world.get(OPERATION, operation.id)
+        if current is None or not current.open:
+            return ()
+        scene = Scene(
+            operation=current,
+            world=world,
+            context=context,
+            input=self._facts.position,
+            choose=self._facts.choose,
+            vms_on_target=self._facts.names_on(operation.target_id),
+            timeouts=self._timeouts,
+        )
+        try:
+            return saga.advance(scene)
+        except Refusal as refusal:
+            return _refused(scene, saga, refusal)
+
+    def _give_back(self, vms: Iterable[str]) -> None:
+        for vm in vms:
+            self._facts.give_back(vm)
 
     async def _commit(
         self,
         operation: OperationState,
         context: Context,
-        decision: Decision,
+        events: Sequence[NewEvent],
         reads: dict[str, int],
-    ) -> bool:
-        outcome = await self._append(
+    ) -> Appended | Claimed | Conflict:
+        return await self._append(
             context,
-            reads | {_STREAM: self._elected_version},
-            decision.events,
+            {event.stream: 0 for event in events} | reads | {_STREAM: self._elected_version},
+            events,
             operation.id,
             f"{_STREAM}@{self._elected_version}",
         )
-        if isinstance(outcome, Claimed):
-            log.info("a claim refused a move", operation=operation.id, key=outcome.key)
-            self._put_off.add(operation.id)
-            return False
-        if isinstance(outcome, Appended):
-            for position, event in enumerate(decision.events, outcome.first):
-                if isinstance(event.event, VmPlaced):
-                    vm = event.stream.partition("/")[2]
-                    self._facts.reserve(vm, event.event.host, position)
-        await self._catch_up(collect=True)
-        return True
 
     async def _append(
         self,
@@ -236,10 +272,8 @@ class Runner:
                 time=context.time,
             )
         )
-        if isinstance(outcome, Conflict):
-            if outcome.stream == _STREAM and self._elected_version:
-                raise _superseded()
-            self._handler.forget(reads)
+        if isinstance(outcome, Conflict) and outcome.stream == _STREAM and self._elected_version:
+            raise _superseded()
         if isinstance(outcome, Appended | Claimed | Conflict):
             return outcome
         message = f"an append under a fresh command id met {outcome}"
@@ -270,44 +304,36 @@ class Runner:
     async def _end_lost_runs(self) -> None:
         """End the runs on hosts that were proved off since the runs were placed."""
         for vm_id, host_id in self._facts.lost():
-
-            def decide(
-                world: World, context: Context, vm_id: str = vm_id, host_id: str = host_id
-            ) -> Decision:
-                del context
-                return _end_lost_run(world, vm_id, host_id)
-
-            context = self._source(f"policy/{POLICY}")
-            decision, reads = await self._handler.decide(decide, context)
+            world = FactsWorld(self._facts)
+            decision = _end_lost_run(world, vm_id, host_id)
             if decision.events:
-                fenced = reads | {_STREAM: self._elected_version}
+                fenced = world.reads | {_STREAM: self._elected_version}
+                context = self._source(f"policy/{POLICY}")
                 await self._append(context, fenced, decision.events, None, None)
             await self._catch_up(collect=True)
 
     async def _fire_timers(self) -> None:
         now = self._source(f"policy/{POLICY}").time
-        for operation in list(self._facts.operations.values()):
-            for timer, due in operation.timers.items():
-                if due <= now:
-                    stream = OPERATION.stream(operation.id)
-                    await self._append(
-                        self._source(f"policy/{POLICY}"),
-                        {stream: operation.version, _STREAM: self._elected_version},
-                        (NewEvent(stream, e.OperationTimerFired(timer=timer)),),
-                        operation.id,
-                        None,
-                    )
-                    break
+        for _due, operation_id, timer in self._facts.due(now):
+            operation = self._facts.operations[operation_id]
+            stream = OPERATION.stream(operation_id)
+            await self._append(
+                self._source(f"policy/{POLICY}"),
+                {stream: operation.version, _STREAM: self._elected_version},
+                (NewEvent(stream, e.OperationTimerFired(timer=timer)),),
+                operation_id,
+                None,
+            )
         await self._catch_up(collect=True)
 
     def _until_next_timer_s(self) -> float:
         if self._put_off or self._facts.lost():
             return _RETRY_S
         now = self._source(f"policy/{POLICY}").time
-        dues = [due for op in self._facts.operations.values() for due in op.timers.values()]
-        if not dues:
+        due = self._facts.next_due()
+        if due is None:
             return _WAIT_S_MAX
-        return max(0.01, min(_WAIT_S_MAX, (min(dues) - now).total_seconds()))
+        return max(0.01, min(_WAIT_S_MAX, (due - now).total_seconds()))
 
 
 def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]:

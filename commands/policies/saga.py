@@ -14,7 +14,7 @@ import msgspec
 
 from commands.kernel.command import Context
 from commands.kernel.fold import World
-from commands.scheduler.first_fit import Candidate
+from commands.scheduler.first_fit import Choice, Need
 from commands.state.host import HOST, HostState, HostStatus
 from commands.state.operation import OperationState, StepState
 from events.envelope import NewEvent
@@ -45,15 +45,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """What a saga sees when it is asked for its next move.
 
-    `input` is the position up to which the log was taken in; `candidates` are all hosts with what
-    is placed on them, reservations of unfinished starts included.
+    `input` is the position up to which the log was taken in; `choose` finds a host among all,
+    with what is placed on them, reservations of unfinished starts included.
     """
 
     operation: OperationState
     world: World
     context: Context
     input: int
-    candidates: Sequence[Candidate] = ()
+    choose: Callable[[Need], Choice]
     vms_on_target: Sequence[str] = ()
     timeouts: Timeouts = Timeouts()
 
@@ -147,4 +147,3 @@ class Saga(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     steps: tuple[Step, ...]
     advance: Advance
-    places: bool = False

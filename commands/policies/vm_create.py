@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.first_fit import Need, choose
+from commands.scheduler.first_fit import Need
 from commands.state import lookup
 from commands.state.operation import StepState
 from commands.state.orders import order_job, withdraw_job
@@ -35,7 +35,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     return _assign(scene, vm)
 
 
-SAGA = Saga(kind="vm.create", steps=STEPS, advance=advance, places=True)
+SAGA = Saga(kind="vm.create", steps=STEPS, advance=advance)
 
 
 def _job_id(scene: Scene) -> str:
@@ -52,7 +52,7 @@ def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         only_host=scene.operation.host,
         only_host_why="Another host was named for the VM's disks.",
     )
-    choice = choose(need, scene.candidates)
+    choice = scene.choose(need)
     if choice.host is None:
         reason = f"No host can hold its disks. {choice.refusal}"
         refused = e.OperationStepRefused(

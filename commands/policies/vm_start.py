@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.first_fit import Choice, Need, choose
+from commands.scheduler.first_fit import Choice, Need
 from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HOST
@@ -44,7 +42,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     return _place(scene, vm)
 
 
-SAGA = Saga(kind="vm.start", steps=STEPS, advance=advance, places=True)
+SAGA = Saga(kind="vm.start", steps=STEPS, advance=advance)
 
 
 def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
@@ -76,20 +74,11 @@ def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:
 
 
 def _choose(scene: Scene, need: Need) -> Choice:
-    """Choose among the candidates, the chosen one as its own stream shows it now.
-
-    So the host is read, and the append fails where it was changed meanwhile.
-    """
-    candidates = {candidate.host.id: candidate for candidate in scene.candidates}
-    while True:
-        choice = choose(need, list(candidates.values()))
-        if choice.host is None:
-            return choice
-        key = choice.host.id
-        now = scene.world.get(HOST, key)
-        if now is None or now == choice.host:
-            return choice
-        candidates[key] = msgspec.structs.replace(candidates[key], host=now)
+    """Choose a host, and read it: the append fails where it was changed meanwhile."""
+    choice = scene.choose(need)
+    if choice.host is not None:
+        scene.world.get(HOST, choice.host.id)
+    return choice
 
 
 def _placed(

@@ -141,6 +141,11 @@ FILTERS: tuple[Filter, ...] = (
 )
 
 
+def fits(need: Need, candidate: Candidate) -> bool:
+    """Tell whether every filter lets the host through."""
+    return all(check(need, candidate) is None for check in FILTERS)
+
+
 def choose(need: Need, candidates: Sequence[Candidate]) -> Choice:
     """Return the first fitting host of the cluster, by name; else every host's reasons."""
     of_cluster = sorted(
