@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from events.log import connection
 from events.log.connection import NoLogError, NotDurableError
 from events.log.migrate import migrate
 from events.log.port import (
@@ -50,9 +51,9 @@ async def log(database: Database) -> AsyncIterator[PostgresLog]:
 
 
 def execute(database: Database, *statements: str) -> None:
-    with psycopg.connect(database.url, autocommit=True) as connection:
+    with psycopg.connect(database.url, autocommit=True) as session:
         for statement in statements:
-            connection.execute(statement)  # type: ignore[arg-type, unused-ignore]
+            session.execute(statement)  # type: ignore[arg-type, unused-ignore]
 
 
 # --- what the log refuses to work on -------------------------------------------------------------
@@ -74,6 +75,15 @@ async def test_a_server_that_does_not_sync_is_refused(
 async def test_a_database_that_commits_asynchronously_is_refused(database: Database) -> None:
     execute(database, f'alter database "{database.name}" set synchronous_commit = off')
     with pytest.raises(NotDurableError, match="synchronous_commit = off"):
+        async with PostgresLog.open(database.url):
+            pass
+
+
+async def test_a_server_that_is_too_old_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SERVER_VERSION_MIN", 990_000)
+    with pytest.raises(NotDurableError, match="needs PostgreSQL 99 or newer"):
         async with PostgresLog.open(database.url):
             pass
 
@@ -124,8 +134,8 @@ async def test_a_reader_in_another_process_hears_of_an_event_at_once(
 async def test_a_reader_that_hears_nothing_asks(database: Database, log: PostgresLog) -> None:
     async with PostgresLogReader.open(database.url, poll_interval_s=0.1) as reader:
         await reader.wait(0, 0.2)
-        with psycopg.connect(database.url) as connection:
-            connection.execute(
+        with psycopg.connect(database.url) as session:
+            session.execute(
                 "insert into log.log values"
                 " (1, now(), gen_random_uuid(), 1, 1, 'vm/1', 'sample.noted', 'ann', null, null,"
                 " null, '{}')"
@@ -172,8 +182,8 @@ async def test_a_caller_that_leaves_harms_no_other(log: PostgresLog) -> None:
 
 
 async def test_who_holds_the_lock_is_waited_for(database: Database, log: PostgresLog) -> None:
-    with psycopg.connect(database.url) as connection:
-        connection.execute("select pg_advisory_xact_lock(7301)")
+    with psycopg.connect(database.url) as session:
+        session.execute("select pg_advisory_xact_lock(7301)")
         waiting = asyncio.ensure_future(log.append(command({}, noted("vm/1"))))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -187,8 +197,8 @@ async def test_a_lock_that_is_never_given_back_makes_the_log_unavailable(
         database.url, codec=SAMPLE_CODEC, limits=Limits(answer_timeout_s=0.5, lock_timeout_ms=200)
     ) as log:
         append = command({}, noted("vm/1"), key="k")
-        with psycopg.connect(database.url) as connection:
-            connection.execute("select pg_advisory_xact_lock(7301)")
+        with psycopg.connect(database.url) as session:
+            session.execute("select pg_advisory_xact_lock(7301)")
             with pytest.raises(UnavailableError):
                 await log.append(append)
         outcome = await log.append(append)
