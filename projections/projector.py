@@ -106,11 +106,17 @@ class Projector:
         self._retry_s = RETRY_S_MIN
 
     async def run(self) -> None:
-        """Work, or stand by, until cancelled; whatever fails is tried again, and shown."""
+        """Work, or stand by, until cancelled; whatever fails is tried again, and shown.
+
+        Raises OtherLogError where the stream itself finds the log exchanged under it (a restore):
+        only a stream that is opened anew can go on.
+        """
         try:
             while True:
                 try:
                     await self._session()
+                except OtherLogError:
+                    raise
                 except UnknownEventError as error:
                     notes = " ".join(getattr(error, "__notes__", ()))
                     await self._pause(ProjectorStatus.HALTED, f"{error} {notes}".strip())

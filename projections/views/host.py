@@ -46,6 +46,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A host as the API shows it.
 
     `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session.
+    `confirmed_off`: an admin vouched that the machine is off, and nothing was heard of it since.
     `last_contact` is as exact as the events are: a host that answers is not recorded each time.
     `vms` counts those placed on the host.
     """
@@ -62,6 +63,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     approved: bool
     joined: bool = False
     silent: bool = False
+    confirmed_off: bool = False
     duplicate: bool = False
     duty: Duty = Duty.ACTIVE
     maintenance_reason: str = ""
@@ -109,10 +111,10 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.INSTALLING
     if not document.approved:
         return HostStatus.PENDING_APPROVAL
-    if document.silent:
-        return HostStatus.NON_RESPONSIVE
     if document.duty is Duty.MAINTENANCE:
         return HostStatus.MAINTENANCE
+    if document.silent:
+        return HostStatus.NON_RESPONSIVE
     if document.duty is Duty.PREPARING:
         return HostStatus.PREPARING_FOR_MAINTENANCE
     return HostStatus.UNASSIGNED if document.session is None else HostStatus.UP
@@ -146,6 +148,8 @@ def _session_started(
         "session": event.session,
         "boot": event.boot,
         "silent": False,
+        "confirmed_off": False,
+        "clock_skew_s": None,
         "last_contact": recorded.time,
     }
 
@@ -176,6 +180,12 @@ def _maintenance_entered(
     return {"duty": Duty.MAINTENANCE}
 
 
+def _confirmed_off(
+    document: HostDocument, event: e.HostConfirmedOff, recorded: Recorded
+) -> Changes:
+    return {"confirmed_off": True}
+
+
 def _duplicate_refused(
     document: HostDocument, event: e.HostDuplicateRefused, recorded: Recorded
 ) -> Changes:
@@ -202,6 +212,7 @@ CHANGES: dict[type[Event], Change] = {
     e.HostActivated: _activated,
     e.HostMaintenanceRequested: _maintenance_requested,
     e.HostMaintenanceEntered: _maintenance_entered,
+    e.HostConfirmedOff: _confirmed_off,
     e.HostDuplicateRefused: _duplicate_refused,
     e.HostUnmanagedDomainsFound: _unmanaged_domains_found,
     e.HostClockSkewed: _clock_skewed,
@@ -227,12 +238,8 @@ VIEW = _HostView(
     create=_create,
     changes=CHANGES,
     removed=e.HostRemoved,
-    ignores=frozenset(
-        {
-            e.HostEnrolmentTokenIssued,  # the token is between the admin and the machine
-            e.HostConfirmedOff,  # what ran there ends by events of the VMs; the host stays silent
-        }
-    ),
+    # The token is between the admin and the machine.
+    ignores=frozenset({e.HostEnrolmentTokenIssued}),
 )
 evolve = VIEW.evolve
 
@@ -285,6 +292,9 @@ def explained(document: HostDocument) -> HostDocument:
     reason, what_next = reason.format(**words), what_next.format(**words)
     if document.silent and document.status is not HostStatus.NON_RESPONSIVE:
         reason += f" It does not answer either, while it is {spoken(document.status)}."
+    if document.confirmed_off:
+        reason += " An admin confirmed that its machine is off."
+        what_next = "It is up again once its agent says hello."
     for operation in document.operations:
         if operation.remedy:
             what_next = f"{operation.reason} {operation.remedy}"

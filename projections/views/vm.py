@@ -157,17 +157,17 @@ def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Chan
     return {
         "host": host,
         "incarnation": event.incarnation,
+        "stop_requested": False,
+        "hostname": "",
+        "addresses": (),
         "may_run_on": (*others, host),
         **_pending(event.spec.configuration, configuration_of(document)),
     }
 
 
 def _started(document: VmDocument, event: e.VmStarted, recorded: Recorded) -> Changes:
-    changes = known(
-        document,
-        VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP,
-        recorded,
-    )
+    status = VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP
+    changes = {} if document.stop_requested else known(document, status, recorded)
     if event.restored:
         changes["saved_memory"] = None
     return changes
@@ -193,8 +193,15 @@ def _continued(document: VmDocument, event: e.VmContinued, recorded: Recorded) -
     return {"pause_reason": None, **known(document, VmStatus.UP, recorded)}
 
 
-def _powering_down(document: VmDocument, event: Event, recorded: Recorded) -> Changes:
+def _shutdown_requested(
+    document: VmDocument, event: e.VmShutdownRequested, recorded: Recorded
+) -> Changes:
     return known(document, VmStatus.POWERING_DOWN, recorded)
+
+
+def _stop_requested(document: VmDocument, event: e.VmStopRequested, recorded: Recorded) -> Changes:
+    stopping = document.host is not None
+    return {"stop_requested": stopping, **known(document, VmStatus.POWERING_DOWN, recorded)}
 
 
 def _reboot_requested(
@@ -224,6 +231,7 @@ def _run_ended(document: VmDocument, host: str, status: VmStatus, recorded: Reco
     return {
         "host": None,
         "may_run_on": tuple(other for other in document.may_run_on if other.id != host),
+        "stop_requested": False,
         "pause_reason": None,
         "hostname": "",
         "addresses": (),
@@ -295,8 +303,8 @@ CHANGES: dict[type[Event], Change] = {
     e.VmGuestReported: _guest_reported,
     e.VmPaused: _paused,
     e.VmContinued: _continued,
-    e.VmShutdownRequested: _powering_down,
-    e.VmStopRequested: _powering_down,
+    e.VmShutdownRequested: _shutdown_requested,
+    e.VmStopRequested: _stop_requested,
     e.VmShutdownFailed: _up_as_before,
     e.VmRebootRequested: _reboot_requested,
     e.VmRebooted: _rebooted,

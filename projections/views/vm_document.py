@@ -83,6 +83,7 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cluster: Reference
     data_center: Link
     incarnation: int = 0
+    stop_requested: bool = False
     may_run_on: tuple[Reference, ...] = ()
     disks_host: Reference | None = None
     saved_memory: SavedMemory | None = None

@@ -18,6 +18,7 @@ import pytest
 from events.log.migrate import migrate
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
+from events.stream.port import OtherLogError
 from projections.projector import Projector, ProjectorStatus
 from tests.harness.postgres import Database, PostgresServer
 from tests.unit.projections.history import History, ListStream, busy_history, write_log
@@ -31,6 +32,7 @@ CHILD = """
 import asyncio, sys
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
+from events.stream.port import OtherLogError
 from projections.projector import Projector
 
 async def main(dsn):
@@ -235,6 +237,32 @@ async def test_another_log_begins_anew(database: Database) -> None:
     async with running(Projector(ListStream(restored), database.url)) as projector:
         await until(lambda: position_of(database.url) == len(restored.events), "the new log")
     assert_is_fold(database.url, restored)
+
+
+async def test_a_log_exchanged_under_the_stream_ends_it(database: Database) -> None:
+    """A restore under a running process: the next process opens the log that is there then."""
+    migrate(database.url)
+    history = busy_history(10, 200)
+    write_log(database.url, history.events)
+    async with PostgresLogReader.open(database.url, poll_interval_s=0.05) as reader:
+        projector = Projector(DirectStream(reader, wait_s=0.2), database.url, time_scale=0.05)
+        task = asyncio.create_task(projector.run())
+        await caught_up(projector, len(history.events))
+        with psycopg.connect(database.url) as connection:
+            connection.execute("UPDATE log.log_identity SET log_id = gen_random_uuid()")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'chronovisor log%'"
+            )
+        async with asyncio.timeout(TIMEOUT_S):
+            with pytest.raises(OtherLogError):
+                await task
+    async with (
+        PostgresLogReader.open(database.url) as reader,
+        running(Projector(DirectStream(reader), database.url)) as projector,
+    ):
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
 
 
 async def test_an_unknown_event_halts_it_visibly(database: Database) -> None:

@@ -1,0 +1,151 @@
+"""The inventory says what the decisions see: both fold the same events, each for itself."""
+
+from collections.abc import Callable
+
+import pytest
+
+from commands.state.host import HOST, HostState, HostStatus
+from commands.state.vm import VM, VmState, VmStatus
+from events.types import host as host_events
+from events.types import vm as e
+from events.types.base import Event
+from projections.views.host import HostDocument
+from projections.views.host import HostStatus as ShownHostStatus
+from projections.views.inventory import Inventory
+from projections.views.vm_document import VmDocument
+from projections.views.vm_document import VmStatus as ShownVmStatus
+from tests.unit.projections.history import History, busy_history
+
+
+def _about_vm(history: History, host: str, incarnation: int) -> Event:
+    """Anything that may be told of a VM and its run."""
+    name, host_name = "web01", "host1"
+    makers: list[Callable[[], Event]] = [
+        lambda: e.VmStartAbandoned(name=name, reason="none"),
+        lambda: e.VmStarted(
+            name=name,
+            host=host,
+            host_name=host_name,
+            incarnation=incarnation,
+            restored=history.random.random() < 0.3,
+        ),
+        lambda: e.VmUp(name=name, host=host, host_name=host_name, incarnation=incarnation),
+        lambda: e.VmPaused(name=name, incarnation=incarnation, reason=e.PauseReason.IO_ERROR),
+        lambda: e.VmContinued(name=name, incarnation=incarnation),
+        lambda: e.VmShutdownRequested(name=name, incarnation=incarnation),
+        lambda: e.VmShutdownFailed(name=name, incarnation=incarnation, reason="none"),
+        lambda: e.VmStopRequested(name=name, incarnation=incarnation, host=host),
+        lambda: e.VmRebootRequested(name=name, incarnation=incarnation),
+        lambda: e.VmRebooted(name=name, incarnation=incarnation),
+        lambda: e.VmSuspendRequested(name=name, incarnation=incarnation),
+        lambda: e.VmSuspended(
+            name=name,
+            host=host,
+            host_name=host_name,
+            incarnation=incarnation,
+            saved_memory="m",
+        ),
+        lambda: e.VmDown(
+            name=name,
+            host=host,
+            host_name=host_name,
+            incarnation=incarnation,
+            reason=e.DownReason.GUEST,
+            restored=history.random.random() < 0.3,
+        ),
+        lambda: e.VmDisksFailed(name=name, reason="none"),
+        lambda: e.VmRemoveRequested(name=name, data_center="d"),
+    ]
+    return history.random.choice(makers)()
+
+
+def _about_host(history: History) -> Event:
+    """Anything that may be told of a host."""
+    events: list[Event] = [
+        host_events.HostSilent(name="h", last_contact=history.time, timeout_s=1),
+        host_events.HostSessionStarted(name="h", session="s", boot="b", protocol=1),
+        host_events.HostMaintenanceRequested(name="h"),
+        host_events.HostMaintenanceEntered(name="h"),
+        host_events.HostActivated(name="h"),
+        host_events.HostDuplicateRefused(name="h", boots=("a",)),
+        host_events.HostApproved(name="h"),
+    ]
+    return history.random.choice(events)
+
+
+class Both:
+    """Both folds of a history, compared after each event."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.inventory = Inventory()
+        self.vms: dict[str, VmState | None] = {}
+        self.hosts: dict[str, HostState | None] = {}
+        self._seen = 0
+
+    def catch_up(self) -> None:
+        for recorded in self.history.recorded(self._seen):
+            self.inventory.apply(recorded)
+            object_id = recorded.object_id
+            if recorded.kind == "vm":
+                self.vms[object_id] = VM.evolve(self.vms.get(object_id), recorded)
+            elif recorded.kind == "host":
+                self.hosts[object_id] = HOST.evolve(self.hosts.get(object_id), recorded)
+            self._compare()
+        self._seen = len(self.history.events)
+
+    def _compare(self) -> None:
+        for object_id, host in self.hosts.items():
+            if host is not None:
+                _compare_host(host, self.inventory.hosts.get(object_id))
+        for object_id, vm in self.vms.items():
+            if vm is not None:
+                _compare_vm(vm, self.inventory.vms.get(object_id), self.hosts)
+
+
+def _compare_host(state: HostState, shown: HostDocument | None) -> None:
+    assert (shown is None) is (state.status is HostStatus.REMOVED)
+    if shown is not None:
+        assert str(shown.status) == str(state.status)
+
+
+def _compare_vm(
+    state: VmState, shown: VmDocument | None, hosts: dict[str, HostState | None]
+) -> None:
+    assert (shown is None) is (state.status is VmStatus.REMOVED)
+    if shown is None:
+        return
+    assert str(shown.last_known_status) == str(state.status)
+    assert shown.configuration_version == state.configuration_version
+    assert [host.id for host in shown.may_run_on] == list(state.may_run_on)
+    assert (shown.host.id if shown.host else None) == (state.run.host if state.run else None)
+    assert shown.pause_reason == state.pause_reason
+    where = [hosts.get(name) for name in state.may_run_on]
+    silent = any(host is not None and host.status is HostStatus.NON_RESPONSIVE for host in where)
+    assert (shown.status is ShownVmStatus.UNKNOWN) is silent
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_statuses_are_the_same_after_each_event(seed: int) -> None:
+    history = busy_history(6, 200, hosts=3, seed=seed)
+    both = Both(history)
+    both.catch_up()
+    for _ in range(600):
+        vm_id = history.random.choice(sorted(both.vms))
+        state = both.vms[vm_id]
+        assert state is not None
+        if state.run is not None:
+            event = _about_vm(history, state.run.host, state.run.incarnation)
+            history.add(f"vm/{vm_id}", event)
+        elif not state.may_run_on and state.status is not VmStatus.REMOVED:
+            history.add(f"vm/{vm_id}", e.VmStartRequested(name="web01"))
+            host_id = history.random.choice(sorted(both.hosts))
+            history.placed(vm_id, host_id, incarnation=state.incarnation + 1)
+        if history.random.random() < 0.2:
+            history.add(f"host/{history.random.choice(sorted(both.hosts))}", _about_host(history))
+        both.catch_up()
+
+
+def test_the_words_for_statuses_are_the_same() -> None:
+    assert {str(s) for s in VmStatus} - {"removed"} == {str(s) for s in ShownVmStatus}
+    assert {str(s) for s in HostStatus} - {"removed"} == {str(s) for s in ShownHostStatus}
