@@ -88,7 +88,8 @@ class Driver(Protocol):
 
     async def open(self) -> None:
         """Connect and keep connected, in the background, until `close`; never raises for a
-        hypervisor that is away (it is told of by LOST and RECONNECTED)."""
+        hypervisor that is away (it is told of by LOST and RECONNECTED).
+        """
         ...
 
     async def close(self) -> None:
@@ -125,7 +126,8 @@ class Driver(Protocol):
 
     async def save(self, vm: str, incarnation: int, file: str) -> None:
         """Save memory into `file` of the storage folder and end the run; all or nothing: the file
-        appears under its name only when it is whole."""
+        appears under its name only when it is whole.
+        """
         ...
 
     async def resume(self, vm: str, incarnation: int) -> None:
