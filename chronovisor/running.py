@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -71,6 +72,10 @@ def run_part(name: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None
             loop.add_signal_handler(number, stop.set)
         await _until_stopped(main, stop)
 
+    # What is loaded by now stays for ever: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     try:
         uvloop.run(body())
     except SettingsError as error:

@@ -32,7 +32,7 @@ from commands.gateway.sessions import (
     require_speaker,
 )
 from commands.gateway.tls import PEER_CERTIFICATE, peer_host_id
-from commands.gateway.view import GatewayView, TooOldError
+from commands.gateway.view import GatewayView, TooOldError, ViewWorld
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Decide, Handler
@@ -51,6 +51,7 @@ from events.wire.agent import (
     Report,
     ReportAck,
     Telemetry,
+    VmState,
     VmStateItem,
     Welcome,
 )
@@ -203,7 +204,8 @@ class Gateway:
         for item in report.items:
             if isinstance(item, FullStateItem):
                 for state in item.vms if item.known else ():
-                    lanes.setdefault(state.vm, []).append(state)
+                    if not self._is_known(_decider(host, fingerprint, report, state), state):
+                        lanes.setdefault(state.vm, []).append(state)
                 lanes[""].append(item)
             elif isinstance(item, CapabilitiesItem):
                 lanes[""].append(item)
@@ -222,6 +224,20 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(lane(name, items)) for name, items in lanes.items()]
         return [task.result() for task in tasks]
+
+    def _is_known(self, decide: Decide, item: VmStateItem) -> bool:
+        """Tell whether an item of a full state says nothing new, by what this process knows.
+
+        Agents send it every minute, so that what the view did not show yet comes again; what is
+        said once only (that a run is over) is never passed over.
+        """
+        if item.state is VmState.ABSENT or item.vm not in self._view.vms:
+            return False
+        try:
+            decision = decide(ViewWorld(self._view), self._source_for("gateway")())
+        except Refusal:
+            return False
+        return not decision.events
 
     async def _take(self, host: str, report: Report, part: str, decide: Decide) -> int:
         source = self._once(host)

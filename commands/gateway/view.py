@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Mapping
+from typing import TypeVar, cast
 
+from commands.kernel.fold import Fold, World
 from commands.state.host import HOST, HostState
 from commands.state.vm import VM, VmState, VmStatus
 from events.envelope import Recorded
@@ -18,12 +21,25 @@ from events.types.run_spec import VmConfiguration
 from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
 from events.wire.agent import Intent, IntentVm, Role
 
+State = TypeVar("State")
 WITHDRAWN_JOBS_MAX = 1_000
 """How many withdrawn jobs are remembered per host, for agents that poll."""
 
 
 class TooOldError(Exception):
     """The agent's position is too far back for an answer of changes: it must say hello again."""
+
+
+class ViewWorld(World):
+    """The world of hosts and VMs as the view has it: good for looking, not for appending."""
+
+    def __init__(self, view: GatewayView) -> None:
+        super().__init__({})
+        self._states: dict[str, Mapping[str, object]] = {"host": view.hosts, "vm": view.vms}
+
+    def get(self, fold: Fold[State], object_id: str) -> State | None:
+        """Return the state of an object as of the view's position."""
+        return cast("State | None", self._states[fold.kind].get(object_id))
 
 
 class GatewayView:
