@@ -90,7 +90,11 @@ def test_the_tour_answers_what_the_readme_shows(product: Product, workspace: Wor
     (home / ".venv").symlink_to(sys.prefix)
     tour = steps(README.read_text(encoding="utf-8"))
 
-    answers = run([step.command.replace(DEFAULT_URL, product.url) for step in tour], home)
+    try:
+        answers = run([step.command.replace(DEFAULT_URL, product.url) for step in tour], home)
+    except subprocess.TimeoutExpired as error:
+        typed = (error.stdout or b"").decode(errors="replace")
+        pytest.fail(f"the tour did not end:\n{typed}\n{product.last_words()}")
 
     assert len(answers) == len(tour), answers
     checker = doctest.OutputChecker()
