@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 
 import structlog
 
@@ -75,6 +76,7 @@ class HostAgent:
         self._runs = Runs(self.desk, self.lanes)
         self._jobs = Jobs(self.desk, self.lanes)
         self._abilities = Abilities(driver, journal.folder, timings)
+        self._resets: Counter[RunKey] = Counter()
         self._full_due = False
         self._all_heard = False
         self._compare_interval_s = 60.0
@@ -144,13 +146,13 @@ class HostAgent:
         while True:
             try:
                 async for event in self.desk.driver.events():
-                    await self._happened(event)
+                    self._happened(event)
             except Exception as error:  # noqa: BLE001
                 _log.warning("no events from the hypervisor", error=repr(error))
             self.reconnected()
             await asyncio.sleep(self.desk.timings.unknown_retry_s)
 
-    async def _happened(self, event: DriverEvent) -> None:
+    def _happened(self, event: DriverEvent) -> None:
         desk, key = self.desk, RunKey(event.vm, event.incarnation)
         match event.happening:
             case Happening.ENDED:
@@ -158,12 +160,7 @@ class HostAgent:
                 desk.endings[key] = Ending(reason=reason, detail=event.detail)
                 desk.gone(key)
             case Happening.RESET:
-                run = desk.journal.known.runs.get(key)
-                if run is not None:
-                    count = run.resets + 1
-                    await desk.journal.note(
-                        Resets(vm=key.vm, incarnation=key.incarnation, count=count)
-                    )
+                self._resets[key] += 1
             case Happening.GUEST_AGENT:
                 self._guests.ask_now(key)
             case Happening.RECONNECTED | Happening.LOST:
@@ -196,6 +193,7 @@ class HostAgent:
 
     async def _compare(self) -> None:
         desk = self.desk
+        await self._note_resets()
         self.lanes.watch()
         desk.touched.clear()
         try:
@@ -226,6 +224,16 @@ class HostAgent:
             if desk.journal.known.lost and self._all_heard and self._loss_is_settled():
                 await desk.journal.write(LossAnswered())
                 desk.wake.set()
+
+    async def _note_resets(self) -> None:
+        """Count resets into the journal: a guest that resets all the time costs one note a turn."""
+        seen, self._resets = self._resets, Counter()
+        for key, count in seen.items():
+            run = self.desk.journal.known.runs.get(key)
+            if run is not None and run.tombstone is None:
+                await self.desk.journal.note(
+                    Resets(vm=key.vm, incarnation=key.incarnation, count=run.resets + count)
+                )
 
     def _take_up(self, listed: Domains) -> None:
         """Take the list as what runs, but not of VMs whose run began or ended meanwhile."""

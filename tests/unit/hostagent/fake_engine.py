@@ -212,7 +212,7 @@ class FakeEngine:
     # --- what a test waits for
 
     async def until(
-        self, condition: Callable[["FakeEngine"], object], timeout_s: float = 5
+        self, condition: Callable[["FakeEngine"], object], timeout_s: float = 15
     ) -> None:
         """Wait until the engine knows something."""
 
