@@ -77,7 +77,6 @@ class Hosts(Section, frozen=True, kw_only=True):
     grace_s: Seconds = 300.0
     telemetry_interval_s: Seconds = 15.0
     compare_interval_s: Seconds = 60.0
-    boot_timeout_s: Seconds = 120.0
 
 
 class Policies(Section, frozen=True, kw_only=True):
