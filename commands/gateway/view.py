@@ -13,11 +13,10 @@ from typing import TypeVar, cast
 
 from commands.kernel.fold import Fold, World
 from commands.state.host import HOST, HostState
-from commands.state.vm import VM, VmState, VmStatus
+from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
 from events.types.job import Job
-from events.types.run_spec import VmConfiguration
 from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
 from events.wire.agent import Intent, IntentVm, Role
 
@@ -116,7 +115,7 @@ class GatewayView:
         key = recorded.object_id
         before = self.vms.get(key)
         if before is None and isinstance(recorded.event, VmStaleCopyFound):
-            before = _removed_vm(key, recorded.event.name)
+            before = removed_vm(key, recorded.event.name)
         after = VM.evolve(before, recorded)
         if after is None:
             return
@@ -192,21 +191,6 @@ def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
 def _voice(host: HostState) -> tuple[object, ...]:
     """Return what decides whether the host's session counts; a change of it wakes the agent."""
     return (host.session, host.silent, host.proved_off, host.duplicate, host.removed)
-
-
-def _removed_vm(key: str, name: str) -> VmState:
-    """Return a VM of which nothing is kept any more, for the sake of a copy that turned up."""
-    nothing = VmConfiguration(memory_bytes=0)
-    return VmState(
-        id=key,
-        name=name,
-        data_center="",
-        cluster="",
-        description="",
-        delete_protected=False,
-        configuration=nothing,
-        status=VmStatus.REMOVED,
-    )
 
 
 def _hosts(vm: VmState) -> set[str]:

@@ -19,10 +19,10 @@ from commands.scheduler.fleet import Fleet
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
-from commands.state.vm import VM, VmState, VmStatus
+from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.operation import OperationTimerSet
-from events.types.vm import VmPlaced
+from events.types.vm import VmPlaced, VmStaleCopyFound
 
 State = TypeVar("State")
 Timer = tuple[dt.datetime, str, str]
@@ -152,15 +152,15 @@ class Facts:
     def _take_vm(self, recorded: Recorded) -> None:
         key = recorded.object_id
         before = self.vms.get(key)
+        if before is None and isinstance(recorded.event, VmStaleCopyFound):
+            before = removed_vm(key, recorded.event.name)
         after = VM.evolve(before, recorded)
         if after is None:
             return
         self._account(before, -1)
         self.vms[key] = after
-        if after.status is VmStatus.REMOVED:
-            self._forget_removed(recorded.stream)
-        else:
-            self._account(after, 1)
+        self._account(after, 1)
+        self._forget_removed(recorded.stream)
         if isinstance(recorded.event, VmPlaced):
             self.give_back(key)
 
@@ -214,7 +214,10 @@ class Facts:
         """Forget a VM that was removed, once no operation looks at it any more."""
         key = target.partition("/")[2]
         vm = self.vms.get(key)
-        if vm is not None and vm.status is VmStatus.REMOVED and target not in self._by_target:
+        if vm is None or vm.status is not VmStatus.REMOVED or vm.stale_copies:
+            return
+        if target not in self._by_target:
+            self._account(vm, -1)
             del self.vms[key]
 
     def _take_cluster(self, recorded: Recorded) -> None:

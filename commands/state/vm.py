@@ -305,9 +305,7 @@ def _evolve_requests(state: VmState, event: Event, recorded: Recorded) -> VmStat
             return change(state, status=VmStatus.UP)
         case e.VmMemoryDiscarded():
             suspended = state.status is VmStatus.SUSPENDED
-            return change(
-                _memory_used(state), status=VmStatus.DOWN if suspended else state.status
-            )
+            return change(_memory_used(state), status=VmStatus.DOWN if suspended else state.status)
         case _:
             return None
 
@@ -347,6 +345,20 @@ def _memory_used(state: VmState) -> VmState:
 def _ended(state: VmState, host: str) -> VmState:
     may_run_on = tuple(other for other in state.may_run_on if other != host)
     return msgspec.structs.replace(state, run=None, may_run_on=may_run_on, pause_reason=None)
+
+
+def removed_vm(key: str, name: str) -> VmState:
+    """Return a VM of which nothing is kept any more, for the sake of a copy that turned up."""
+    return VmState(
+        id=key,
+        name=name,
+        data_center="",
+        cluster="",
+        description="",
+        delete_protected=False,
+        configuration=VmConfiguration(memory_bytes=0),
+        status=VmStatus.REMOVED,
+    )
 
 
 VM = Fold("vm", VmState, evolve)
