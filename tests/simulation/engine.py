@@ -1,0 +1,177 @@
+"""The engine and the policies, as processes that can be killed at any point and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from commands.gateway.app import Gateway, Intervals
+from commands.gateway.contacts import MemoryContacts
+from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.tls import PEER_CERTIFICATE
+from commands.gateway.view import GatewayView
+from commands.kernel.command import Context
+from commands.kernel.handler import Handler
+from commands.policies.runner import Runner, SupersededError
+from commands.policies.saga import Timeouts
+from events.codec import CODEC
+from events.log.memory import MemoryLog
+from events.wire.agent import Telemetry
+from tests.simulation.patches import EPOCH
+
+PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
+INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
+TIMEOUTS = Timeouts(launch_s=60.0, retry_s=20.0)
+
+
+class Sources:
+    """Contexts with counted ids, so that the same run draws the same."""
+
+    def __init__(self, time_s: Callable[[], float]) -> None:
+        self._time_s = time_s
+        self._ids = 0
+
+    def context(self, actor: str) -> Context:
+        """Return a fresh context."""
+        return Context(
+            command=self._id(),
+            time=EPOCH + dt.timedelta(seconds=self._time_s()),
+            actor=actor,
+            ids=tuple(str(self._id()) for _ in range(4)),
+            randoms=tuple(self._ids * 100 + n for n in range(4)),
+        )
+
+    def source_for(self, actor: str) -> Callable[[], Context]:
+        """Return a source of contexts for an actor."""
+        return lambda: self.context(actor)
+
+    def _id(self) -> uuid.UUID:
+        self._ids += 1
+        return uuid.UUID(int=self._ids)
+
+
+class Process:
+    """A bundle of tasks that die together, in the midst of whatever they do."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.failure: BaseException | None = None
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something in this process."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def kill(self) -> None:
+        """End all at once."""
+        for task in list(self.tasks):
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = task.exception()
+
+
+class _NoTelemetry:
+    def send(self, telemetry: Telemetry) -> None:
+        """Drop it."""
+
+    async def run(self) -> None:
+        return
+
+
+class EngineProcess(Process):
+    """The gateway with its view and its monitor, over the log."""
+
+    def __init__(self, log: MemoryLog, contacts: MemoryContacts, sources: Sources) -> None:
+        super().__init__()
+        self._log = log
+        self.view = GatewayView()
+        handler = Handler(log)
+        self.monitor = Monitor(
+            handler,
+            self.view,
+            contacts,
+            PATIENCE,
+            sources.source_for("gateway"),
+            asyncio.get_running_loop().time,
+        )
+        gateway = Gateway(
+            handler,
+            log,
+            self.view,
+            self.monitor,
+            _NoTelemetry(),
+            sources.source_for,
+            INTERVALS,
+        )
+        self._app = gateway.app()
+        self.spawn(self._follow())
+        self.spawn(self.monitor.run())
+
+    async def _follow(self) -> None:
+        while True:
+            for stored in await self._log.read(self.view.position):
+                self.view.take(CODEC.decode(stored))
+            await self._log.wait(self.view.position, 5.0)
+
+    async def answer(
+        self, host: str, method: str, path: str, query: str, body: bytes
+    ) -> tuple[int, bytes]:
+        """Answer a request that showed the host's certificate; to be spawned in this process."""
+        status, answer = 0, bytearray()
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if requests:
+                return requests.pop()
+            return await asyncio.Future()
+
+        async def send(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            answer.extend(message.get("body", b""))
+
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "scheme": "https",
+            "query_string": query.encode(),
+            "headers": [],
+            "server": ("engine", 443),
+            "extensions": {PEER_CERTIFICATE: host.encode()},
+        }
+        await self._app(scope, receive, send)
+        return status, bytes(answer)
+
+
+class PoliciesProcess(Process):
+    """The policies' runner."""
+
+    def __init__(self, log: MemoryLog, sources: Sources, name: str) -> None:
+        super().__init__()
+        self.runner = Runner(log, sources.context, TIMEOUTS, name)
+        self.spawn(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self.runner.run()
+        except SupersededError:
+            return
+
+
+def encoded(message: msgspec.Struct) -> bytes:
+    """Return a message as it goes over the wire."""
+    return msgspec.json.encode(message)

@@ -1,0 +1,105 @@
+"""The line between an agent and the engine: it delays, loses, doubles and reorders."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from events.wire.agent import Hello, Intent, Orders, Report, ReportAck, Telemetry, Welcome
+from hostagent.client import problem
+from hostagent.gateway import GatewayAwayError
+from tests.simulation.engine import encoded
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import SimulatedHost
+    from tests.simulation.world import World
+
+REQUEST_TIMEOUT_S = 15.0
+LATE_S_MAX = 4.0
+NO_CONTENT = 204
+Body = TypeVar("Body")
+
+
+class Line:
+    """An agent's gateway port; what it carries is the real messages to the real application."""
+
+    def __init__(self, world: World, host: SimulatedHost) -> None:
+        self._world = world
+        self._host = host
+
+    async def hello(self, hello: Hello) -> Welcome:
+        body = await self._ask("POST", "/agent/v1/hello", body=encoded(hello))
+        return msgspec.json.decode(body, type=Welcome)
+
+    async def orders(self, session: str, after: int, wait_s: float) -> Orders:
+        query = urlencode({"session": session, "after": after, "wait": wait_s})
+        body = await self._ask("GET", "/agent/v1/orders", query, limit_s=REQUEST_TIMEOUT_S + wait_s)
+        if not body:
+            return Orders(changes=Intent(position=after))
+        return msgspec.json.decode(body, type=Orders)
+
+    async def report(self, report: Report) -> ReportAck:
+        body = await self._ask("POST", "/agent/v1/report", body=encoded(report))
+        return msgspec.json.decode(body, type=ReportAck)
+
+    async def telemetry(self, telemetry: Telemetry) -> None:
+        await self._ask("POST", "/agent/v1/telemetry", body=encoded(telemetry))
+
+    async def close(self) -> None:
+        return
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        body: bytes = b"",
+        limit_s: float = REQUEST_TIMEOUT_S,
+    ) -> bytes:
+        dice, faults = self._world.dice, self._world.faults
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._pass()
+                if method == "POST" and dice.random() < faults.doubled:
+                    self._world.spawn(self._again(method, path, query, body))
+                if dice.random() < faults.slow:
+                    await asyncio.sleep(dice.uniform(0.0, LATE_S_MAX))
+                status, answer = await self._deliver(method, path, query, body)
+                await self._pass()
+        except TimeoutError as error:
+            raise GatewayAwayError("no answer in time") from error
+        if status >= 400:
+            raise problem(status, None, answer)
+        return b"" if status == NO_CONTENT else answer
+
+    async def _pass(self) -> None:
+        """Let a message pass in one direction."""
+        dice = self._world.dice
+        await asyncio.sleep(dice.uniform(0.0005, 0.02))
+        if self._host.partitioned:
+            await asyncio.sleep(REQUEST_TIMEOUT_S)
+        if dice.random() < self._world.faults.lost:
+            raise GatewayAwayError("lost on the way")
+
+    async def _deliver(self, method: str, path: str, query: str, body: bytes) -> tuple[int, bytes]:
+        engine = self._world.engine
+        if engine is None:
+            raise GatewayAwayError("nobody listens")
+        serving = engine.spawn(engine.answer(self._host.id, method, path, query, body))
+        await asyncio.wait({serving})
+        if serving.cancelled():
+            raise GatewayAwayError("the engine died")
+        result: tuple[int, bytes] = serving.result()
+        return result
+
+    async def _again(self, method: str, path: str, query: str, body: bytes) -> None:
+        """Deliver a message a second time, and late; nobody hears the answer."""
+        await asyncio.sleep(self._world.dice.uniform(0.0, LATE_S_MAX))
+        engine = self._world.engine
+        if engine is not None and self._host.powered:
+            await asyncio.wait(
+                {engine.spawn(engine.answer(self._host.id, method, path, query, body))}
+            )

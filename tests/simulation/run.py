@@ -1,0 +1,93 @@
+"""One run of the simulation, from a seed to what was found."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from tests.simulation.chaos import Admins, Misfortune
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.patches import replaced
+from tests.simulation.verdict import in_the_end, while_hosts_are_away
+from tests.simulation.world import World
+
+CHAOS_S = 900.0
+AFTERMATH_S = 150.0
+REST_S = 900.0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a run."""
+
+    seed: int
+    events: int
+    commands: int
+    refused: int
+    broken: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+def simulate(seed: int, hosts: int = 3) -> Result:
+    """Run the world of a seed."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
+    )
+    shared_memory = Path("/dev/shm")
+    parent = shared_memory if shared_memory.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="chronovisor-simulation-", dir=parent))
+    loop = VirtualLoop()
+    try:
+        with replaced(seed, loop.time):
+            return loop.run_until_complete(_run(seed, hosts, folder, loop))
+    finally:
+        loop.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result:
+    world = World(seed, folder)
+    await world.open(hosts)
+    admins = Admins(world)
+    misfortune = Misfortune(world, admins)
+    pace_s = world.dice.choice([3.0, 8.0, 20.0])
+    chaos = [
+        asyncio.create_task(admins.work(world.dice.choice([2.0, 6.0]))),
+        asyncio.create_task(misfortune.work(pace_s)),
+    ]
+    await asyncio.sleep(CHAOS_S)
+    for task in chaos:
+        task.cancel()
+    await asyncio.gather(*chaos, return_exceptions=True)
+    world.note("the chaos is over")
+    await _freeze(world)
+    while_hosts_are_away(world)
+    await world.mend()
+    await asyncio.sleep(REST_S)
+    in_the_end(world)
+    result = Result(
+        seed=seed,
+        events=await world.log.head(),
+        commands=world.commands,
+        refused=world.refused,
+        broken=(*world.broken, *(str(error) for error in loop.errors)),
+        told=tuple(world.told),
+    )
+    await world.close()
+    return result
+
+
+async def _freeze(world: World) -> None:
+    """Keep hosts as they are, but the engine and the policies running, for a while."""
+    for task in list(world.tasks):
+        task.cancel()
+    await asyncio.sleep(0)
+    if world.engine is None:
+        world.start_engine()
+    if not world.policies:
+        world.start_policies()
+    await asyncio.sleep(AFTERMATH_S)

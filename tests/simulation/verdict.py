@@ -1,0 +1,129 @@
+"""What must hold: while hosts are still away, and once everything is mended."""
+
+from __future__ import annotations
+
+from commands.gateway.view import GatewayView
+from commands.policies.facts import Facts
+from commands.state.operation import OPERATION, OperationState
+from commands.state.vm import VmState, VmStatus
+from events.codec import CODEC
+from events.envelope import Recorded
+from events.log.claims import ClaimTable, plan
+from tests.simulation.world import World
+
+RUNNING = frozenset({VmStatus.UP, VmStatus.PAUSED})
+RESTING = frozenset(
+    {VmStatus.DOWN, VmStatus.SUSPENDED, VmStatus.IMAGE_ILLEGAL, VmStatus.REMOVED, *RUNNING}
+)
+WAITS_FOR_PEOPLE = frozenset({"host.maintenance"})
+
+
+def history(world: World) -> list[Recorded]:
+    """Return the whole log."""
+    return [CODEC.decode(stored) for stored in world.log._events]
+
+
+def operations(recorded: list[Recorded]) -> dict[str, OperationState]:
+    """Return every operation there ever was."""
+    states: dict[str, OperationState] = {}
+    for one in recorded:
+        if one.kind == "operation":
+            after = OPERATION.evolve(states.get(one.object_id), one)
+            if after is not None:
+                states[one.object_id] = after
+    return states
+
+
+def while_hosts_are_away(world: World) -> None:
+    """Check that every operation that waits for a host which is off says so."""
+    away = {host.id for host in world.hosts.values() if not host.powered or host.partitioned}
+    vms = world.vms()
+    for operation in operations(history(world)).values():
+        if not operation.open:
+            continue
+        vm = vms.get(operation.target_id)
+        hosts = _waits_for(operation, vm) if vm is not None else set()
+        if hosts & away and not operation.attention and not operation.timers:
+            world.break_promise(f"{operation.kind} waits for a host that is away, silently")
+
+
+def _waits_for(operation: OperationState, vm: VmState) -> set[str]:
+    hosts = {entry.host for entry in vm.jobs if entry.job.id.startswith(operation.id)}
+    if vm.run is not None:
+        hosts.add(vm.run.host)
+    return hosts
+
+
+def in_the_end(world: World) -> None:
+    """Check that everything came to rest, and that log, claims, folds and hosts agree."""
+    recorded = history(world)
+    _claims(world, recorded)
+    _operations(world, recorded)
+    _machines(world)
+    _folds(world, recorded)
+    for process in (world, world.engine, *world.policies):
+        if process is not None and process.failure is not None:
+            world.break_promise(f"a process failed: {process.failure!r}")
+    for host in world.hosts.values():
+        for failure in host.failures:
+            world.break_promise(f"the agent of {host.name} failed: {failure!r}")
+
+
+def _claims(world: World, recorded: list[Recorded]) -> None:
+    table = ClaimTable()
+    for one in recorded:
+        table.apply(plan(one.event.claims(one.stream)).effects)
+    if table.rows() != world.log.claims():
+        world.break_promise("the claims do not follow from the events")
+
+
+def _operations(world: World, recorded: list[Recorded]) -> None:
+    states = operations(recorded)
+    for key in world.accepted:
+        operation = states.get(key)
+        if operation is None:
+            world.break_promise(f"operation {key} was accepted and is not there")
+        elif operation.open and operation.kind not in WAITS_FOR_PEOPLE:
+            world.break_promise(f"{operation.kind} of {operation.name} never ended: {operation}")
+        elif operation.open and not operation.attention:
+            world.break_promise(f"{operation.kind} waits without a word")
+    duplicates = [one.name for one in recorded if one.name == "host.duplicate_refused"]
+    if duplicates:
+        world.break_promise("a host was taken for a clone")
+
+
+def _machines(world: World) -> None:
+    actual = {
+        key: host.id for host in world.hosts.values() for key in sorted(host.running())
+    }
+    for vm in world.vms().values():
+        if vm.status not in RESTING:
+            world.break_promise(f"{vm.name} never comes to rest: {vm.status}")
+        run = vm.run
+        if (run is not None) != (vm.status in RUNNING):
+            world.break_promise(f"{vm.name} is {vm.status} with run {run}")
+        if vm.may_run_on != ((run.host,) if run is not None else ()):
+            world.break_promise(f"{vm.name} may run on {vm.may_run_on}, its run is {run}")
+        if run is not None and actual.pop((vm.id, run.incarnation), None) != run.host:
+            world.break_promise(f"{vm.name} is {vm.status}, but its host does not run it")
+        if vm.stale_copies or vm.jobs:
+            world.break_promise(f"{vm.name} is left with {vm.stale_copies} and {vm.jobs}")
+    if actual:
+        world.break_promise(f"copies run that nobody knows of: {actual}")
+
+
+def _folds(world: World, recorded: list[Recorded]) -> None:
+    view, facts = GatewayView(), Facts()
+    for one in recorded:
+        view.take(one)
+        facts.take(one)
+    assert world.engine is not None
+    for host in sorted(world.hosts):
+        if world.engine.view.intent(host).vms != view.intent(host).vms:
+            world.break_promise("the gateway's view differs from a fresh fold of the log")
+    (policies,) = [p for p in world.policies if p.tasks]
+    live = policies.runner._facts
+    if (live.vms, live.hosts, live.operations) != (facts.vms, facts.hosts, facts.operations):
+        world.break_promise("the policies' facts differ from a fresh fold of the log")
+    if live._fleet._candidates != facts._fleet._candidates:
+        world.break_promise("the policies count another memory than the log says")
