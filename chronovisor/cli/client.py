@@ -33,11 +33,21 @@ Json = dict[str, Any]
 class Engine:
     """The engine at a URL. A command is repeated under one key where the network fails."""
 
-    def __init__(self, url: str, token: str | None, authority: Path | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        authority: Path | None,
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise CliError(f"{url!r} is no URL such as https://engine:8800", Exit.USAGE)
         self._url = url
+        # With a time-out of its own, it is one attempt: somebody waits for each key typed.
+        self._timeout_s = timeout_s
+        self._attempts_max = ATTEMPTS_MAX if timeout_s is None else 1
         headers = {"Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -161,6 +171,7 @@ class Engine:
     ) -> tuple[httpx.Response, Json]:
         """Send a request; one that got no answer, or 503, is sent again a few times."""
         own = dict(headers or {})
+        limit_s = self._timeout_s or timeout_s
         if content is not None:
             own["Content-Type"] = "application/json"
         request = self._http.build_request(
@@ -169,18 +180,18 @@ class Engine:
             params=dict(parameters) if parameters else None,
             content=content,
             headers=own,
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            timeout=httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_TIMEOUT_S)),
         )
-        for attempt in _attempts():
+        for attempt in _attempts(self._attempts_max):
             try:
                 response = self._http.send(request)
             except httpx.ConnectError as error:
                 raise self._unreachable(error) from error
             except httpx.HTTPError as error:
-                if attempt == ATTEMPTS_MAX:
+                if attempt == self._attempts_max:
                     raise self._unreachable(error) from error
                 continue
-            if response.status_code == UNAVAILABLE and attempt < ATTEMPTS_MAX:
+            if response.status_code == UNAVAILABLE and attempt < self._attempts_max:
                 continue
             return response, _content(response)
         raise AssertionError("the last attempt returns or raises")
@@ -195,8 +206,8 @@ class Engine:
         )
 
 
-def _attempts() -> Iterator[int]:
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+def _attempts(attempts_max: int) -> Iterator[int]:
+    for attempt in range(1, attempts_max + 1):
         if attempt > 1:
             time.sleep(RETRY_S * (attempt - 1))
         yield attempt

@@ -15,6 +15,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[str, ...]
     sort: str
     at: bool = True
+    named: bool = True
     limit: int = 1_000
 
 
@@ -60,6 +61,7 @@ KINDS: tuple[Kind, ...] = (
         columns=("kind", "name", "status", "percent", "started_at", "reason", "id"),
         filters=(*_NAMED, "status", "kind", "target", "actor", "open"),
         sort="-started",
+        named=False,
         limit=100,
     ),
     Kind(
@@ -73,6 +75,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         sort="-position",
         at=False,
+        named=False,
         limit=100,
     ),
 )

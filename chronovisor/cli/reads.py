@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from chronovisor.cli.completion import names_of
 from chronovisor.cli.connection import COMMON, DEFAULT_FOLDER, OutputOption, connection, guarded
 from chronovisor.cli.exits import CliError, Exit
 from chronovisor.cli.kinds import KINDS, Kind
@@ -100,7 +101,10 @@ def _run_list(kind: Kind, given: dict[str, Any]) -> None:
 
 def _show(kind: Kind) -> Callable[..., None]:
     what = typer.Argument(
-        metavar=kind.word.upper().replace("-", "_"), help="Its name or id.", show_default=False
+        metavar=kind.word.upper().replace("-", "_"),
+        help="Its name or id.",
+        show_default=False,
+        autocompletion=names_of(kind) if kind.named else None,
     )
     parameters: Parameters = {"target": (Annotated[str, what], ...)}
     if kind.at:

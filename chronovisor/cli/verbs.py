@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chronovisor.cli.completion import names_of
 from chronovisor.cli.connection import COMMON, connection, guarded
 from chronovisor.cli.exits import CliError, Exit
 from chronovisor.cli.fields import KINDS, Option, Shape, options_of, put, value_of
@@ -59,7 +60,12 @@ def _verb(declaration: Declaration) -> Callable[..., None]:
     if declaration.path_fields or named:
         word = declaration.verb.partition(" ")[0]
         text = "Its name." if named else "Its name or id."
-        what = typer.Argument(metavar=word.upper().replace("-", "_"), help=text, show_default=False)
+        what = typer.Argument(
+            metavar=word.upper().replace("-", "_"),
+            help=text,
+            show_default=False,
+            autocompletion=names_of(BY_WORD[word]) if BY_WORD[word].named and not named else None,
+        )
         parameters["target"] = (Annotated[str, what], inspect.Parameter.empty)
     shown = tuple(o for o in options if not (named and o.place == ("name",)))
     for option in shown:

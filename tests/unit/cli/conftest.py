@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class FakeEngine:
         }
         self.asked: list[httpx.Request] = []
         self.answers: list[Answer] = []
+        self.away = False
 
     @property
     def commands(self) -> list[httpx.Request]:
@@ -50,6 +52,8 @@ class FakeEngine:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
+        if self.away:
+            raise httpx.ConnectError("refused")
         listed = re.fullmatch(r"/v1/([a-z_]+)", request.url.path)
         if request.method == "GET" and listed:
             return self._list(listed[1], request)
@@ -62,7 +66,7 @@ class FakeEngine:
         found = self.objects[collection]
         name = request.url.params.get("name")
         if name is not None:
-            found = [item for item in found if item["name"] == name]
+            found = [item for item in found if fnmatch.fnmatchcase(item["name"], name)]
         limit = int(request.url.params.get("limit", "100"))
         start = int(request.url.params.get("cursor", "0"))
         page = found[start : start + limit]

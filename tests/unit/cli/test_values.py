@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from chronovisor.cli.values import (
     BadValue,
@@ -18,7 +19,7 @@ from chronovisor.cli.values import (
     show_size,
 )
 from commands.catalogue import COMMANDS
-from tests.unit.cli.conftest import Cli
+from tests.unit.cli.conftest import URL, Cli, FakeEngine
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,35 @@ def test_asking_over_http_needs_no_part_of_the_product() -> None:
     for heavy in ("starlette", "psycopg", "duckdb", "pyarrow", "uvicorn", "kafka", "cryptography"):
         assert heavy not in loaded
     assert not {name for name in loaded if name.startswith("commands.kernel.handler")}
+
+
+def _completed(cli: Cli, *words: str) -> list[str]:
+    environment = {
+        "_CHRONOVISOR_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("chronovisor", *words)),
+        "COMP_CWORD": str(len(words)),
+        "CHRONOVISOR_URL": URL,
+        "CHRONOVISOR_TOKEN_FILE": str(cli.token),
+    }
+    result = CliRunner(env=environment).invoke(cli._app, [], prog_name="chronovisor")
+    return result.stdout.split()
+
+
+def test_names_are_completed_by_the_engine(cli: Cli, engine: FakeEngine) -> None:
+    engine.objects["vms"] = [{"name": "web01"}, {"name": "web02"}]
+    assert _completed(cli, "vm", "start", "w") == ["web01", "web02"]
+    assert engine.asked[-1].url.params["name"] == "w*"
+    assert _completed(cli, "vm", "sta") == ["start"]
+
+
+@pytest.mark.parametrize("typed", ["a*", "a/b", "ä"])
+def test_what_is_no_part_of_a_name_is_not_asked_for(
+    cli: Cli, engine: FakeEngine, typed: str
+) -> None:
+    assert _completed(cli, "vm", "start", typed) == []
+    assert not engine.asked
+
+
+def test_nothing_is_completed_where_nobody_answers(cli: Cli, engine: FakeEngine) -> None:
+    engine.away = True
+    assert _completed(cli, "vm", "start", "w") == []
