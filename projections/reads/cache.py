@@ -38,13 +38,16 @@ class DocumentCache:
         """Return the documents at these positions, None for each that is not here."""
         found: list[bytes | None] = []
         entries = self._entries
+        # While there is plenty of room, nobody needs to know which was used last.
+        ordered = self._bytes > self._bytes_max // 2
         for object_id, position in zip(ids, positions, strict=True):
             key = (collection, object_id)
             entry = entries.get(key)
             if entry is None or entry[0] != position:
                 found.append(None)
             else:
-                entries[key] = entries.pop(key)
+                if ordered:
+                    entries[key] = entries.pop(key)
                 found.append(entry[1])
         return found
 

@@ -28,9 +28,8 @@ VALUES_MAX = 100
 WORDS_MAX = 10
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
-# Control characters that separate what the database strings together; ids have none.
-BETWEEN_FIELDS = "\x1f"
-BETWEEN_MEMBERS = "\x1e"
+SEPARATOR = "\x1e"
+"""Separates what the database strings together, which is read faster than arrays."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -240,9 +239,10 @@ def statement(collection: Collection, query: ListQuery) -> tuple[bytes, list[Any
         arguments += [query.after.value, query.after.key]
     words = [
         "SELECT place.position, ROW(place.log_id, place.schema_hash)::text,",
-        "page.members, page.last_value FROM inventory.cursor AS place,",
+        "page.keys, page.positions, page.last_value FROM inventory.cursor AS place,",
         f"(SELECT {last}(sorted)::text AS last_value,",
-        f"string_agg(key || '{BETWEEN_FIELDS}' || changed, '{BETWEEN_MEMBERS}') AS members",
+        f"string_agg(key::text, '{SEPARATOR}') AS keys,",
+        f"string_agg(changed::text, '{SEPARATOR}') AS positions",
         f"FROM (SELECT {key} AS key, position AS changed, {sort.column} AS sorted",
         f"FROM inventory.{collection.name}",
         f"WHERE {' AND '.join(conditions)}" if conditions else "",
@@ -268,11 +268,10 @@ async def _page(collection: Collection, reads: Reads, query: ListQuery) -> Page:
             raise _damaged() from error  # only a cursor's values are not checked before
         if not rows:
             raise building()
-        position, generation, listed, last_value = rows[0]
+        position, generation, keys, changed, last_value = rows[0]
         reads.cache.serve(generation)
-        members = [tuple(m.split(BETWEEN_FIELDS)) for m in (listed or "").split(BETWEEN_MEMBERS)]
-        ids = [member[0] for member in members] if listed else []
-        positions = [int(member[1]) for member in members] if listed else []
+        ids = keys.split(SEPARATOR) if keys else []
+        positions = [int(one) for one in changed.split(SEPARATOR)] if keys else []
         documents, settled = await _documents(collection, reads, ids, positions)
         # A document that changed since the page was looked up may not belong into it any more.
         if settled or attempt == ATTEMPTS_MAX:

@@ -162,7 +162,7 @@ class Inventory:
 
     def _count_vm(self, before: VmDocument | None, after: VmDocument | None, position: int) -> None:
         was, now = _counted(before), _counted(after)
-        for key in {**was, **now}:
+        for key in now if before is None else was if after is None else {**was, **now}:
             total = (key in now) - (key in was)
             up = now.get(key, 0) - was.get(key, 0)
             if total or up:
