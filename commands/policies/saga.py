@@ -15,7 +15,7 @@ import msgspec
 from commands.kernel.command import Context
 from commands.kernel.fold import World
 from commands.scheduler.first_fit import Choice, Need
-from commands.state.host import HOST, HostState, HostStatus
+from commands.state.host import HOST, Duty
 from commands.state.operation import OperationState, StepState
 from events.envelope import NewEvent
 from events.types import operation as e
@@ -113,7 +113,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     def await_host(self, host: str) -> tuple[NewEvent, ...]:
         """Wait for a host: in silence while it answers, asking for attention while it does not."""
         state = self.world.get(HOST, host)
-        if state is None or not _is_mute(state):
+        if state is None or not state.mute:
             return ()
         return self.attention(
             f"Host {state.name} does not answer, and what runs there is not known.",
@@ -125,17 +125,14 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     def await_files(self, host: str) -> tuple[NewEvent, ...]:
         """Wait for work on a host's files, which no proof that its machine is off can end."""
         state = self.world.get(HOST, host)
-        if state is None or not _is_mute(state):
+        if state is None or not (state.mute or state.duty is Duty.MAINTENANCE):
             return ()
+        why = "does not answer" if state.mute else "is in maintenance, where it may be off"
         return self.attention(
-            f"Host {state.name} does not answer, and the VM's files lie there.",
+            f"Host {state.name} {why}, and the VM's files lie there.",
             f"host {state.name}",
             "It goes on when the host answers.",
         )
-
-
-def _is_mute(host: HostState) -> bool:
-    return host.status in {HostStatus.NON_RESPONSIVE, HostStatus.ERROR}
 
 
 Advance = Callable[[Scene], tuple[NewEvent, ...]]

@@ -159,13 +159,13 @@ def _withdraw(scene: Scene, vm: VmState, run: Run, reason: str) -> tuple[NewEven
         reason=reason,
     )
     undo = e.OperationUndoStarted(step="launch", input=scene.input, reason=reason)
-    cleared = e.OperationTimerCleared(timer="launch", input=scene.input)
-    return (*scene.target(withdrawn, addressee=run.host), *scene.own(undo, cleared))
+    patience = scene.timer("launch", scene.timeouts.launch_s)
+    return (*scene.target(withdrawn, addressee=run.host), *scene.own(undo, patience))
 
 
 def _undo_launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if vm.run is not None:
-        return scene.await_host(vm.run.host)
+        return _await_absence(scene, vm.run)
     undone = scene.own(e.OperationUndoDone(step="launch", input=scene.input))
     if scene.operation.cancel_requested:
         return (*undone, *_give_up(scene, Outcome.CANCELLED, "The start was cancelled."))
@@ -175,6 +175,18 @@ def _undo_launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if _may_try_again(scene):
         return undone
     return (*undone, *_give_up(scene, Outcome.FAILED, reason))
+
+
+def _await_absence(scene: Scene, run: Run) -> tuple[NewEvent, ...]:
+    """Wait for the host's word that it does not run the VM, and say so if it takes long."""
+    mute = scene.await_host(run.host)
+    if mute or scene.operation.attention or "launch" not in scene.operation.fired:
+        return mute
+    return scene.attention(
+        f"Host {run.host_name} answers, but does not say that it has given the VM up.",
+        f"host {run.host_name}",
+        "It goes on by itself once the host says so; see to the hypervisor on that host.",
+    )
 
 
 def _boot(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:

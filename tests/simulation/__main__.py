@@ -6,6 +6,7 @@ A seed runs the same every time only where strings hash the same, so that is see
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import sys
 import time
@@ -27,10 +28,12 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="tell every seed's story")
     options = parser.parse_args()
     failed = []
+    names: collections.Counter[str] = collections.Counter()
     for seed in range(options.first, options.first + options.seeds):
         begun = time.monotonic()
         result = simulate(seed, options.hosts)
         took_s = time.monotonic() - begun
+        names.update(result.names)
         if result.broken or options.verbose:
             print("\n".join(result.told))
         print(
@@ -41,6 +44,8 @@ def main() -> int:
             print(f"  BROKEN: {text}")
         if result.broken:
             failed.append(seed)
+    if options.verbose:
+        print("\n".join(f"{count:8} {name}" for name, count in names.most_common()))
     if failed:
         print(f"failed seeds: {failed}")
     return 1 if failed else 0

@@ -81,6 +81,7 @@ class Line:
         await asyncio.sleep(dice.uniform(0.0005, 0.02))
         if self._host.partitioned:
             await asyncio.sleep(REQUEST_TIMEOUT_S)
+            raise GatewayAwayError("no route to the engine")
         if dice.random() < self._world.faults.lost:
             raise GatewayAwayError("lost on the way")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     broken: tuple[str, ...]
     told: tuple[str, ...]
+    names: dict[str, int]
 
 
 def simulate(seed: int, hosts: int = 3) -> Result:
@@ -76,6 +78,7 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
         refused=world.refused,
         broken=(*world.broken, *(str(error) for error in loop.errors)),
         told=tuple(world.told),
+        names=dict(collections.Counter(stored.name for stored in world.log._events)),
     )
     await world.close()
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
+from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VmState, VmStatus
 from events.codec import CODEC
@@ -14,6 +15,9 @@ from tests.simulation.world import World
 RUNNING = frozenset({VmStatus.UP, VmStatus.PAUSED})
 RESTING = frozenset(
     {VmStatus.DOWN, VmStatus.SUSPENDED, VmStatus.IMAGE_ILLEGAL, VmStatus.REMOVED, *RUNNING}
+)
+_IN_THE_END = frozenset(
+    {HostStatus.UP, HostStatus.MAINTENANCE, HostStatus.PREPARING_FOR_MAINTENANCE}
 )
 WAITS_FOR_PEOPLE = frozenset({"host.maintenance"})
 
@@ -44,7 +48,10 @@ def while_hosts_are_away(world: World) -> None:
         vm = vms.get(operation.target_id)
         hosts = _waits_for(operation, vm) if vm is not None else set()
         if hosts & away and not operation.attention and not operation.timers:
-            world.break_promise(f"{operation.kind} waits for a host that is away, silently")
+            assert world.engine is not None
+            states = [world.engine.view.hosts[key] for key in sorted(hosts & away)]
+            said = [(s.name, s.status, s.duty, s.silent, s.session is not None) for s in states]
+            world.break_promise(f"{operation.kind} waits without a word for {said}")
 
 
 def _waits_for(operation: OperationState, vm: VmState) -> set[str]:
@@ -87,6 +94,9 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
             world.break_promise(f"{operation.kind} of {operation.name} never ended: {operation}")
         elif operation.open and not operation.attention:
             world.break_promise(f"{operation.kind} waits without a word")
+    for key, host in sorted(world.engine.view.hosts.items()) if world.engine else ():
+        if host.status not in _IN_THE_END:
+            world.break_promise(f"host {world.hosts[key].name} is {host.status} in the end")
     duplicates = [one.name for one in recorded if one.name == "host.duplicate_refused"]
     if duplicates:
         world.break_promise("a host was taken for a clone")
