@@ -84,6 +84,11 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False
 
     @property
+    def mute(self) -> bool:
+        """Whether the host is not heard, so that what runs there is not known."""
+        return self.status in {HostStatus.NON_RESPONSIVE, HostStatus.ERROR}
+
+    @property
     def status(self) -> HostStatus:
         """The host's status; the worst news first."""
         if self.removed:

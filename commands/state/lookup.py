@@ -8,7 +8,7 @@ from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, PreconditionFailed, WrongState
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.data_center import DATA_CENTER, DataCenterState
-from commands.state.host import HOST, HostState, HostStatus
+from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, Run, VmState, VmStatus
 
@@ -57,7 +57,7 @@ def vm_status(world: World, state: VmState) -> VmStatus:
     """Return what can be known of the VM: unknown while a host that may run it is silent."""
     for name in state.may_run_on:
         where = world.get(HOST, name)
-        if where is not None and where.status is HostStatus.NON_RESPONSIVE:
+        if where is not None and where.mute:
             return VmStatus.UNKNOWN
     return state.status
 

@@ -32,6 +32,8 @@ from projections.views.vm_document import VmDocument, VmStatus
 Document = TypeVar("Document", bound=msgspec.Struct)
 AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
 
+_MUTE = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.ERROR})
+"""Statuses of a host that is not heard, so that what runs there is not known."""
 IGNORED_KINDS = frozenset({"policy"})
 """Kinds of streams that no view shows: who runs a policy is of no interest in the inventory."""
 
@@ -222,8 +224,8 @@ class Inventory:
     def _tell_vms(
         self, before: HostDocument | None, after: HostDocument | None, recorded: Recorded
     ) -> None:
-        was = before is not None and before.status is HostStatus.NON_RESPONSIVE
-        silent = after is not None and after.status is HostStatus.NON_RESPONSIVE
+        was = before is not None and before.status in _MUTE
+        silent = after is not None and after.status in _MUTE
         if was is silent:
             return
         host_id = recorded.object_id

@@ -121,7 +121,7 @@ def _compare_vm(
     assert (shown.host.id if shown.host else None) == (state.run.host if state.run else None)
     assert shown.pause_reason == state.pause_reason
     where = [hosts.get(name) for name in state.may_run_on]
-    silent = any(host is not None and host.status is HostStatus.NON_RESPONSIVE for host in where)
+    silent = any(host is not None and host.mute for host in where)
     assert (shown.status is ShownVmStatus.UNKNOWN) is silent
 
 
