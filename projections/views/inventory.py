@@ -148,7 +148,7 @@ class Inventory:
             if after.host is not None and (before is None or before.host is not after.host):
                 self.on_host(after.host.id, object_id)
                 where = self.hosts.get(after.host.id)
-                if where is not None and where.status is HostStatus.NON_RESPONSIVE:
+                if where is not None and where.status in _MUTE:
                     after = vm.silenced(after, recorded)
             self.vms.put(object_id, after, recorded.position)
         if before is None or after is None or _counts_differ(before, after):
