@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import uuid
 from collections.abc import Iterator, Sequence
 
 from events.codec import Codec, UnknownEventError
@@ -75,14 +76,27 @@ class BrokenStreamError(Exception):
 
 
 class Folder:
-    """Folds a stream's batches into a store, from where the store is."""
+    """Folds a stream's batches into a store, from where the store is.
 
-    def __init__(self, store: Store, codec: Codec, *, cached_max: int = CACHED_MAX) -> None:
+    With `ahead`, a batch is still being written while the next one is folded (a build); without,
+    `take` returns when the batch is written.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec,
+        *,
+        ahead: bool = False,
+        cached_max: int = CACHED_MAX,
+    ) -> None:
         self.store = store
         self.cursor: Cursor = START
         """Up to where events are folded; `written` follows once they are in the database."""
         self.written: Cursor = START
         self._codec = codec
+        self._ahead = ahead
+        self._last_command: uuid.UUID | None = None
         self._cached_max = cached_max
         self._inventory = Inventory()
         self._writing: asyncio.Task[None] | None = None
@@ -101,7 +115,7 @@ class Folder:
         return schema_hash
 
     async def take(self, batch: Batch) -> None:
-        """Fold a batch and begin to write it; what is up to the cursor already is left out.
+        """Fold a batch and write it; what is up to the cursor already is left out.
 
         Raises UnknownEventError once all before the unknown event is written.
         """
@@ -163,7 +177,11 @@ class Folder:
             inventory.written()
         await self.flush()
         before, self.cursor = self.cursor, after
-        self._writing = asyncio.create_task(self._write(changes, before, after))
+        self._last_command = recorded[-1].command
+        if self._ahead:
+            self._writing = asyncio.create_task(self._write(changes, before, after))
+        else:
+            await self._write(changes, before, after)
 
     async def _write(self, changes: list[Changes], before: Cursor, after: Cursor) -> None:
         await self.store.write(changes, before, after)
@@ -175,14 +193,16 @@ class Folder:
         operations: set[str] = set()
         hosts: set[str] = set()
         targets: set[str] = set()
+        cut = recorded[0].command if self._last_command in {None, recorded[0].command} else None
         for event in recorded:
             stream = event.stream
             if event.version == 1:
-                # The operation that made the object may have begun before it was there.
                 if stream.startswith("operation/"):
                     if isinstance(event.event, operation_events.OperationStarted):
                         targets.add(event.event.target)
-                else:
+                elif event.command == cut:
+                    # The operation that made the object may have begun before it, in the same
+                    # append; it is not among these events where the batch began amid that append.
                     operations.add(str(event.command))
             elif stream.startswith("vm/"):
                 vms.add(stream[3:])

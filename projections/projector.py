@@ -214,7 +214,6 @@ class Projector:
                             folder = self._folder
                             break  # swapped meanwhile: go on from where the new one is
                         await folder.take(batch)
-                        await folder.flush()
 
     async def _watch(self, store: Store) -> None:
         """See that the database still has what was written, also while nothing happens.
@@ -246,7 +245,7 @@ class Projector:
         async with await connect(self._dsn, "chronovisor projector rebuild") as connection:
             beside = Store(connection, NEXT)
             await beside.create(self._hash)
-            builder = self._builder = Folder(beside, self._codec)
+            builder = self._builder = Folder(beside, self._codec, ahead=True)
             try:
                 with collector_relaxed():
                     await self._catch_up(builder)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from events.log.migrate import migrate
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from events.stream.port import OtherLogError
+from events.types.vm import VmCreated
 from projections.projector import Projector, ProjectorStatus
 from tests.harness.postgres import Database, PostgresServer
 from tests.unit.projections.history import History, ListStream, busy_history, write_log
@@ -33,6 +35,7 @@ import asyncio, sys
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from events.stream.port import OtherLogError
+from events.types.vm import VmCreated
 from projections.projector import Projector
 
 async def main(dsn):
@@ -122,13 +125,37 @@ async def test_follows_the_stream(database: Database) -> None:
 async def test_folds_without_its_cache_what_it_folds_with_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.folder.Folder.__init__.__kwdefaults__", {"cached_max": 0})
+    monkeypatch.setattr(
+        "projections.folder.Folder.__init__.__kwdefaults__", {"ahead": True, "cached_max": 0}
+    )
     history = busy_history(50, 3_000, seed=3)
     stream = ListStream(history)
     projector = Projector(stream, database.url, build_batch_events=100)
     async with running(projector):
         await caught_up(projector, len(history.events))
     assert_is_fold(database.url, history)
+
+
+async def test_an_append_cut_in_two_still_shows_its_operation(database: Database) -> None:
+    """The operation in one batch, the object that it makes in the next, by another process."""
+    history = History()
+    center = history.make_data_center()
+    where = history.make_cluster(center)
+    vm_id = history.new_id()
+    work = history.begin_operation(f"vm/{vm_id}", kind="vm.create")
+    created = VmCreated(
+        name="web01", data_center=center, cluster=where, configuration=history.configuration()
+    )
+    history.add(f"vm/{vm_id}", created)
+    rest = [history.events.pop()]
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, len(history.events))
+    history.events += rest
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+    document = json.loads(rows_of(database.url)["vms"][vm_id][-1])
+    assert [operation["id"] for operation in document["operations"]] == [work]
 
 
 async def test_killed_again_and_again_loses_and_doubles_nothing(
