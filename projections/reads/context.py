@@ -39,6 +39,14 @@ POSITION_MAX = 2**63 - 1
 POSITION_HEADER = "Chronovisor-Position"
 MIN_POSITION_HEADER = "Chronovisor-Min-Position"
 
+# The inventory is not there, or is one of another release than this: it is being built.
+NOT_THERE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.FeatureNotSupported,
+)
+
 Authenticate = Callable[[Request], Awaitable[Principal | None]]
 """Answers who is asking, or None; what it raises is left to the application."""
 
@@ -135,7 +143,7 @@ class Reads:
             async with self._pool.connection() as connection:
                 found = await connection.execute(statement, arguments, binary=True)
                 return await found.fetchall()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        except NOT_THERE as error:
             raise building() from error
         except (psycopg.OperationalError, PoolTimeout, OSError) as error:
             logger.warning("the inventory does not answer", error=str(error))

@@ -34,11 +34,14 @@ def _key(collection: Collection, given: str) -> int | str:
     raise missing(collection, given)
 
 
-def missing(collection: Collection, object_id: str, when: str = "") -> NotFound:
-    """Return the problem of an object that is not there."""
+def missing(
+    collection: Collection, object_id: str, when: str = "", *, position: int | None = None
+) -> NotFound:
+    """Return the problem of an object that is not there, as of a position."""
     return NotFound(
         f"There is no {collection.one} with id {object_id[:100]!r}{when}.",
         f"GET {collection.path} lists those there are; ids are not names.",
+        {POSITION_HEADER: str(position)} if position is not None else None,
     )
 
 
@@ -57,7 +60,7 @@ async def answer_one(collection: Collection, reads: Reads, request: Request) -> 
         raise building()
     position, document, version = rows[0]
     if document is None:
-        raise missing(collection, given)
+        raise missing(collection, given, position=position)
     return _answer(document, position, version, fields)
 
 
@@ -72,7 +75,7 @@ async def _answer_past(
         reads, collection.kind, object_id, parse_time("at", given)
     )
     if document is None:
-        raise missing(collection, object_id, f" at {given[:100]}")
+        raise missing(collection, object_id, f" at {given[:100]}", position=position)
     return _answer(document, position, version, fields)
 
 

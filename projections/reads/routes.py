@@ -72,7 +72,9 @@ class ReadApi:
         async def follow(reads: Reads, request: Request) -> Response:
             return await answer_stream(self._hub, request)
 
-        found.append(Route("/v1/stream", endpoint(reads, follow, waits=False), methods=["GET"]))
+        stream = Route("/v1/stream", endpoint(reads, follow, waits=False), methods=["GET"])
+        stream.methods = {"GET"}  # Starlette adds HEAD, whose answer would never end either
+        found.append(stream)
         return found
 
 

@@ -149,6 +149,8 @@ class TestOne:
         assert problem["type"] == "not-found"
         assert problem["title"] == "There is no such object"
         assert problem["status"] == 404
+        if given == "nobody":
+            assert answer.headers["chronovisor-position"] == str(len(fleet.history.events))
         assert problem["remedy"]
 
     async def test_audit_record_is_found_by_its_position(self, fleet: Site) -> None:

@@ -250,3 +250,7 @@ async def test_so_many_clients_and_no_more(site: Site, monkeypatch: pytest.Monke
         async with site.client.stream("GET", "/v1/stream") as answer:
             assert answer.status_code == 503
             assert json.loads(await answer.aread())["type"] == "too-many-streams"
+
+
+async def test_there_is_no_head_of_it(site: Site) -> None:
+    assert (await site.client.head("/v1/stream")).status_code == 405
