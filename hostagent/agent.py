@@ -46,6 +46,7 @@ from hostagent.tasks import run_together
 from hostagent.timings import Timings
 
 COMPARE_PAUSE_S = 0.02
+GIVE_UP = "give up"
 
 _log = structlog.get_logger(__name__)
 
@@ -297,9 +298,12 @@ class HostAgent:
         vm = action.run.vm
         if not self.lanes.may_end(vm):
             return
-        if self.lanes.lane(vm) is not None:
-            # An ordered end goes first: once the lane is free, this is decided again.
-            self.lanes.cancel(vm)
+        lane = self.lanes.lane(vm)
+        if lane is not None:
+            # An ordered end goes first: once the lane is free, this is decided again. What only
+            # writes a line is not cancelled: it would begin anew each time, and never end.
+            if not lane.label.startswith(GIVE_UP):
+                self.lanes.cancel(vm)
             return
         self.metrics.ends.inc()
         self.lanes.run(vm, "end", self._runs.end(action), ends_run=True)
@@ -319,7 +323,7 @@ class HostAgent:
                 continue
             known = desk.journal.known.jobs.get(job.id)
             if known is None or known.state is None:
-                self.lanes.run(job.vm, f"withdrawn {job.id}", self._jobs.give_up(job))
+                self.lanes.run(job.vm, f"{GIVE_UP} {job.id}", self._jobs.give_up(job))
 
     async def _rebuild(self) -> None:
         """After a lost journal: remember from the domains themselves what was begun here."""

@@ -209,6 +209,21 @@ async def test_a_job_withdrawn_while_the_agent_was_away_is_given_up(host: Host) 
     assert await host.incarnations() == [(VM, 1)]
 
 
+async def test_a_power_off_goes_through_although_a_job_is_given_up_with_it(host: Host) -> None:
+    """given a shutdown put off by an absent hypervisor, when a stop takes its place, then off"""
+    await started(host)
+    host.faults(away=True)
+    job = host.engine.order_job(a_job(JobKind.VM_SHUTDOWN, timeout_s=60))
+    await asyncio.sleep(0.1)
+    host.engine.absent(VM, reason=DownReason.ADMIN)
+    host.engine.withdraw(job)
+    await asyncio.sleep(0.1)
+    host.faults()
+
+    assert (await host.engine.until_state(VM, VmState.ABSENT)).reason is DownReason.ADMIN
+    assert await host.incarnations() == []
+
+
 async def test_a_copy_is_given_up_when_it_is_withdrawn(host: Host) -> None:
     await host.start(Faults(copy_s=60))
     job = host.engine.order_job(a_job(JobKind.DISK_CREATE, incarnation=0, disks=(disk(1),)))
