@@ -45,6 +45,21 @@ class Folder:
         return self.sockets / "query.sock"
 
     @property
+    def warehouse_copy_socket(self) -> Path:
+        """Where the warehouse hands out copies of itself, for backups."""
+        return self.sockets / "dwh-copy.sock"
+
+    @property
+    def notifier_copy_socket(self) -> Path:
+        """Where the notifier hands out copies of its memory, for backups."""
+        return self.sockets / "told-copy.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the agent of a real host on this machine serves health and metrics."""
+        return self.sockets / "agent.sock"
+
+    @property
     def fleet_socket(self) -> Path:
         """Where the simulated hosts' process serves health and metrics."""
         return self.sockets / "fleet.sock"

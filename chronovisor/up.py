@@ -117,6 +117,7 @@ def _libvirt_part(installation: Installation, uri: str) -> Part:
         "--libvirt",
         uri,
         after=("engine", "projector"),
+        ready=_hosts_connected(installation.folder.agent_socket),
         before_start=enrol,
     )
 
@@ -168,7 +169,7 @@ def _beats(installation: Installation, name: str) -> Callable[[Launched], Awaita
 
 
 def _hosts_connected(status_socket: Path) -> Callable[[Launched], Awaitable[bool]]:
-    """Tell whether every simulated host has its session."""
+    """Tell whether every host of an agent process has its session."""
 
     async def connected(launched: Launched) -> bool:
         del launched

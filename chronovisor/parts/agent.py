@@ -21,7 +21,13 @@ async def run(
     if host is None or uri is None:
         message = "the agent needs --host (its state folder) and --libvirt (a URI)"
         raise SettingsError(message)
-    await run_agent(real_agent(host, uri, time_scale=installation.settings.time_scale), stop)
+    process = real_agent(
+        host,
+        uri,
+        time_scale=installation.settings.time_scale,
+        status=str(installation.folder.agent_socket),
+    )
+    await run_agent(process, stop)
 
 
 def real_agent(
