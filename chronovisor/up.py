@@ -30,6 +30,7 @@ from hostagent.identity import read_hardware_id
 
 log = structlog.get_logger(__name__)
 HOSTS_MAX = 10_000
+HOST_WAIT_S = 20.0
 LIBVIRT = "libvirt"
 _MEMORY_THRIFT = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
 Say = Callable[[str], None]
@@ -169,10 +170,16 @@ def _beats(installation: Installation, name: str) -> Callable[[Launched], Awaita
 
 
 def _hosts_connected(status_socket: Path) -> Callable[[Launched], Awaitable[bool]]:
-    """Tell whether every host of an agent process has its session."""
+    """Tell whether every host of an agent process has its session.
+
+    It is waited for only so long: a host in trouble shows in the inventory, and must not keep the
+    engine, which shows it, from being up.
+    """
+    begun: dict[int, float] = {}
 
     async def connected(launched: Launched) -> bool:
-        del launched
+        if time.monotonic() - begun.setdefault(launched.pid, time.monotonic()) > HOST_WAIT_S:
+            return True
         transport = httpx.AsyncHTTPTransport(uds=str(status_socket))
         with contextlib.suppress(httpx.HTTPError, ValueError):
             async with httpx.AsyncClient(transport=transport, timeout=5) as http:
