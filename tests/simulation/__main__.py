@@ -14,6 +14,12 @@ import time
 HASH_SEED = "0"
 
 
+def say(text: str) -> None:
+    """Tell whoever runs this."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Run the seeds that were asked for; the exit status tells whether all promises held."""
     if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
@@ -35,19 +41,19 @@ def main() -> int:
         took_s = time.monotonic() - begun
         names.update(result.names)
         if result.broken or options.verbose:
-            print("\n".join(result.told))
-        print(
+            say("\n".join(result.told))
+        say(
             f"seed {seed}: {result.events} events, {result.commands} commands"
             f" ({result.refused} refused), {took_s:.1f} s"
         )
         for text in result.broken:
-            print(f"  BROKEN: {text}")
+            say(f"  BROKEN: {text}")
         if result.broken:
             failed.append(seed)
     if options.verbose:
-        print("\n".join(f"{count:8} {name}" for name, count in names.most_common()))
+        say("\n".join(f"{count:8} {name}" for name, count in names.most_common()))
     if failed:
-        print(f"failed seeds: {failed}")
+        say(f"failed seeds: {failed}")
     return 1 if failed else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from commands.host.activate import ActivateHost
@@ -94,7 +94,9 @@ class Misfortune:
     def __init__(self, world: World, admins: Admins) -> None:
         self._world = world
         self._admins = admins
-        self._happenings: list[tuple[Callable[[SimulatedHost], Awaitable[None]], float]] = [
+        self._happenings: list[
+            tuple[Callable[[SimulatedHost], Coroutine[Any, Any, None]], float]
+        ] = [
             (self._agent_dies, 5),
             (self._power_fails, 2),
             (self._network_fails, 3),
@@ -117,7 +119,7 @@ class Misfortune:
             )
             host = world.dice.choice([world.hosts[key] for key in sorted(world.hosts)])
             world.note(f"{happen.__name__} {host.name}")
-            world.spawn(happen(host))
+            world.begin(happen(host))
 
     def _lasts_s(self, mean_s: float) -> float:
         return 0.01 + self._world.dice.expovariate(1 / mean_s)

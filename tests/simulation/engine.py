@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import inspect
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -27,6 +28,11 @@ from tests.simulation.patches import EPOCH
 PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
 INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
 TIMEOUTS = Timeouts(launch_s=60.0, retry_s=20.0)
+
+
+_RENEWING = "renewals" in inspect.signature(Gateway).parameters
+_NO_RENEWALS: dict[str, Any] = {"renewals": None} if _RENEWING else {}
+"""Nobody renews a certificate in a simulation."""
 
 
 class Sources:
@@ -68,6 +74,10 @@ class Process:
         self.tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in this process that nobody waits for."""
+        self.spawn(work).set_name("background")
 
     def kill(self) -> None:
         """End all at once."""
@@ -112,10 +122,11 @@ class EngineProcess(Process):
             _NoTelemetry(),
             sources.source_for,
             INTERVALS,
+            **_NO_RENEWALS,
         )
         self._app = gateway.app()
-        self.spawn(self._follow())
-        self.spawn(self.monitor.run())
+        self.begin(self._follow())
+        self.begin(self.monitor.run())
 
     async def _follow(self) -> None:
         while True:
@@ -163,7 +174,7 @@ class PoliciesProcess(Process):
     def __init__(self, log: MemoryLog, sources: Sources, name: str) -> None:
         super().__init__()
         self.runner = Runner(log, sources.context, TIMEOUTS, name)
-        self.spawn(self._run())
+        self.begin(self._run())
 
     async def _run(self) -> None:
         try:

@@ -64,7 +64,7 @@ class Line:
             async with asyncio.timeout(limit_s):
                 await self._pass()
                 if method == "POST" and dice.random() < faults.doubled:
-                    self._world.spawn(self._again(method, path, query, body))
+                    self._world.begin(self._again(method, path, query, body))
                 if dice.random() < faults.slow:
                     await asyncio.sleep(dice.uniform(0.0, LATE_S_MAX))
                 status, answer = await self._deliver(method, path, query, body)

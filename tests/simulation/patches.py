@@ -73,7 +73,7 @@ def replaced(seed: int, time_s: Callable[[], float]) -> Iterator[None]:
         mock.patch.object(simulated_state, "uuid", types.SimpleNamespace(uuid4=uuid4)),
         mock.patch.object(asyncio, "to_thread", _at_once),
         mock.patch.object(gateway_app, "peer_host_id", _peer_host_id),
-        mock.patch("os.fsync", lambda _descriptor: None),
+        mock.patch("os.fsync", return_value=None),
     ]
     for patch in patches:
         patch.start()

@@ -103,9 +103,7 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
 
 
 def _machines(world: World) -> None:
-    actual = {
-        key: host.id for host in world.hosts.values() for key in sorted(host.running())
-    }
+    actual = {key: host.id for host in world.hosts.values() for key in sorted(host.running())}
     for vm in world.vms().values():
         if vm.status not in RESTING:
             world.break_promise(f"{vm.name} never comes to rest: {vm.status}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +101,6 @@ class World(Process):
         """Note that something happened that must not."""
         self.note(f"BROKEN: {text}")
         self.broken.append(text)
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something of the world's own."""
-        return super().spawn(work)
 
     # ------------------------------------------------------------------ set-up
 

@@ -1,0 +1,42 @@
+"""A fixed set of seeds of the simulation; `python -m tests.simulation` runs as many as you like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SEEDS = 6
+FIRST = 1
+
+
+@pytest.mark.timeout(110)
+def test_no_promise_is_broken_under_the_fixed_seeds() -> None:
+    """given seeds, when hosts, agents, engine, policies and network fail, then all comes to rest"""
+    done = run("--seeds", str(SEEDS), "--first", str(FIRST))
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-4_000:]
+    assert done.stdout.count("seed ") == SEEDS
+
+
+def test_a_seed_runs_the_same_every_time() -> None:
+    first = run("--seeds", "1", "--first", "7", "--verbose")
+    again = run("--seeds", "1", "--first", "7", "--verbose")
+    assert "begins on" in first.stdout
+    assert without_clock(first.stdout) == without_clock(again.stdout)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the simulation in a process of its own, where strings hash as the seeds need it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def without_clock(text: str) -> list[str]:
+    """Return the story without the seconds that it took to tell."""
+    return [line for line in text.splitlines() if not line.startswith("seed ")]
