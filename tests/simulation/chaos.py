@@ -26,6 +26,7 @@ from tests.simulation.machine import SimulatedHost
 from tests.simulation.world import Faults, World
 
 VMS_MAX = 6
+Happening = Callable[[SimulatedHost], Coroutine[Any, Any, None]]
 MIB = 1024 * 1024
 
 
@@ -94,9 +95,7 @@ class Misfortune:
     def __init__(self, world: World, admins: Admins) -> None:
         self._world = world
         self._admins = admins
-        self._happenings: list[
-            tuple[Callable[[SimulatedHost], Coroutine[Any, Any, None]], float]
-        ] = [
+        self._happenings: list[tuple[Happening, float]] = [
             (self._agent_dies, 5),
             (self._power_fails, 2),
             (self._network_fails, 3),

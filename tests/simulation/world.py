@@ -7,13 +7,17 @@ all faults are mended, and everything must come to rest as the model says.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from commands.cluster.create import CreateCluster
+from commands.data_center.create import CreateDataCenter
 from commands.gateway.contacts import MemoryContacts
+from commands.host.add import AddHost
 from commands.kernel.handler import Handler
 from commands.state.vm import VM, VmState
 from events.codec import CODEC
@@ -106,10 +110,6 @@ class World(Process):
 
     async def open(self, hosts: int) -> None:
         """Make a cluster with hosts that are up, an engine and policies."""
-        from commands.cluster.create import CreateCluster  # noqa: PLC0415
-        from commands.data_center.create import CreateDataCenter  # noqa: PLC0415
-        from commands.host.add import AddHost  # noqa: PLC0415
-
         data_center = await self.do(CreateDataCenter(name="Default"))
         self.cluster = await self.do(CreateCluster(name="Default", data_center=data_center))
         for number in range(hosts):
@@ -137,8 +137,6 @@ class World(Process):
         return str(answer["id"])
 
     async def _join(self, host: str, name: str) -> None:
-        import hashlib  # noqa: PLC0415
-
         fingerprint = hashlib.sha256(host.encode()).hexdigest()
         events: tuple[Event, ...] = (
             HostJoinRequested(
