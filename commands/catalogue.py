@@ -6,6 +6,7 @@ from types import ModuleType
 
 from commands.cluster import create as cluster_create
 from commands.cluster import remove as cluster_remove
+from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
@@ -17,7 +18,7 @@ from commands.vm import create, reboot, remove, resume, shutdown, start, stop, s
 
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
-    *(cluster_create, cluster_remove),
+    *(cluster_create, cluster_schedule, cluster_remove),
     *(add, token, approve, activate, maintenance, confirm_off, host_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, remove),
     cancel,

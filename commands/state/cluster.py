@@ -6,7 +6,7 @@ import msgspec
 
 from commands.kernel.fold import Fold
 from events.envelope import Recorded
-from events.types.cluster import ClusterCreated, ClusterRemoved
+from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterSchedulingSet, Scheduling
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +18,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     cpu_model: str
     machine_type: str
+    scheduling: Scheduling = Scheduling()
     removed: bool = False
 
 
@@ -33,6 +34,8 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             cpu_model=event.cpu_model,
             machine_type=event.machine_type,
         )
+    if state is not None and isinstance(event, ClusterSchedulingSet):
+        return msgspec.structs.replace(state, scheduling=event.scheduling)
     if state is not None and isinstance(event, ClusterRemoved):
         return msgspec.structs.replace(state, removed=True)
     return state

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
+
+import msgspec
 
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, event
@@ -11,6 +14,30 @@ from events.types.base import Audit, Event, event
 def name_key(data_center: str, name: str) -> str:
     """Return the claim key of a cluster's name, unique within its data center."""
     return f"cluster.name/{data_center}/{name.casefold()}"
+
+
+class SchedulingPolicy(enum.StrEnum):
+    """How a cluster's VMs are spread over its hosts, in oVirt's words."""
+
+    NONE = "none"
+    EVENLY_DISTRIBUTED = "evenly_distributed"
+    POWER_SAVING = "power_saving"
+    VM_EVENLY_DISTRIBUTED = "vm_evenly_distributed"
+    CLUSTER_MAINTENANCE = "cluster_maintenance"
+
+
+class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
+    """A scheduling policy and its parameters: oVirt's HighUtilization, VCpuToPhysicalCpuRatio,
+    MaxFreeMemoryForOverUtilized and MinFreeMemoryForUnderUtilized.
+
+    A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
+    """
+
+    policy: SchedulingPolicy = SchedulingPolicy.NONE
+    high_utilization_percent: int = 80
+    vcpu_to_physical_cpu_ratio: float = 0.0
+    max_free_memory_for_over_utilized_bytes: int | None = None
+    min_free_memory_for_under_utilized_bytes: int | None = None
 
 
 @event("cluster.created")
@@ -35,6 +62,23 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
             exclusive(name_key(self.data_center, self.name), stream),
             shared(f"data_center/{self.data_center}", stream),
         )
+
+
+@event("cluster.scheduling_set")
+class ClusterSchedulingSet(Event, frozen=True, kw_only=True):
+    """From now on the cluster's VMs are placed by this policy, with these parameters."""
+
+    name: str
+    scheduling: Scheduling
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=9912,
+            name="USER_UPDATE_CLUSTER_POLICY",
+            message="The scheduling policy of cluster {name} was set to {scheduling.policy}"
+            " by {actor}.",
+        ),
+    )
 
 
 @event("cluster.removed")

@@ -7,11 +7,11 @@ import msgspec
 from events.envelope import Recorded
 from events.types import cluster as e
 from projections.views.data_center import HostCounts
-from projections.views.parts import Counts, OperationInProgress, Reference, Time, View
+from projections.views.parts import Changes, Counts, OperationInProgress, Reference, Time, View
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A cluster as the API shows it."""
+    """A cluster as the API shows it. `scheduling` says how its VMs are placed on its hosts."""
 
     id: str
     name: str
@@ -21,6 +21,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpu_model: str
     machine_type: str
     compatibility_version: str
+    scheduling: e.Scheduling = e.Scheduling()
     hosts: HostCounts | None = HostCounts()
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
@@ -50,12 +51,18 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
     )
 
 
+def _scheduling_set(
+    document: ClusterDocument, event: e.ClusterSchedulingSet, recorded: Recorded
+) -> Changes:
+    return {"scheduling": event.scheduling}
+
+
 VIEW: View[ClusterDocument] = View(
     "cluster",
     ClusterDocument,
     created=e.ClusterCreated,
     create=_create,
-    changes={},
+    changes={e.ClusterSchedulingSet: _scheduling_set},
     removed=e.ClusterRemoved,
 )
 evolve = VIEW.evolve

@@ -6,14 +6,21 @@ import pytest
 
 from commands.cluster.create import CreateCluster
 from commands.cluster.remove import RemoveCluster
+from commands.cluster.schedule import ScheduleCluster
 from commands.data_center.create import CreateDataCenter
 from commands.data_center.remove import RemoveDataCenter
 from commands.data_center.update import UpdateDataCenter
 from commands.kernel.command import Command
-from commands.kernel.refusal import NotFound, PreconditionFailed, WrongState
+from commands.kernel.refusal import InvalidField, NotFound, PreconditionFailed, WrongState
 from commands.kernel.testing import fresh, given
 from commands.operation.cancel import CancelOperation
-from events.types.cluster import ClusterCreated, ClusterRemoved
+from events.types.cluster import (
+    ClusterCreated,
+    ClusterRemoved,
+    ClusterSchedulingSet,
+    Scheduling,
+    SchedulingPolicy,
+)
 from events.types.data_center import (
     DataCenterCreated,
     DataCenterRemoved,
@@ -72,6 +79,48 @@ def test_a_cluster_comes_to_be_in_its_data_center() -> None:
     )
 
 
+def test_a_cluster_is_scheduled_by_a_policy_with_its_defaults() -> None:
+    saving = ScheduleCluster(id=CLUSTER, policy=SchedulingPolicy.POWER_SAVING)
+    when = place().when(saving)
+    when.then(
+        ClusterSchedulingSet(
+            name="Default", scheduling=Scheduling(policy=SchedulingPolicy.POWER_SAVING)
+        )
+    )
+    when.follows().when(saving).then_nothing()
+    place().when(ScheduleCluster(id=CLUSTER, policy=SchedulingPolicy.NONE)).then_nothing()
+
+
+def test_what_is_not_given_gets_the_default_again() -> None:
+    even = SchedulingPolicy.EVENLY_DISTRIBUTED
+    set_ = place().when(ScheduleCluster(id=CLUSTER, policy=even, vcpu_to_physical_cpu_ratio=1.5))
+    set_.then(
+        ClusterSchedulingSet(
+            name="Default", scheduling=Scheduling(policy=even, vcpu_to_physical_cpu_ratio=1.5)
+        )
+    )
+    again = ScheduleCluster(id=CLUSTER, policy=even, high_utilization_percent=90)
+    set_.follows().when(again).then(
+        ClusterSchedulingSet(
+            name="Default", scheduling=Scheduling(policy=even, high_utilization_percent=90)
+        )
+    )
+
+
+def test_a_parameter_of_another_policy_is_refused() -> None:
+    ratio = ScheduleCluster(
+        id=CLUSTER, policy=SchedulingPolicy.POWER_SAVING, vcpu_to_physical_cpu_ratio=1.5
+    )
+    place().when(ratio).refused(InvalidField, "a parameter of policy evenly_distributed")
+    limits = ScheduleCluster(
+        id=CLUSTER,
+        policy=SchedulingPolicy.POWER_SAVING,
+        max_free_memory_for_over_utilized_bytes=2,
+        min_free_memory_for_under_utilized_bytes=2,
+    )
+    place().when(limits).refused(InvalidField, "at once")
+
+
 def test_what_is_removed_is_not_found_any_more() -> None:
     gone = place().when(RemoveCluster(id=CLUSTER)).follows()
     gone.when(RemoveCluster(id=CLUSTER)).refused(NotFound, CLUSTER)
@@ -95,6 +144,7 @@ def test_removal_says_what_is_removed() -> None:
     "command",
     [
         RemoveCluster(id=NOBODY),
+        ScheduleCluster(id=NOBODY, policy=SchedulingPolicy.NONE),
         RemoveDataCenter(id=NOBODY),
         UpdateDataCenter(id=NOBODY, name="x"),
         CreateCluster(name="x", data_center=NOBODY),
