@@ -29,8 +29,9 @@ from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.tls import ServerConfig, bind, serve, server_config
-from commands.gateway.view import GatewayView
+from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.handler import Handler
+from commands.kernel.snapshots import Keeper
 from events.codec import CODEC
 from events.log.port import LogReader, UnavailableError
 from events.log.postgres import PostgresLog
@@ -54,6 +55,7 @@ class Engine:
         self._pool = pool
         self._handler = Handler(events)
         self._view = GatewayView()
+        self._keeper = Keeper(events, SHAPE)
         self._contacts = PostgresContacts(pool)
         self._monitor = Monitor(
             self._handler,
@@ -71,6 +73,7 @@ class Engine:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
+        await self._keeper.restore(self._view)
         await self._contacts.prepare()
         await ensure_defaults(self._handler, self._log.log_id)
         files = self._installation.server_files()
@@ -94,7 +97,7 @@ class Engine:
         )
         gateway = self._gateway_config(gateway_socket.getsockname()[1], files)
         beat = Heartbeat(self._installation.dsn(), "engine", self._pulse)
-        async with reads.open(), _closing(api):
+        async with reads.open(), _closing(api), _closing(self._keeper):
             await together(
                 stop,
                 serve(
@@ -103,7 +106,7 @@ class Engine:
                     stop=stop,
                     on_started=lambda: self._installation.write_addresses(addresses),
                 ),
-                follow(self._log, self._view),
+                follow(self._log, self._view, self._handler, self._keeper),
                 self._monitor.run(),
                 self._telemetry.run(),
                 beat.run(),
@@ -187,11 +190,11 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def _closing(api: Api) -> AsyncIterator[None]:
+async def _closing(part: Api | Keeper) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await api.close()
+        await part.close()
 
 
 async def run(installation: Installation, stop: asyncio.Event) -> None:
@@ -222,13 +225,16 @@ async def _opened_pool(installation: Installation) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def follow(reader: LogReader, view: GatewayView) -> None:
-    """Keep the gateway's view at the log's head."""
+async def follow(reader: LogReader, view: GatewayView, handler: Handler, keeper: Keeper) -> None:
+    """Keep the gateway's view at the log's head, and its snapshots not far behind."""
     while True:
         try:
             stored = await reader.read(view.position)
             for one in stored:
-                view.take(CODEC.decode(one))
+                recorded = CODEC.decode(one)
+                view.take(recorded)
+                handler.follow(recorded)
+            keeper.look(view)
             if not stored:
                 await reader.wait(view.position, FOLLOW_S)
         except (UnavailableError, psycopg.Error, OSError) as error:

@@ -192,7 +192,7 @@ class Gateway:
                     remedy="Say hello again.",
                 )
             positions = await self._take_items(request, host, report)
-            position = max([await self._reader.head(), *positions])
+            position = max([self._view.position, *positions])
             desk.taken(report)
         await self._catch_up(position)
         return _json(ReportAck(sequence=report.sequence, position=position))
@@ -241,8 +241,7 @@ class Gateway:
 
     async def _take(self, host: str, report: Report, part: str, decide: Decide) -> int:
         source = self._once(host)
-        decision, _reads = await self._handler.decide(decide, source())
-        if not decision.events:
+        if not await self._is_news(decide, source):
             return 0
         accepted = await self._handler.handle(
             decide,
@@ -251,6 +250,16 @@ class Gateway:
             key=f"{report.session}:{report.sequence}:{part}",
         )
         return accepted.position
+
+    async def _is_news(self, decide: Decide, source: ContextSource) -> bool:
+        """Tell whether something follows; that nothing does is said on the newest state only."""
+        try:
+            decision, _reads = await self._handler.decide(decide, source(), fresh=False)
+        except Refusal:
+            decision = None
+        if decision is None or not decision.events:
+            decision, _reads = await self._handler.decide(decide, source())
+        return bool(decision.events)
 
     async def _samples(self, request: Request, host: str) -> Response:
         batch = await _body(request, Telemetry)
@@ -286,12 +295,11 @@ class Gateway:
 
     async def _catch_up(self, position: int) -> None:
         """Wait until the view has taken in a position, so that what is answered includes it."""
-        deadline = asyncio.get_running_loop().time() + CATCH_UP_S_MAX
-        while self._view.position < position:
-            if asyncio.get_running_loop().time() > deadline:
-                message = f"the gateway is {position - self._view.position} events behind"
-                raise TimeoutError(message)
-            await asyncio.sleep(0.002)
+        try:
+            await self._view.reach(position, CATCH_UP_S_MAX)
+        except TimeoutError:
+            message = f"the gateway is {position - self._view.position} events behind"
+            raise TimeoutError(message) from None
 
     def _once(self, host: str) -> ContextSource:
         return self._source_for(f"host:{host}")

@@ -7,11 +7,13 @@ whatever is appended is decided again on the streams themselves.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from commands.kernel.fold import Fold, World
+from commands.kernel.snapshots import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
@@ -23,6 +25,11 @@ from events.wire.agent import Intent, IntentVm, Role
 State = TypeVar("State")
 WITHDRAWN_JOBS_MAX = 1_000
 """How many withdrawn jobs are remembered per host, for agents that poll."""
+
+
+SHAPE = Shape.of(
+    "gateway", 1, (HOST, VM), changed=dict[str, int], withdrawn=tuple[tuple[int, str], ...]
+)
 
 
 class TooOldError(Exception):
@@ -55,6 +62,7 @@ class GatewayView:
             lambda: deque(maxlen=WITHDRAWN_JOBS_MAX)
         )
         self._signals: dict[str, asyncio.Event] = {}
+        self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
@@ -63,6 +71,43 @@ class GatewayView:
             self._take_host(recorded)
         elif recorded.kind == "vm":
             self._take_vm(recorded)
+        while self._awaited and self._awaited[0][0] <= self.position:
+            reached = heapq.heappop(self._awaited)[-1]
+            if not reached.done():
+                reached.set_result(None)
+
+    async def reach(self, position: int, timeout_s: float) -> None:
+        """Return once a position is taken in; raises TimeoutError."""
+        if self.position >= position:
+            return
+        reached = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._awaited, (position, id(reached), reached))
+        async with asyncio.timeout(timeout_s):
+            await reached
+
+    def tables(self) -> Tables:
+        """Return what a snapshot holds; all else follows from it."""
+        return {
+            "host": dict(self.hosts),
+            "vm": dict(self.vms),
+            "changed": {host: dict(vms) for host, vms in self._changed.items() if vms},
+            "withdrawn": {host: tuple(jobs) for host, jobs in self._withdrawn.items() if jobs},
+        }
+
+    def restore(self, position: int, tables: Tables) -> None:
+        """Take up a snapshot; the view is empty."""
+        self.position = position
+        for key, host in tables["host"].items():
+            self.hosts[key] = host
+            if host.token is not None:
+                self._tokens[host.token.id] = key
+        for key, vm in tables["vm"].items():
+            self.vms[key] = vm
+            for where in _hosts(vm):
+                self._vms_of[where].add(key)
+        self._changed.update(tables["changed"])
+        for where, jobs in tables["withdrawn"].items():
+            self._withdrawn[where].extend(jobs)
 
     def host_of_token(self, token: str) -> HostState | None:
         """Return the host whose newest enrolment token has this id."""

@@ -63,6 +63,11 @@ class Repository:
                 version, state = one.version, fold.evolve(state, one)
         self._remember(stream, Loaded(version, state))
 
+    def follow(self, recorded: Recorded) -> None:
+        """Bring what is cached of a stream up to date with an event that was read from the log."""
+        if recorded.stream in self._cached:
+            self.take(recorded.stream, (recorded,))
+
     async def _newest(self, folds: dict[str, Fold[Any]]) -> dict[str, Loaded]:
         self._folds |= {fold.kind: fold for fold in folds.values()}
         known = {stream: await self._known(stream, fold) for stream, fold in sorted(folds.items())}
@@ -179,6 +184,10 @@ class Handler:
             for event in decision.events:
                 world.reads.setdefault(event.stream, 0)
             return decision, world.reads
+
+    def follow(self, recorded: Recorded) -> None:
+        """Take in what others append, from whoever reads the log anyway: fewer decisions lag."""
+        self._repository.follow(recorded)
 
     def forget(self, streams: Iterable[str]) -> None:
         """Drop streams from the cache: they changed behind it."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from commands.kernel.fold import Fold, Loaded, World
+from commands.kernel.snapshots import Shape, Tables
 from commands.scheduler.first_fit import Choice, Need
 from commands.scheduler.fleet import Fleet
 from commands.state.cluster import CLUSTER, ClusterState
@@ -27,6 +28,9 @@ from events.types.vm import VmPlaced, VmStaleCopyFound
 State = TypeVar("State")
 Timer = tuple[dt.datetime, str, str]
 """When it is due, of which operation, under which name."""
+
+
+SHAPE = Shape.of("facts", 1, (CLUSTER, HOST, VM, OPERATION), versions=int)
 
 
 class FactsWorld(World):
@@ -75,6 +79,31 @@ class Facts:
                 self._take_operation(recorded)
             case "cluster":
                 self._take_cluster(recorded)
+
+    def tables(self) -> Tables:
+        """Return what a snapshot holds; all else follows from it."""
+        return {
+            "cluster": dict(self.clusters),
+            "host": dict(self.hosts),
+            "vm": dict(self.vms),
+            "operation": dict(self.operations),
+            "versions": dict(self._versions),
+        }
+
+    def restore(self, position: int, tables: Tables) -> None:
+        """Take up a snapshot; the facts are empty."""
+        self.position = position
+        self._versions.update(tables["versions"])
+        self.clusters.update(tables["cluster"])
+        for host in tables["host"].values():
+            self._put_host(host)
+        for key, vm in tables["vm"].items():
+            self.vms[key] = vm
+            self._account(vm, 1)
+        for key, operation in tables["operation"].items():
+            self._put_operation(key, operation)
+            for timer, due in operation.timers.items():
+                heapq.heappush(self._timers, (due, key, timer))
 
     def loaded(self, kind: str, object_id: str) -> Loaded:
         """Return a stream's version and state; KeyError for a kind that is not folded here."""
@@ -180,16 +209,18 @@ class Facts:
 
     def _take_host(self, recorded: Recorded) -> None:
         after = HOST.evolve(self.hosts.get(recorded.object_id), recorded)
-        if after is None:
-            return
-        self._fleet.put(after)
-        self._proved_off.pop(recorded.object_id, None)
-        if after.proved_off and not after.removed:
-            self._proved_off[recorded.object_id] = after
-        if after.removed:
-            self.hosts.pop(recorded.object_id, None)
+        if after is not None:
+            self._put_host(after)
+
+    def _put_host(self, host: HostState) -> None:
+        self._fleet.put(host)
+        self._proved_off.pop(host.id, None)
+        if host.proved_off and not host.removed:
+            self._proved_off[host.id] = host
+        if host.removed:
+            self.hosts.pop(host.id, None)
         else:
-            self.hosts[recorded.object_id] = after
+            self.hosts[host.id] = host
 
     def _take_operation(self, recorded: Recorded) -> None:
         key = recorded.object_id
@@ -197,8 +228,7 @@ class Facts:
         if after is None:
             return
         if after.open:
-            self.operations[key] = after
-            self._by_target[after.target].add(key)
+            self._put_operation(key, after)
             if isinstance(recorded.event, OperationTimerSet):
                 heapq.heappush(self._timers, (recorded.event.due, key, recorded.event.timer))
             return
@@ -209,6 +239,10 @@ class Facts:
         if not waiting:
             self._by_target.pop(after.target, None)
             self._forget_removed(after.target)
+
+    def _put_operation(self, key: str, operation: OperationState) -> None:
+        self.operations[key] = operation
+        self._by_target[operation.target].add(key)
 
     def _forget_removed(self, target: str) -> None:
         """Forget a VM that was removed, once no operation looks at it any more."""

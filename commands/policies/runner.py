@@ -11,14 +11,14 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
 import structlog
 
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
+from commands.kernel.snapshots import EVENTS_BETWEEN, Keeper
 from commands.policies.catalogue import SAGAS
-from commands.policies.facts import Facts, FactsWorld, ended_with_host
+from commands.policies.facts import SHAPE, Facts, FactsWorld, ended_with_host
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.state.host import HOST
 from commands.state.operation import OPERATION, OperationState, StepState
@@ -61,9 +61,16 @@ class Runner:
     """Makes the sagas' moves. `run` ends only by SupersededError or cancellation."""
 
     def __init__(
-        self, events: Log, source: ContextSource, timeouts: Timeouts, process: str
+        self,
+        events: Log,
+        source: ContextSource,
+        timeouts: Timeouts,
+        process: str,
+        *,
+        snapshot_events: int = EVENTS_BETWEEN,
     ) -> None:
         self._log = events
+        self._keeper = Keeper(events, SHAPE, events_between=snapshot_events)
         self._source = source
         self._timeouts = timeouts
         self._process = process
@@ -86,17 +93,21 @@ class Runner:
     async def run(self) -> None:
         """Take the policy over, catch up, then follow the log for ever."""
         await self.begin()
-        while True:
-            try:
-                await self.turn()
-                await self._log.wait(self._facts.position, self._until_next_timer_s())
-            except (OverloadedError, UnavailableError) as error:
-                log.warning("policies wait for the log", reason=str(error))
-                await asyncio.sleep(_RETRY_S)
+        try:
+            while True:
+                try:
+                    await self.turn()
+                    await self._log.wait(self._facts.position, self._until_next_timer_s())
+                except (OverloadedError, UnavailableError) as error:
+                    log.warning("policies wait for the log", reason=str(error))
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            await self._keeper.close()
 
     async def begin(self) -> None:
         """Take the policy over and catch up with the log."""
         await self._elect()
+        await self._keeper.restore(self._facts)
         await self._catch_up(collect=False)
         self._dirty = dict.fromkeys(self._facts.operations)
 
@@ -144,6 +155,7 @@ class Runner:
             while stored := await self._log.read(self._facts.position):
                 for one in stored:
                     self._take(CODEC.decode(one), collect=collect)
+                self._keeper.look(self._facts)
 
     async def _reach(self, position: int) -> None:
         """Take in everything up to a position that is known to be in the log."""
@@ -374,14 +386,6 @@ def _end_lost_run(world: World, vm_id: str, host_id: str) -> Decision:
         restored=run.restores,
     )
     return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(vm), NewEvent(stream, down)))
-
-
-class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policies' process says of itself."""
-
-    process: str
-    position: int
-    operations: int
 
 
 def new_process_name() -> str:
