@@ -30,6 +30,8 @@ from access.files import (
 CA_KEY_NAME = "ca.key"
 CA_CERTIFICATE_NAME = "ca.crt"
 TRUST_BUNDLE_NAME = "trust.crt"
+SUCCESSOR_NAME = "next"
+"""The folder, within the CA's own, of the CA that is to replace it."""
 CA_VALID_DAYS = 3650
 HOST_VALID_DAYS = 365
 HOST_VALID_DAYS_MIN = 90
@@ -108,7 +110,12 @@ class CertificateAuthority:
         try:
             key = _load_key(folder / CA_KEY_NAME)
             pem = read_bounded(folder / CA_CERTIFICATE_NAME)
-            return cls(x509.load_pem_x509_certificate(pem), key)
+            certificate = x509.load_pem_x509_certificate(pem)
+            promoted = folder / SUCCESSOR_NAME / CA_KEY_NAME
+            if certificate.public_key() != key.public_key() and promoted.exists():
+                # A successor was put in place half way: its key still lies where it was made.
+                key = _load_key(promoted)
+            return cls(certificate, key)
         except FileNotFoundError as error:
             message = f"no certificate authority: {error.filename} is missing"
             raise BrokenAuthority(message) from error
@@ -189,6 +196,19 @@ class CertificateAuthority:
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
 
+    def has_key(self, key_pem: bytes) -> bool:
+        """Tell whether a private key (PEM) is this CA's."""
+        key = serialization.load_pem_private_key(key_pem, password=None)
+        return key.public_key() == self.certificate.public_key()
+
+    def issued(self, certificate: x509.Certificate) -> bool:
+        """Tell whether this CA signed a certificate."""
+        try:
+            certificate.verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     def _leaf(
         self,
         common_name: str,
@@ -257,6 +277,13 @@ def host_id_of(certificate: x509.Certificate | bytes) -> str:
         message = "the certificate's URI and common name do not name one host"
         raise NotAHostCertificate(message)
     return host_id
+
+
+def public_key_sha256(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """SHA-256 (hex) of the public key in a certificate or signing request, as it is pinned."""
+    key = certificate.public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, now: dt.datetime) -> x509.Certificate:

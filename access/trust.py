@@ -56,6 +56,12 @@ def add_to_trust_bundle(path: Path, certificate: x509.Certificate) -> None:
     write_atomically(path, pem, mode=PUBLIC_MODE)
 
 
+def replace_trust_bundle(path: Path, certificate: x509.Certificate) -> None:
+    """Trust this CA alone: the last step of replacing another."""
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    write_atomically(path, pem, mode=PUBLIC_MODE)
+
+
 def pick_by_fingerprint(bundle_pem: bytes, wanted: str) -> bytes:
     """The one certificate (PEM) of a bundle that has this fingerprint.
 

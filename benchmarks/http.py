@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 from access.certificates import CertificateAuthority
 from access.secrets import EngineSecret
+from access.succession import Authorities
 from access.tokens import TokenVerifier, ensure_admin_token
 from access.trust import ServerFiles, ensure_server_files
 from benchmarks._report import compare
@@ -111,8 +112,8 @@ def _bare() -> Starlette:
 
 def _api(handler: Handler, log: PostgresLog, folder: Path) -> Application:
     secret = EngineSecret.load_or_create(folder / "secret")
-    authority = CertificateAuthority.load(folder / "ca")
-    enrolment = Enrolment(handler, GatewayView(), authority, secret, folder / "ca", "")
+    authorities = Authorities(folder / "ca")
+    enrolment = Enrolment(handler, GatewayView(), authorities, secret, folder / "ca", "")
 
     async def health() -> dict[str, object]:
         return {"ok": True, "parts": []}

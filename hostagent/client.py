@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,17 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from events.wire.agent import Hello, Intent, Orders, Report, ReportAck, Telemetry, Welcome
+from events.wire.agent import (
+    Hello,
+    Intent,
+    Orders,
+    Renew,
+    RenewAnswer,
+    Report,
+    ReportAck,
+    Telemetry,
+    Welcome,
+)
 from hostagent.gateway import (
     GatewayAwayError,
     GatewayError,
@@ -39,14 +50,17 @@ class HttpsGateway:
     """
 
     def __init__(self, address: str, context: ssl.SSLContext, *, request_timeout_s: float) -> None:
+        self._address = address.rstrip("/")
         self._timeout_s = request_timeout_s
-        self._http = httpx.AsyncClient(
-            base_url=address.rstrip("/"),
+        self._http = self._client(context)
+        self._former: set[asyncio.Task[None]] = set()
+
+    def _client(self, context: ssl.SSLContext) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._address,
             verify=context,
             trust_env=False,
-            timeout=httpx.Timeout(
-                request_timeout_s, connect=min(CONNECT_TIMEOUT_S, request_timeout_s)
-            ),
+            timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s)),
             limits=httpx.Limits(
                 max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
             ),
@@ -79,9 +93,23 @@ class HttpsGateway:
         """Send samples."""
         await self._post("/agent/v1/telemetry", telemetry, AnyAnswer, AnyAnswer())
 
+    async def renew(self, renew: Renew) -> RenewAnswer:
+        """Ask for the certificate to use."""
+        return await self._post("/agent/v1/renew", renew, RenewAnswer)
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Make all further connections with these TLS settings.
+
+        What is under way on the old ones fails as if the engine were away, and is tried again.
+        """
+        former, self._http = self._http, self._client(context)
+        closing = asyncio.create_task(former.aclose())
+        self._former.add(closing)
+        closing.add_done_callback(self._former.discard)
+
     async def close(self) -> None:
         """Let go of all connections."""
-        await self._http.aclose()
+        await asyncio.gather(self._http.aclose(), *self._former, return_exceptions=True)
 
     async def _post(
         self, path: str, message: msgspec.Struct, answer: type[Answer], empty: Answer | None = None

@@ -22,6 +22,7 @@ from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
 from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
 from hostagent.journal import Journal
 from hostagent.metrics import Metrics
+from hostagent.renewal import Renewal
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_state import Control, Do
 from hostagent.tasks import end_tasks, run_together
@@ -140,8 +141,9 @@ class Fleet:
         async with self._starting:
             identity, gateway = await asyncio.to_thread(self._prepare, setup)
             agent = self._assemble(setup, identity, gateway)
+            renewal = Renewal(setup.folder, gateway, self._timings)
         self._agents[setup.folder] = agent
-        await agent.run()
+        await run_together((agent.run(), renewal.run()))
 
     def _prepare(self, setup: HostSetup) -> tuple[Identity, HttpsGateway]:
         """Read what lies on disk; in a thread, since many hosts start at once."""

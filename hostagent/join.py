@@ -86,7 +86,7 @@ async def join(
     pinned = _fingerprint_of(token)
     key = _own_key(folder / KEY_NAME)
     question = Join(
-        token=token.strip(), signing_request=_signing_request(key, name), hardware=hardware
+        token=token.strip(), signing_request=signing_request(key, name), hardware=hardware
     )
     backoff = Backoff(poll_min_s, poll_max_s)
     told = False
@@ -115,7 +115,7 @@ def load_joined(folder: Path) -> Joined | None:
     """Return what an earlier join left, None if there is none or it is not whole."""
     try:
         joined = msgspec.json.decode(read_bounded(folder / JOINED_NAME), type=Joined)
-        key = _load_key(read_bounded(folder / KEY_NAME))
+        key = load_key(read_bounded(folder / KEY_NAME))
         certificate = x509.load_pem_x509_certificate(read_bounded(folder / CERTIFICATE_NAME))
         trusted = (folder / TRUST_NAME).stat().st_size > 0
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def _store(folder: Path, key: ec.EllipticCurvePrivateKey, answer: JoinAnswer) ->
         raise JoinRefusedError(f"the engine's certificates cannot be read: {error}") from error
     if parsed.public_key() != key.public_key():
         raise JoinRefusedError("the engine's certificate is for another machine's key")
-    if not any(_issued(authority, parsed) for authority in authorities):
+    if not any(is_issued_by(authority, parsed) for authority in authorities):
         raise JoinRefusedError("the engine's certificate is not signed by the CA that it names")
     if urlsplit(answer.gateway).scheme != "https":
         raise JoinRefusedError(f"the gateway's address {answer.gateway!r} is not https")
@@ -205,7 +205,8 @@ def _store(folder: Path, key: ec.EllipticCurvePrivateKey, answer: JoinAnswer) ->
     return joined
 
 
-def _issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+def is_issued_by(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Tell whether a CA signed a certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
@@ -224,19 +225,20 @@ def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
         write_atomically(path, pem)
     try:
-        return _load_key(read_bounded(path))
+        return load_key(read_bounded(path))
     except ValueError as error:
         raise JoinRefusedError(f"{path} is not a host's key: {error}") from error
 
 
-def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return a host's key; raises ValueError."""
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise ValueError("not an EC P-256 key")
     return key
 
 
-def _signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     """Return a signing request in PEM; its name is only for the people who approve."""
     common_name = (name or "host")[:NAME_CHARACTERS_MAX]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -24,6 +24,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 15.0
     poll_pause_s: float = 0.2
     session_settled_s: float = 60.0
+    renew_interval_s: float = 3_600.0
+    renew_retry_min_s: float = 30.0
 
     def scaled(self, time_scale: float) -> Timings:
         """Return all of them multiplied by `time_scale`.
@@ -45,4 +47,6 @@ _LEAST_S = {
     "call_timeout_s": 4.0,
     "request_timeout_s": 3.0,
     "poll_pause_s": 0.05,
+    "renew_interval_s": 60.0,
+    "renew_retry_min_s": 1.0,
 }

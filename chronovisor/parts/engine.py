@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from access.certificates import CertificateAuthority
 from access.secrets import EngineSecret
+from access.succession import Authorities
 from access.tokens import TokenVerifier
 from access.trust import ServerFiles
+from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
 from chronovisor.heartbeat import Heartbeat, Pulse, read_health
@@ -28,6 +28,7 @@ from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.tls import ServerConfig, bind, serve, server_config
 from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.handler import Handler
@@ -81,7 +82,11 @@ class Engine:
         api_socket = bind(settings.api.host, settings.api.port)
         gateway_socket = bind(settings.gateway.host, _gateway_port(self._installation))
         addresses = self._addresses(api_socket.getsockname()[1], gateway_socket.getsockname()[1])
-        api = self._build_api(addresses, files.trust)
+        authorities = Authorities(self._installation.folder.authority)
+        enrolment = Enrolment(
+            self._handler, self._view, authorities, self._secret, files.trust, addresses.gateway
+        )
+        api = self._build_api(enrolment)
         reads = ReadApi(
             dsn=self._installation.dsn(),
             log=self._log,
@@ -95,7 +100,11 @@ class Engine:
             certificate=None if settings.api.plain_http else files.certificate,
             key=None if settings.api.plain_http else files.key,
         )
-        gateway = self._gateway_config(gateway_socket.getsockname()[1], files)
+        gateway = self._gateway_config(gateway_socket.getsockname()[1], files, enrolment)
+        self._view.on_barred = gateway.cut_soon
+        certificates = CertificateKeeper(
+            self._installation.server_files, authorities, (api_config, gateway)
+        )
         beat = Heartbeat(self._installation.dsn(), "engine", self._pulse)
         async with reads.open(), _closing(api), _closing(self._keeper):
             await together(
@@ -109,10 +118,11 @@ class Engine:
                 follow(self._log, self._view, self._handler, self._keeper),
                 self._monitor.run(),
                 self._telemetry.run(),
+                certificates.run(),
                 beat.run(),
             )
 
-    def _gateway_config(self, port: int, files: ServerFiles) -> ServerConfig:
+    def _gateway_config(self, port: int, files: ServerFiles, enrolment: Enrolment) -> ServerConfig:
         settings = self._installation.settings
         scale = settings.time_scale
         gateway = Gateway(
@@ -127,6 +137,7 @@ class Engine:
                 poll_s=max(1.0, 25.0 * scale),
                 compare_s=settings.hosts.compare_interval_s * scale,
             ),
+            Renewals(self._handler, enrolment),
         )
         return server_config(
             gateway.app(),
@@ -135,22 +146,14 @@ class Engine:
             certificate=files.certificate,
             key=files.key,
             ca_bundle=files.trust,
+            expired_paths=frozenset({RENEW_PATH}),
         )
 
-    def _build_api(self, addresses: Addresses, trust: Path) -> Api:
-        folder = self._installation.folder
-        enrolment = Enrolment(
-            self._handler,
-            self._view,
-            CertificateAuthority.load(folder.authority),
-            self._secret,
-            trust,
-            addresses.gateway,
-        )
+    def _build_api(self, enrolment: Enrolment) -> Api:
         return Api(
             handler=self._handler,
             reader=self._log,
-            tokens=TokenVerifier.from_admin_token_file(folder.admin_token),
+            tokens=TokenVerifier.from_admin_token_file(self._installation.folder.admin_token),
             secret=self._secret,
             enrolment=enrolment,
             context=context,

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from commands.api.problems import problem_response
 from commands.gateway.monitor import Monitor
+from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.reports import (
     ReportingHost,
     decide_host,
@@ -28,6 +29,7 @@ from commands.gateway.sessions import (
     NotYourHost,
     SessionOver,
     decide_hello,
+    decide_taken_up,
     require_session,
     require_speaker,
 )
@@ -48,6 +50,7 @@ from events.wire.agent import (
     Item,
     JobItem,
     Orders,
+    Renew,
     Report,
     ReportAck,
     Telemetry,
@@ -88,6 +91,7 @@ class Gateway:
         telemetry: TelemetrySink,
         source_for: SourceFor,
         intervals: Intervals,
+        renewals: Renewals,
     ) -> None:
         self._handler = handler
         self._reader = reader
@@ -96,6 +100,7 @@ class Gateway:
         self._telemetry = telemetry
         self._source_for = source_for
         self._intervals = intervals
+        self._renewals = renewals
         self._desks: dict[str, _Desk] = {}
 
     def app(self) -> Starlette:
@@ -106,6 +111,7 @@ class Gateway:
                 Route("/agent/v1/orders", self._guarded(self._orders), methods=["GET"]),
                 Route("/agent/v1/report", self._guarded(self._report), methods=["POST"]),
                 Route("/agent/v1/telemetry", self._guarded(self._samples), methods=["POST"]),
+                Route(RENEW_PATH, self._guarded(self._renew), methods=["POST"]),
             ]
         )
 
@@ -274,22 +280,34 @@ class Gateway:
         self._telemetry.send(batch)
         return Response(status_code=202)
 
+    async def _renew(self, request: Request, host: str) -> Response:
+        renew = await _body(request, Renew)
+        certificate: bytes = request.scope["extensions"][PEER_CERTIFICATE]
+        return _json(await self._renewals.renew(host, certificate, renew, self._once(host)))
+
     async def _require_session(self, request: Request, host: str, session: str) -> None:
         """Refuse by what this process knows; what is appended is checked again by its decision.
 
         Before it refuses, it makes sure to know the newest: another engine may have said welcome.
         """
         try:
-            require_session(self._known_host(request, host), session)
+            require_session(state := self._known_host(request, host), session)
         except Refusal:
             await self._catch_up(await self._reader.head())
-            require_session(self._known_host(request, host), session)
+            require_session(state := self._known_host(request, host), session)
+        shown = _fingerprint(request)
+        if state.certificate_fingerprint != shown:
+            await self._handler.handle(
+                lambda world, context: decide_taken_up(world, context, host, shown),
+                self._once(host),
+                principal=f"host/{host}",
+            )
 
     def _known_host(self, request: Request, host: str) -> HostState:
         state = self._view.hosts.get(host)
         if state is None or state.removed:
             raise NotYourHost("The host is not known here, or was removed.")
-        if state.certificate_fingerprint != _fingerprint(request):
+        if not state.counts(_fingerprint(request)):
             raise NotYourHost("The certificate is not the host's newest.")
         return state
 

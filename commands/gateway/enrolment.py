@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from access.certificates import CertificateAuthority, CertificateRefusal
+from access import certificates
+from access.certificates import CertificateRefusal
 from access.joining import BadJoinText, JoinToken, format_join_token, parse_join_token
 from access.secrets import EngineSecret, verify_enrolment
+from access.succession import Authorities
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
@@ -40,17 +42,22 @@ class Enrolment:
         self,
         handler: Handler,
         view: GatewayView,
-        authority: CertificateAuthority,
+        authorities: Authorities,
         secret: EngineSecret,
         trust: Path,
         gateway_url: str,
     ) -> None:
         self._handler = handler
         self._view = view
-        self._authority = authority
+        self._authorities = authorities
         self._secret = secret
         self._trust = trust
         self._gateway_url = gateway_url
+
+    @property
+    def authorities(self) -> Authorities:
+        """Return the CAs that sign."""
+        return self._authorities
 
     def trust(self) -> str:
         """Return the CA certificates that agents trust, in PEM."""
@@ -62,7 +69,7 @@ class Enrolment:
             JoinToken(
                 token_id=token_id,
                 secret=self._secret.enrolment_secret(token_id),
-                ca_fingerprint=self._authority.fingerprint,
+                ca_fingerprint=self._authorities.current.fingerprint,
             )
         )
 
@@ -96,7 +103,7 @@ class Enrolment:
                 return Decision(
                     id=host_id, extra={"name": state.name, "certificate": state.certificate}
                 )
-            issued = self._sign(state, identity.signing_request, context.time)
+            issued = self.sign(state, identity.signing_request, context.time)
             return Decision(
                 id=host_id,
                 events=on(HOST.stream(host_id), issued),
@@ -114,8 +121,9 @@ class Enrolment:
             gateway=self._gateway_url,
         )
 
-    def _sign(self, state: HostState, request: str, now: dt.datetime) -> HostCertificateIssued:
-        pem = self._authority.sign_host_request(request.encode(), state.id, now)
+    def sign(self, state: HostState, request: str, now: dt.datetime) -> HostCertificateIssued:
+        """Return the event of a host's new certificate; raises CertificateRefusal."""
+        pem = self._authorities.signer.sign_host_request(request.encode(), state.id, now)
         certificate = x509.load_pem_x509_certificate(pem)
         return HostCertificateIssued(
             name=state.name,
@@ -129,7 +137,7 @@ class Enrolment:
         """Refuse a request that the CA will not sign before anything is recorded of it."""
         try:
             pem = join.signing_request.encode()
-            self._authority.sign_host_request(pem, _NOBODY, dt.datetime.now(dt.UTC))
+            self._authorities.signer.sign_host_request(pem, _NOBODY, dt.datetime.now(dt.UTC))
         except CertificateRefusal as error:
             raise InvalidField(
                 f"The signing request is refused: {error}.",
@@ -204,8 +212,7 @@ def public_key_sha256(signing_request: str) -> str:
         ) from error
     if not request.is_signature_valid:
         raise InvalidField("The signing request's signature is wrong.", field="signing_request")
-    der = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return certificates.public_key_sha256(request)
 
 
 def _require_host(world: World, host_id: str) -> HostState:

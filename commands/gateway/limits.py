@@ -34,6 +34,12 @@ class BodyTooSlow(Refusal):
     status = 408
 
 
+class CertificateExpired(Refusal):
+    """The host's certificate is not valid at this time; it is good for its renewal only."""
+
+    status = 403
+
+
 class TooManyConnections(Refusal):
     """The server has as many connections as it can serve."""
 

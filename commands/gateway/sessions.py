@@ -9,6 +9,7 @@ from commands.state.host import HOST, HostState, HostStatus
 from events.types.base import Event
 from events.types.host import (
     HostCapabilitiesReported,
+    HostCertificateTakenUp,
     HostDuplicateRefused,
     HostSessionStarted,
 )
@@ -49,12 +50,26 @@ def require_speaker(world: World, host_id: str, fingerprint: str) -> HostState:
             "The host is not known here, was removed, or is not approved.",
             remedy="Ask an admin; a removed host joins again with a new token.",
         )
-    if state.certificate_fingerprint != fingerprint:
+    if not state.counts(fingerprint):
         raise NotYourHost(
             "The certificate is not the host's newest.",
-            remedy="Join again with a new token.",
+            remedy="Renew it with the host's own key, or join again with a new token.",
         )
     return state
+
+
+def decide_taken_up(world: World, context: Context, host_id: str, fingerprint: str) -> Decision:
+    """Note that a host uses its renewed certificate, which ends the one before it."""
+    del context
+    state = require_speaker(world, host_id, fingerprint)
+    return Decision(id=host_id, events=on(HOST.stream(host_id), *taken_up(state, fingerprint)))
+
+
+def taken_up(state: HostState, fingerprint: str) -> tuple[Event, ...]:
+    """Return what follows from a host's having shown a certificate."""
+    if state.renewed is None or state.renewed.fingerprint != fingerprint:
+        return ()
+    return (HostCertificateTakenUp(name=state.name, fingerprint=fingerprint),)
 
 
 def decide_hello(
@@ -81,13 +96,14 @@ def decide_hello(
             id=host_id, events=on(HOST.stream(host_id), refused), extra={"cloned": True}
         )
     events: list[Event] = [
+        *taken_up(state, fingerprint),
         HostSessionStarted(
             name=state.name,
             session=context.ids[0],
             boot=hello.boot,
             protocol=max(protocols),
             returned=state.silent or state.boot not in {None, hello.boot},
-        )
+        ),
     ]
     if hello.capabilities != state.capabilities:
         events.append(HostCapabilitiesReported(capabilities=hello.capabilities))

@@ -4,6 +4,9 @@ uvicorn does the work. What is added here:
 
 - The gateway's port asks every client for a certificate of our CA, and hands the application what
   uvicorn does not: `scope["extensions"]["chronovisor.peer_certificate"]`, the certificate in DER.
+- A host whose certificate has ended reaches the renewal alone: OpenSSL is told to leave the dates
+  to us, who know what was asked for.
+- A host's connections can be cut.
 - Bounds that uvicorn lacks: connections, the time and the size of a request's head, the handshake.
 - Idle connections are cheap, since thousands of agents wait on one each.
 """
@@ -12,6 +15,7 @@ import asyncio
 import asyncio.constants
 import asyncio.sslproto
 import contextlib
+import datetime as dt
 import errno
 import functools
 import socket
@@ -22,11 +26,13 @@ from typing import Any, cast
 
 import msgspec
 import uvicorn
+from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from access.certificates import NotAHostCertificate, host_id_of
 from commands.gateway.limits import (
     AsgiApplication,
+    CertificateExpired,
     Receive,
     Scope,
     Send,
@@ -49,15 +55,24 @@ BACKLOG = 2048
 KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 10, 3
 UNACKNOWLEDGED_TIMEOUT_MS = 60_000
 _HOST_IDS_CACHED_MAX = 20_000
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for.
+_NO_CHECK_TIME = 0x200000
+# So that a request which waits is told that its host was removed, before its connection is gone.
+CUT_AFTER_S = 1.0
 
 
 class PortInUse(Exception):
     """Another process listens on this address already."""
 
 
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a port is served. Without `certificate` and `key` it is plain HTTP, without `ca_bundle`
-    clients need no certificate.
+    clients need no certificate. `expired_paths` are what an expired certificate is good for; `now`
+    is the clock that certificates are held against.
     """
 
     certificate: Path | None = None
@@ -68,6 +83,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     head_timeout_s: float = HEAD_TIMEOUT_S
     keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S
     graceful_timeout_s: int = GRACEFUL_TIMEOUT_S
+    expired_paths: frozenset[str] = frozenset()
+    now: Callable[[], dt.datetime] = _utc_now
 
 
 class ServerConfig(uvicorn.Config):
@@ -81,6 +98,17 @@ class ServerConfig(uvicorn.Config):
     ) -> None:
         super().__init__(cast("Any", app), **others)
         self.settings = settings
+        self.peers: dict[str, set[BoundedProtocol]] = {}
+        """The open connections of each host."""
+
+    def cut_soon(self, host_id: str) -> None:
+        """Close all connections of a host, idle ones too, once waiting requests are answered."""
+        asyncio.get_running_loop().call_later(CUT_AFTER_S, self.cut, host_id)
+
+    def cut(self, host_id: str) -> None:
+        """Close all connections of a host."""
+        for protocol in tuple(self.peers.get(host_id, ())):
+            protocol.transport.abort()
 
     def reload_certificates(self) -> None:
         """Use the certificate files as they are now: for connections made from now on."""
@@ -100,6 +128,8 @@ def server_config(  # noqa: PLR0913  one keyword per fact about the port
     head_timeout_s: float = HEAD_TIMEOUT_S,
     keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S,
     graceful_timeout_s: int = GRACEFUL_TIMEOUT_S,
+    expired_paths: frozenset[str] = frozenset(),
+    now: Callable[[], dt.datetime] = _utc_now,
 ) -> ServerConfig:
     """How to serve `app` on a port.
 
@@ -115,6 +145,8 @@ def server_config(  # noqa: PLR0913  one keyword per fact about the port
         head_timeout_s=head_timeout_s,
         keep_alive_timeout_s=keep_alive_timeout_s,
         graceful_timeout_s=graceful_timeout_s,
+        expired_paths=expired_paths,
+        now=now,
     )
     if certificate is None:
         if ca_bundle is not None:
@@ -151,7 +183,8 @@ def server_context(settings: ServerSettings) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     if settings.ca_bundle is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        # The dates are checked for each request (`_with_certificate`), not once in the handshake.
+        context.verify_flags |= ssl.VERIFY_X509_STRICT | _NO_CHECK_TIME
         # A resumed session would not show its certificate again.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
@@ -226,6 +259,16 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with bounds, and with the client's certificate in each scope."""
 
     config: ServerConfig
+    _peer: str | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        if self._peer is not None:
+            others = self.config.peers.get(self._peer, set())
+            others.discard(self)
+            if not others:
+                self.config.peers.pop(self._peer, None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Bound the number of connections, and keep the certificate for their requests."""
@@ -240,7 +283,11 @@ class BoundedProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and settings.ca_bundle is not None:
             certificate = tls.getpeercert(binary_form=True)
-            self.app = cast("Any", functools.partial(_with_certificate, self.app, certificate))
+            wrapped = functools.partial(_with_certificate, self.app, certificate, settings)
+            self.app = cast("Any", wrapped)
+            self._peer = _host_id(certificate)
+            if self._peer is not None:
+                self.config.peers.setdefault(self._peer, set()).add(self)
         self._head_bytes = 0
         self._head_deadline = self.loop.time() + settings.head_timeout_s
         self._await_head()
@@ -292,8 +339,19 @@ async def _all_started(servers: list["_Server"]) -> None:
 
 
 async def _with_certificate(
-    app: AsgiApplication, certificate: bytes, scope: Scope, receive: Receive, send: Send
+    app: AsgiApplication,
+    certificate: bytes,
+    settings: ServerSettings,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> None:
+    begin, end = _validity(certificate)
+    now = settings.now()
+    if now < begin or (now > end and scope.get("path") not in settings.expired_paths):
+        detail = f"The certificate is valid from {begin:%F %T} to {end:%F %T} UTC."
+        await send_refusal(send, CertificateExpired(detail))
+        return
     scope.setdefault("extensions", {})[PEER_CERTIFICATE] = certificate
     await app(scope, receive, send)
 
@@ -309,6 +367,12 @@ def _host_id(certificate: bytes) -> str | None:
         return host_id_of(certificate)
     except NotAHostCertificate:
         return None
+
+
+@functools.lru_cache(maxsize=_HOST_IDS_CACHED_MAX)
+def _validity(certificate: bytes) -> tuple[dt.datetime, dt.datetime]:
+    parsed = x509.load_der_x509_certificate(certificate)
+    return parsed.not_valid_before_utc, parsed.not_valid_after_utc
 
 
 def _load_certificates(context: ssl.SSLContext, settings: ServerSettings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 from commands.kernel.fold import Fold, World
@@ -63,6 +63,8 @@ class GatewayView:
         )
         self._signals: dict[str, asyncio.Event] = {}
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
+        self.on_barred: Callable[[str], None] | None = None
+        """Told of each host that is heard no more, by its certificate or at all."""
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
@@ -155,6 +157,8 @@ class GatewayView:
             self._tokens[recorded.event.token] = key
         if before is None or _voice(before) != _voice(after):
             self._wake(key)
+        if before is not None and _bars(before, after) and self.on_barred is not None:
+            self.on_barred(key)
 
     def _take_vm(self, recorded: Recorded) -> None:
         key = recorded.object_id
@@ -236,6 +240,14 @@ def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
 def _voice(host: HostState) -> tuple[object, ...]:
     """Return what decides whether the host's session counts; a change of it wakes the agent."""
     return (host.session, host.silent, host.proved_off, host.duplicate, host.removed)
+
+
+def _bars(before: HostState, after: HostState) -> bool:
+    """Tell whether who spoke for the host may not do so any more."""
+    removed = after.removed and not before.removed
+    cloned = after.duplicate and not before.duplicate
+    replaced = before.identity is not None and before.identity != after.identity
+    return removed or cloned or replaced
 
 
 def _hosts(vm: VmState) -> set[str]:

@@ -46,6 +46,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     token: str
 
 
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's certificate (PEM) and its SHA-256 (hex)."""
+
+    pem: str
+    fingerprint: str
+
+
 class Duty(enum.StrEnum):
     """What the admins want of the host."""
 
@@ -59,6 +66,9 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
     `proved_off` is the position at which the machine was proved to be off, 0 where it was not, or
     was heard of since: a machine that speaks is on, and speaks for itself.
+
+    `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
+    counts as well, so that a host which never got it, or died while storing it, is not locked out.
     """
 
     id: str
@@ -71,6 +81,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     certificate: str | None = None
     certificate_fingerprint: str | None = None
+    renewed: Certificate | None = None
     session: str | None = None
     boot: str | None = None
     former_boots: tuple[str, ...] = ()
@@ -87,6 +98,11 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     def mute(self) -> bool:
         """Whether the host is not heard, so that what runs there is not known."""
         return self.status in {HostStatus.NON_RESPONSIVE, HostStatus.ERROR}
+
+    def counts(self, fingerprint: str) -> bool:
+        """Tell whether a certificate is the host's, or the one that is to take its place."""
+        renewed = self.renewed is not None and self.renewed.fingerprint == fingerprint
+        return renewed or self.certificate_fingerprint == fingerprint
 
     @property
     def status(self) -> HostStatus:
@@ -140,10 +156,19 @@ def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
                 token=event.token,
             )
             return msgspec.structs.replace(
-                state, identity=identity, certificate=None, certificate_fingerprint=None
+                state,
+                identity=identity,
+                certificate=None,
+                certificate_fingerprint=None,
+                renewed=None,
             )
         case e.HostApproved():
             return msgspec.structs.replace(state, approved=True, duplicate=False, former_boots=())
+        case e.HostCertificateIssued() if state.certificate is not None:
+            renewed = Certificate(pem=event.certificate, fingerprint=event.fingerprint)
+            return msgspec.structs.replace(state, renewed=renewed)
+        case e.HostCertificateTakenUp():
+            return _take_up(state, event.fingerprint)
         case e.HostCertificateIssued():
             return msgspec.structs.replace(
                 state,
@@ -154,6 +179,18 @@ def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
             return msgspec.structs.replace(state, removed=True)
         case _:
             return None
+
+
+def _take_up(state: HostState, fingerprint: str) -> HostState:
+    renewed = state.renewed
+    if renewed is None or renewed.fingerprint != fingerprint:
+        return state
+    return msgspec.structs.replace(
+        state,
+        certificate=renewed.pem,
+        certificate_fingerprint=renewed.fingerprint,
+        renewed=None,
+    )
 
 
 def _evolve_life(state: HostState, event: object) -> HostState | None:

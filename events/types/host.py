@@ -100,7 +100,10 @@ class HostApproved(Event, frozen=True, kw_only=True):
 
 @event("host.certificate_issued")
 class HostCertificateIssued(Event, frozen=True, kw_only=True):
-    """The internal CA signed the host's key; `fingerprint` is the certificate's SHA-256 (hex)."""
+    """The internal CA signed the host's key; `fingerprint` is the certificate's SHA-256 (hex).
+
+    A renewal does not end the certificate before it: that counts until this one was taken up.
+    """
 
     name: str
     fingerprint: str
@@ -115,6 +118,14 @@ class HostCertificateIssued(Event, frozen=True, kw_only=True):
             message="Host {name} has a certificate until {expires:%Y-%m-%d}.",
         ),
     )
+
+
+@event("host.certificate_taken_up")
+class HostCertificateTakenUp(Event, frozen=True, kw_only=True):
+    """The host showed its newest certificate for the first time: older ones count no more."""
+
+    name: str
+    fingerprint: str
 
 
 @event("host.session_started")

@@ -2,8 +2,10 @@
 
 The agent always asks. `POST /agent/v1/hello` opens a session and answers the whole intent;
 `GET /agent/v1/orders` waits for changes of the intent; `POST /agent/v1/report` tells what is;
-`POST /agent/v1/telemetry` sends samples. A session that is not the newest gets 409 and the agent
-says hello again. Times are the host's own and only shown, never ordered by. Sizes are in bytes.
+`POST /agent/v1/telemetry` sends samples; `POST /agent/v1/renew` asks for the certificate to use,
+the only request that an expired certificate is good for. A session that is not the newest gets 409
+and the agent says hello again. Times are the host's own and only shown, never ordered by. Sizes are
+in bytes.
 """
 
 from __future__ import annotations
@@ -229,6 +231,21 @@ class Join(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     signing_request: str
     hardware: str
+
+
+class Renew(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /agent/v1/renew`: a signing request for the key of the certificate that is shown."""
+
+    signing_request: str
+
+
+class RenewAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The certificate that the host is to use (the one it has, if that is good for long enough),
+    and the CA certificates that it is to trust.
+    """
+
+    certificate: str
+    trust: str
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):

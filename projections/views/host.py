@@ -238,8 +238,9 @@ VIEW = _HostView(
     create=_create,
     changes=CHANGES,
     removed=e.HostRemoved,
-    # The token is between the admin and the machine.
-    ignores=frozenset({e.HostEnrolmentTokenIssued}),
+    # The token is between the admin and the machine; the newest certificate's end is shown from
+    # when it is issued.
+    ignores=frozenset({e.HostEnrolmentTokenIssued, e.HostCertificateTakenUp}),
 )
 evolve = VIEW.evolve
 

@@ -162,18 +162,6 @@ def of_another_ca(tmp_path: Path, files: ServerFiles) -> ssl.SSLContext:
     return Host(tmp_path / "other-host", other, "host-1").context(files.trust)
 
 
-def expired(tmp_path: Path, files: ServerFiles) -> ssl.SSLContext:
-    authority = CertificateAuthority.load(tmp_path / "ca")
-    host = Host(tmp_path / "old", authority, "host-1")
-    # The CA is as young as this test, so the certificate's time is told to the issuer instead.
-    request = make_host_key_and_request(tmp_path / "old", "host-1")
-    later = NOW + dt.timedelta(days=400)
-    (tmp_path / "old" / "host.crt").write_bytes(
-        authority.sign_host_request(request, "host-1", later)
-    )
-    return host.context(files.trust)
-
-
 def a_server_certificate(tmp_path: Path, files: ServerFiles) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(files.trust))
     context.load_cert_chain(files.certificate, files.key)
@@ -181,7 +169,7 @@ def a_server_certificate(tmp_path: Path, files: ServerFiles) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("who", [anonymous, of_another_ca, expired, a_server_certificate])
+@pytest.mark.parametrize("who", [anonymous, of_another_ca, a_server_certificate])
 async def test_nobody_else_gets_through_the_gateway(
     files: ServerFiles,
     tmp_path: Path,

@@ -14,6 +14,7 @@ import pytest
 from access.certificates import CertificateAuthority
 from access.principals import BOOTSTRAP_ADMIN, host_principal
 from access.secrets import EngineSecret
+from access.succession import Authorities
 from access.tokens import TokenVerifier, token_digest
 from commands.api.app import Api
 from commands.api.application import Application
@@ -46,11 +47,11 @@ class Asked:
         self.handler = Handler(self.log)
         self.view = GatewayView()
         self.secret = EngineSecret(b"k" * 32)
-        authority = CertificateAuthority.load_or_create(folder / "ca", dt.datetime.now(dt.UTC))
+        CertificateAuthority.load_or_create(folder / "ca", dt.datetime.now(dt.UTC))
         self.enrolment = Enrolment(
             self.handler,
             self.view,
-            authority,
+            Authorities(folder / "ca"),
             self.secret,
             folder / "ca" / "trust.crt",
             "https://engine:8801",

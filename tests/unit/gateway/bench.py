@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from access.certificates import CertificateAuthority
 from access.host_keys import make_host_key_and_request
 from access.secrets import EngineSecret
+from access.succession import Authorities
 from commands.cluster.create import CreateCluster
 from commands.data_center.create import CreateDataCenter
 from commands.gateway.app import Gateway, Intervals
@@ -29,6 +30,7 @@ from commands.gateway.contacts import MemoryContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.limits import Message, Receive, Scope, Send
 from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.renewal import Renewals
 from commands.gateway.tls import PEER_CERTIFICATE
 from commands.gateway.view import GatewayView
 from commands.host.add import AddHost
@@ -86,10 +88,16 @@ class Engine:
     """One engine's gateway; several may share a log and contacts."""
 
     def __init__(
-        self, log: MemoryLog, clock: Clock, contacts: MemoryContacts, source_for: Any
+        self,
+        log: MemoryLog,
+        clock: Clock,
+        contacts: MemoryContacts,
+        source_for: Any,
+        make_enrolment: Callable[[Handler, GatewayView], Enrolment],
     ) -> None:
         self.handler = Handler(log)
         self.view = GatewayView()
+        self.enrolment = make_enrolment(self.handler, self.view)
         self.samples = Samples()
         self.monitor = Monitor(
             self.handler,
@@ -107,6 +115,7 @@ class Engine:
             self.samples,
             source_for,
             Intervals(),
+            Renewals(self.handler, self.enrolment),
         )
         self._log = log
 
@@ -233,25 +242,23 @@ class Bench:
         self.clock = Clock()
         self.contacts = MemoryContacts()
         self._ids = 0
+        self.authority = CertificateAuthority.create(folder / "ca", self.clock.now)
+        self.authorities = Authorities(folder / "ca")
+        self.secret = EngineSecret.load_or_create(folder / "engine.secret")
         self.engine = self.new_engine()
         self.handler = self.engine.handler
-        self.authority = CertificateAuthority.create(folder / "ca", self.clock.now)
-        self.secret = EngineSecret.load_or_create(folder / "engine.secret")
-        self.enrolment = Enrolment(
-            self.handler,
-            self.engine.view,
-            self.authority,
-            self.secret,
-            folder / "ca" / "trust.crt",
-            "https://gateway",
-        )
+        self.enrolment = self.engine.enrolment
         self.runner = Runner(self.log, self.context, Timeouts(launch_s=60, retry_s=30), "policies")
         self.cluster = ""
         self.operation: str | None = None
 
     def new_engine(self) -> Engine:
         """Return another engine on the same log."""
-        return Engine(self.log, self.clock, self.contacts, self.source_for)
+        return Engine(self.log, self.clock, self.contacts, self.source_for, self._make_enrolment)
+
+    def _make_enrolment(self, handler: Handler, view: GatewayView) -> Enrolment:
+        trust = self.folder / "ca" / "trust.crt"
+        return Enrolment(handler, view, self.authorities, self.secret, trust, "https://gateway")
 
     def context(self, actor: str) -> Context:
         """Return a context with counted ids."""
