@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ import duckdb
 import msgspec
 import structlog
 
+from dwh.copies import copy_frames
 from dwh.query_server import QueryServer
 from dwh.warehouse import MEMORY_BYTES_MAX, Warehouse
 from events.backoff import Backoff
@@ -20,6 +21,7 @@ from events.codec import CODEC, Codec, UnknownEventError
 from events.log.port import UnavailableError
 from events.log.reader import LogGapError
 from events.stream.port import OtherLogError, Stream
+from events.wire.copies import CopyServer, in_thread
 from events.wire.telemetry import TelemetrySource
 
 HEAD_INTERVAL_S = 2.0
@@ -57,7 +59,8 @@ class WarehouseProcess:
     """One process that owns the warehouse.
 
     `telemetry` is a `TelemetryServer` in the embedded default, a Kafka `TelemetryConsumer` else.
-    The file lies in `folder`; queries are answered on `query_socket`.
+    The file lies in `folder`; queries are answered on `query_socket`, and whole copies (a backup's)
+    are handed out on `copy_socket`, if there is one.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class WarehouseProcess:
         *,
         telemetry: TelemetrySource,
         query_socket: Path,
+        copy_socket: Path | None = None,
         codec: Codec = CODEC,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
         time_scale: float = 1.0,
@@ -75,6 +79,7 @@ class WarehouseProcess:
         self._folder = folder
         self._telemetry = telemetry
         self._query_socket = query_socket
+        self._copy_socket = copy_socket
         self._codec = codec
         self._memory_bytes_max = memory_bytes_max
         self._backoff_max_s = max(0.5, 5.0 * time_scale)
@@ -97,6 +102,9 @@ class WarehouseProcess:
                 tasks.create_task(self._follow_telemetry(warehouse))
                 tasks.create_task(self._watch_head())
                 tasks.create_task(queries.run())
+                if self._copy_socket is not None:
+                    copies = CopyServer(self._copy_socket, lambda: _copy(warehouse))
+                    tasks.create_task(copies.run())
         finally:
             await asyncio.shield(self._call(warehouse.close))
             self._executor.shutdown(wait=False)
@@ -162,3 +170,7 @@ class WarehouseProcess:
             with contextlib.suppress(UnavailableError, OSError):
                 self.status.head = await self._stream.head()
             await asyncio.sleep(self._head_interval_s)
+
+
+def _copy(warehouse: Warehouse) -> AsyncIterator[bytes]:
+    return in_thread(copy_frames(warehouse.connection.cursor()))

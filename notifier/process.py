@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ from events.codec import CODEC, Codec, UnknownEventError
 from events.log.port import UnavailableError
 from events.log.reader import LogGapError
 from events.stream.port import Batch, Cursor, OtherLogError, Stream
+from events.wire.copies import DATA, HEAD, CopyServer
 from notifier.channel import Channel, DeliveryError, RefusedError
 from notifier.filters import parse_filter
 from notifier.local_file import FileChannel
@@ -39,6 +41,8 @@ DELIVERY_TIMEOUT_S = 60.0
 SET_ASIDE_AFTER_S = 24 * 3600.0
 HEAD_INTERVAL_S = 2.0
 LOCAL_FILE_NAME = "notifications.log"
+COPY_BYTES = 256 * 1024
+COPY_NAMES = "copy-*.sqlite"
 T = TypeVar("T")
 logger = structlog.get_logger(__name__)
 
@@ -65,7 +69,8 @@ class Notifier:
 
     `filter_text` is in the grammar of `notifier.filters`; without any channel every notification
     goes to `folder/notifications.log`. On the very first start it begins at the log's head, or at
-    its beginning if `start` is "beginning". Raises FilterError for a filter that cannot be kept.
+    its beginning if `start` is "beginning". Whole copies of its memory (a backup's) are handed out
+    on `copy_socket`, if there is one. Raises FilterError for a filter that cannot be kept.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Notifier:
         folder: Path,
         *,
         start: str = "head",
+        copy_socket: Path | None = None,
         codec: Codec = CODEC,
         time_scale: float = 1.0,
     ) -> None:
@@ -84,6 +90,7 @@ class Notifier:
         self._stream = stream
         self._folder = folder
         self._start = start
+        self._copy_socket = copy_socket
         self._codec = codec
         used = channels or (FileChannel(folder / LOCAL_FILE_NAME),)
         self._routes = Routes(filter_text, parse_filter(filter_text), used)
@@ -103,6 +110,8 @@ class Notifier:
     async def run(self) -> None:
         """Follow and tell until cancelled."""
         store = await self._call(Store, self._folder)
+        for left_over in self._folder.glob(COPY_NAMES):
+            left_over.unlink(missing_ok=True)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for address in await self._all_addresses(store):
@@ -110,6 +119,9 @@ class Notifier:
                     tasks.create_task(self._deliver_all(store, address))
                 tasks.create_task(self._follow(store))
                 tasks.create_task(self._watch(store))
+                if self._copy_socket is not None:
+                    copies = CopyServer(self._copy_socket, lambda: self._copy(store))
+                    tasks.create_task(copies.run())
         finally:
             for channel in self._routes.channels.values():
                 await channel.close()
@@ -123,6 +135,18 @@ class Notifier:
         for address in stranded:
             logger.warning("queued for a transport that is not configured", address=str(address))
         return sorted({*self._routes.addresses, *queued} - stranded)
+
+    async def _copy(self, store: Store) -> AsyncIterator[bytes]:
+        """Yield the frames of a copy of the memory: a head, then the bytes of an SQLite file."""
+        path = self._folder / f"copy-{secrets.token_hex(8)}.sqlite"
+        try:
+            await self._call(store.copy_to, path)
+            yield HEAD + b"{}"
+            with path.open("rb") as source:
+                while content := source.read(COPY_BYTES):
+                    yield DATA + content
+        finally:
+            path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------ intake
 

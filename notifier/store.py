@@ -97,6 +97,17 @@ class Store:
         """Close the file."""
         self._connection.close()
 
+    def copy_to(self, path: Path) -> None:
+        """Write a whole copy of everything into a new file, for its owner only."""
+        path.touch(mode=0o600, exist_ok=False)
+        target = sqlite3.connect(path)
+        try:
+            self._connection.backup(target)
+            # One file, without the journal that this one has beside it.
+            target.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            target.close()
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")

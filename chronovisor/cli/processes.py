@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from chronovisor.cli import backup
+
 ERROR, REFUSED = 1, 3
 _Dir = Annotated[Path, typer.Option("--dir", help="The installation's folder.")]
 _HERE = Path("var")
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("up")(up)
     app.command("setup")(setup)
     app.command("check")(check)
+    backup.register(app)
     for name, text in (
         ("serve", "Run the engine: HTTP API and agents' gateway."),
         ("policies", "Run the policies: placement and every long operation."),

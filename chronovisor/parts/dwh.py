@@ -22,6 +22,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
             installation.folder.warehouse,
             telemetry=_telemetry(installation),
             query_socket=installation.folder.query_socket,
+            copy_socket=installation.folder.warehouse_copy_socket,
             time_scale=installation.settings.time_scale,
         )
 

@@ -17,6 +17,7 @@ from notifier.process import Notifier
 async def run(installation: Installation, stop: asyncio.Event) -> None:
     """Tell people and managers until `stop`."""
     settings = installation.settings.notifier
+    installation.prepare_sockets()
     async with open_reader(installation) as reader:
         try:
             notifier = Notifier(
@@ -25,6 +26,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
                 _channels(settings.smtp, settings.snmp),
                 installation.folder.notifier,
                 start=settings.start,
+                copy_socket=installation.folder.notifier_copy_socket,
                 time_scale=installation.settings.time_scale,
             )
         except (FilterError, ValueError) as error:
