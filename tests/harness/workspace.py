@@ -69,6 +69,7 @@ class Workspace:
         _write_owner(self.folder)
         (self.folder / LEDGER_FOLDER).mkdir(mode=0o700)
         self._names: dict[str, int] = {}
+        self._mounts: list[Path] = []
 
     def make_folder(self, name: str, mode: int = 0o755) -> Path:
         """A new folder; a name that was given before gets a number."""
@@ -89,6 +90,11 @@ class Workspace:
     def note_link(self, name: str) -> None:
         """Write a network link of the outer namespace into the ledger."""
         self._note(f"link-{name}", {"kind": "link", "name": name})
+
+    def note_mount(self, folder: Path) -> None:
+        """Write a mounted file system into the ledger."""
+        self._note(f"mount-{len(self._mounts)}", {"kind": "mount", "folder": str(folder)})
+        self._mounts.append(folder)
 
     def forget_link(self, name: str) -> None:
         """Strike a network link that was removed from the ledger."""
@@ -137,6 +143,8 @@ def _clear(folder: Path) -> None:
             if identity.alive:
                 kill_tree(identity.pid)
     for entry in entries:
+        if entry["kind"] == "mount":
+            run_command(["umount", "--lazy", entry["folder"]], check=False)
         if entry["kind"] == "link":
             run_command(["ip", "link", "delete", entry["name"]], check=False)
     shutil.rmtree(folder, ignore_errors=True)

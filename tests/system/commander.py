@@ -27,7 +27,15 @@ class Sent:
 class Commander(threading.Thread):
     """Runs VMs through their verbs, one command after the other, until it is told to stop."""
 
-    def __init__(self, product: Product, vms: list[str], pause_s: float = 0.1) -> None:
+    def __init__(
+        self,
+        product: Product,
+        vms: list[str],
+        *,
+        pause_s: float = 0.1,
+        prefix: str = "chaos",
+        answer_timeout_s: float = 60.0,
+    ) -> None:
         super().__init__(name="commander", daemon=True)
         self.sent: list[Sent] = []
         self.error: BaseException | None = None
@@ -35,6 +43,8 @@ class Commander(threading.Thread):
         self._verbs = {vm: itertools.cycle(CYCLE) for vm in vms}
         self._open: dict[str, str] = {}
         self._pause_s = pause_s
+        self._prefix = prefix
+        self._answer_timeout_s = answer_timeout_s
         self._stopped = threading.Event()
         self._numbers = itertools.count(1)
 
@@ -68,8 +78,9 @@ class Commander(threading.Thread):
         return status not in {"succeeded", "failed", "cancelled"}
 
     def _send(self, vm: str) -> None:
-        verb, key = next(self._verbs[vm]), f"chaos-{next(self._numbers)}"
-        response = self._product.insist("POST", f"/v1/vms/{vm}/{verb}", {}, key)
+        verb, key = next(self._verbs[vm]), f"{self._prefix}-{next(self._numbers)}"
+        path = f"/v1/vms/{vm}/{verb}"
+        response = self._product.insist("POST", path, {}, key, self._answer_timeout_s)
         answer = response.json()
         self.sent.append(Sent(key, vm, verb, response.status_code, answer))
         if response.status_code == httpx.codes.ACCEPTED:

@@ -17,34 +17,10 @@ from tests.harness.snmp import SnmpReceiver
 from tests.harness.workspace import Workspace
 from tests.system.product import Product
 from tests.system.real_host import RealHost
+from tests.system.stage import Parts, settings_text
 
-ONCALL = "oncall@example.org"
-
-SETTINGS = """
-time_scale = {time_scale}
-[api]
-host = "{address}"
-[gateway]
-host = "{address}"
-[hosts]
-telemetry_interval_s = {telemetry_s}
-[kafka]
-bootstrap = "{kafka}"
-projector = true
-[notifier]
-filter = "include:{event}(smtp:{oncall}) include:{event}(snmp:) exclude:*"
-[notifier.smtp]
-server = "{smtp_host}"
-port = {smtp_port}
-encryption = "starttls"
-user = "{smtp_user}"
-password_file = "{password_file}"
-ca_file = "{smtp_ca}"
-sender = "chronovisor@example.org"
-[notifier.snmp]
-managers = ["{snmp}"]
-community_file = "{community_file}"
-"""
+# Helpers that assert: their failures are to show what was compared.
+pytest.register_assert_rewrite("tests.system.chaos_checks")
 
 
 @pytest.fixture
@@ -66,24 +42,8 @@ def real_product(
     marker = request.node.get_closest_marker("product")
     wanted: dict[str, Any] = {"hosts": 0, "time_scale": 1.0, "event": "VM_DOWN_ERROR"}
     wanted |= marker.kwargs if marker is not None else {}
-    secrets = workspace.make_folder("secrets")
-    (secrets / "smtp").write_text(smtp.password or "")
-    (secrets / "community").write_text(snmp.community)
-    settings = SETTINGS.format(
-        time_scale=wanted["time_scale"],
-        telemetry_s=2 / wanted["time_scale"],
-        event=wanted["event"],
-        address=host_network.address,
-        kafka=kafka.bootstrap,
-        oncall=ONCALL,
-        smtp_host=smtp.host,
-        smtp_port=smtp.port,
-        smtp_user=smtp.username,
-        password_file=secrets / "smtp",
-        smtp_ca=smtp.certificate,
-        snmp=f"{snmp.host}:{snmp.port}",
-        community_file=secrets / "community",
-    )
+    parts = Parts(workspace=workspace, network=host_network, kafka=kafka, smtp=smtp, snmp=snmp)
+    settings = settings_text(parts, time_scale=wanted["time_scale"], event=wanted["event"])
     product = Product(workspace, "product", settings, hosts=wanted["hosts"])
     product.start()
     try:

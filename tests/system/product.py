@@ -92,6 +92,18 @@ class Product:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def supervisor_pid(self) -> int:
+        """The process id of `up` itself."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill_everything(self) -> None:
+        """Kill the supervisor with -9: the parts end with it."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def last_words(self) -> str:
         """Return the end of what the processes said, for a failed test's message."""
         logs = sorted((self.root / "log").glob("*.log")) if (self.root / "log").exists() else []

@@ -9,9 +9,9 @@ from tests.harness.guest import Guest
 from tests.harness.processes import wait_until
 from tests.harness.smtp import SmtpReceiver
 from tests.harness.snmp import SnmpReceiver
-from tests.system.conftest import ONCALL
 from tests.system.product import Product
 from tests.system.real_host import RealHost, vm_body
+from tests.system.stage import ONCALL
 
 pytestmark = pytest.mark.timeout(400)
 AUDIT_TRAP = ".1.3.6.1.4.1.2312.13.1.1.0.1"
