@@ -20,7 +20,7 @@ from commands.scheduler.fleet import Fleet
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
-from commands.state.vm import VM, VmState, VmStatus, removed_vm
+from commands.state.vm import VM, OpenJob, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.operation import OperationTimerSet
 from events.types.vm import VmPlaced, VmStaleCopyFound
@@ -170,12 +170,14 @@ class Facts:
         return [self.vms[vm].name for vm in self._on_host.get(host, ())]
 
     def lost(self) -> list[tuple[str, str]]:
-        """Return (VM, host) for each VM with a copy that ended because its host was proved off."""
+        """Return (VM, host) for each VM with a copy that ended because its host was proved off, or
+        with a job that will not be done because its host was removed.
+        """
         return [
             (vm, host.id)
             for host in self._proved_off.values()
-            for vm in sorted(self._on_host.get(host.id, ()))
-            if ended_with_host(self.vms[vm], host)
+            for vm in sorted(self._waits_for.get(host.id, ()))
+            if ended_with_host(self.vms[vm], host) or given_up(self.vms[vm], host)
         ]
 
     def _take_vm(self, recorded: Recorded) -> None:
@@ -215,9 +217,10 @@ class Facts:
     def _put_host(self, host: HostState) -> None:
         self._fleet.put(host)
         self._proved_off.pop(host.id, None)
-        if host.proved_off and not host.removed:
+        if host.proved_off:
+            # Also where it was removed by force: what lay there goes on referring to it.
             self._proved_off[host.id] = host
-        if host.removed:
+        if host.removed and not host.proved_off:
             self.hosts.pop(host.id, None)
         else:
             self.hosts[host.id] = host
@@ -264,6 +267,11 @@ class Facts:
         if state is None:
             return set()
         return {*state.may_run_on, *(host for host, _incarnation in state.stale_copies)}
+
+
+def given_up(vm: VmState, host: HostState) -> tuple[OpenJob, ...]:
+    """Return the jobs that nobody will do, since the host was removed by force."""
+    return tuple(entry for entry in vm.jobs if entry.host == host.id) if host.removed else ()
 
 
 def ended_with_host(vm: VmState, host: HostState) -> bool:

@@ -69,10 +69,14 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         """Put events on the target's stream."""
         return tuple(NewEvent(self.operation.target, event, addressee) for event in events)
 
-    def started(self, step: str, host: str | None = None) -> e.OperationStepStarted:
-        """Return the event that a step is begun (again)."""
+    def started(
+        self, step: str, host: str | None = None, incarnation: int = 0
+    ) -> e.OperationStepStarted:
+        """Return the event that a step is begun (again), naming the run that it acts on."""
         attempt = self.operation.attempts.get(step, 0) + 1
-        return e.OperationStepStarted(step=step, input=self.input, attempt=attempt, host=host)
+        return e.OperationStepStarted(
+            step=step, input=self.input, attempt=attempt, host=host, incarnation=incarnation
+        )
 
     def done(self, step: str, detail: str = "") -> e.OperationStepDone:
         """Return the event that a step is done."""

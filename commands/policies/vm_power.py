@@ -73,7 +73,7 @@ def advance_reboot(scene: Scene) -> tuple[NewEvent, ...]:
     finished = vm.finished(_job_id(scene, "reboot"))
     if finished is None:
         return scene.await_host(run.host)
-    rebooting = vm.status is VmStatus.REBOOT_IN_PROGRESS
+    rebooting = _is_own(scene, vm, VmStatus.REBOOT_IN_PROGRESS)
     if finished.done:
         event = VmRebooted(name=vm.name, incarnation=run.incarnation, resets=run.resets)
         return (*_if(scene, rebooting, event), *_succeeded(scene, "reboot"))
@@ -91,7 +91,7 @@ def advance_suspend(scene: Scene) -> tuple[NewEvent, ...]:
     if finished is None or finished.done:
         return scene.await_host(run.host)
     failed = VmSuspendFailed(name=vm.name, incarnation=run.incarnation, reason=finished.reason)
-    saving = vm.status is VmStatus.SAVING_STATE
+    saving = _is_own(scene, vm, VmStatus.SAVING_STATE)
     return (*_if(scene, saving, failed), *_failed(scene, "suspend", finished))
 
 
@@ -132,6 +132,11 @@ def _vm_and_run(scene: Scene) -> tuple[VmState, Run | None]:
     return vm, run
 
 
+def _is_own(scene: Scene, vm: VmState, status: VmStatus) -> bool:
+    """Tell whether the VM is in a status that this operation put it into, and no other since."""
+    return vm.status is status and vm.operation == scene.operation.id
+
+
 def _job_id(scene: Scene, step: str) -> str:
     return f"{scene.operation.id}/{step}"
 
@@ -159,5 +164,5 @@ def _shutdown_failed(
 ) -> tuple[NewEvent, ...]:
     incarnation = scene.operation.incarnation
     failed = VmShutdownFailed(name=vm.name, incarnation=incarnation, reason=reason)
-    powering_down = vm.status is VmStatus.POWERING_DOWN
+    powering_down = _is_own(scene, vm, VmStatus.POWERING_DOWN)
     return (*_if(scene, powering_down, failed), *scene.ended(outcome, reason))

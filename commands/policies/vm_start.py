@@ -45,8 +45,20 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 SAGA = Saga(kind="vm.start", steps=STEPS, advance=advance)
 
 
+def _waits(scene: Scene, vm: VmState) -> bool:
+    """Tell whether the VM still waits for this very start: a stop or another start may own it."""
+    return vm.status is VmStatus.WAITING_FOR_LAUNCH and vm.operation == scene.operation.id
+
+
+def _own_run(scene: Scene, vm: VmState) -> Run | None:
+    """Return the run that this start placed, if it still goes on."""
+    run = vm.run
+    own = run is not None and run.incarnation == scene.operation.incarnation
+    return run if own else None
+
+
 def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
-    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
+    if not _waits(scene, vm):
         return scene.ended(Outcome.FAILED, f"The VM is {vm.status.replace('_', ' ')} meanwhile.")
     if scene.operation.cancel_requested:
         return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
@@ -105,7 +117,7 @@ def _placed(
         *scene.target(placed, addressee=host.id),
         *scene.own(
             scene.done("place", f"on host {host.name}"),
-            scene.started("launch", host.id),
+            scene.started("launch", host.id, incarnation),
             scene.timer("launch", scene.timeouts.launch_s),
         ),
     )
@@ -123,7 +135,7 @@ def _refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
 
 
 def _launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
-    run = vm.run
+    run = _own_run(scene, vm)
     if run is None:
         return _launch_failed(scene, vm)
     if run.started:
@@ -139,7 +151,7 @@ def _launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
 def _launch_failed(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     ending = vm.ending
     detail = ending.detail if ending and ending.detail else "The host gave no reason."
-    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
+    if not _waits(scene, vm):
         why = ending.reason if ending else "down"
         return scene.ended(Outcome.FAILED, f"The VM went down while it started ({why}). {detail}")
     if scene.operation.cancel_requested:
@@ -164,17 +176,20 @@ def _withdraw(scene: Scene, vm: VmState, run: Run, reason: str) -> tuple[NewEven
 
 
 def _undo_launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
-    if vm.run is not None:
-        return _await_absence(scene, vm.run)
+    run = _own_run(scene, vm)
+    if run is not None:
+        return _await_absence(scene, run)
     undone = scene.own(e.OperationUndoDone(step="launch", input=scene.input))
+    outcome, reason = Outcome.FAILED, scene.operation.refusal or "The host did not take it in time."
     if scene.operation.cancel_requested:
-        return (*undone, *_give_up(scene, Outcome.CANCELLED, "The start was cancelled."))
-    reason = scene.operation.refusal or "The host did not take the VM in time."
-    if vm.status is not VmStatus.WAITING_FOR_LAUNCH:
-        return (*undone, *scene.ended(Outcome.FAILED, reason))
+        outcome, reason = Outcome.CANCELLED, "The start was cancelled."
+    if not _waits(scene, vm):
+        return (*undone, *scene.ended(outcome, reason))
+    if outcome is Outcome.CANCELLED:
+        return (*undone, *_give_up(scene, outcome, reason))
     if _may_try_again(scene):
         return undone
-    return (*undone, *_give_up(scene, Outcome.FAILED, reason))
+    return (*undone, *_give_up(scene, outcome, reason))
 
 
 def _await_absence(scene: Scene, run: Run) -> tuple[NewEvent, ...]:
@@ -190,12 +205,13 @@ def _await_absence(scene: Scene, run: Run) -> tuple[NewEvent, ...]:
 
 
 def _boot(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
-    if vm.run is None:
+    run = _own_run(scene, vm)
+    if run is None:
         why = vm.ending.reason if vm.ending else "down"
         detail = vm.ending.detail if vm.ending else ""
         return scene.ended(Outcome.FAILED, f"The VM went down while it booted ({why}). {detail}")
     if vm.status in {VmStatus.POWERING_UP, VmStatus.RESTORING_STATE}:
-        return scene.await_host(vm.run.host)
+        return scene.await_host(run.host)
     return (*scene.own(scene.done("boot")), *scene.ended(Outcome.SUCCEEDED))
 
 

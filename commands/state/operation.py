@@ -127,6 +127,7 @@ def _evolve_steps(state: OperationState, event: Event) -> OperationState | None:
                 steps=steps,
                 attempts=attempts,
                 tried=(*state.tried, event.host) if event.host else state.tried,
+                incarnation=event.incarnation or state.incarnation,
                 attention=None,
                 refusal=None,
             )

@@ -157,6 +157,10 @@ def evolve(state: VmState | None, recorded: Recorded) -> VmState | None:
         )
     if state is None:
         return None
+    if state.status is VmStatus.REMOVED:
+        # A tombstone: only what hosts still owe about it counts.
+        left = _evolve_jobs(state, event, recorded) or _evolve_copies(state, event, recorded)
+        return left or state
     for part in (_evolve_settings, _evolve_jobs, _evolve_run, _evolve_requests, _evolve_copies):
         changed = part(state, event, recorded)
         if changed is not None:

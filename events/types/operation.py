@@ -49,12 +49,13 @@ class OperationStarted(Event, frozen=True, kw_only=True):
 
 @event("operation.step_started")
 class OperationStepStarted(Event, frozen=True, kw_only=True):
-    """A step was set going, on `host` if it is about one."""
+    """A step was set going, on `host` if it is about one, for the run `incarnation` if it is."""
 
     step: str
     input: int
     attempt: int = 1
     host: str | None = None
+    incarnation: int = 0
     detail: str = ""
 
 

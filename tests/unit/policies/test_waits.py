@@ -17,6 +17,7 @@ from commands.vm.remove import RemoveVm
 from commands.vm.resume import ResumeVm
 from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
+from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
 from commands.vm.update import UpdateVm
 from events.codec import CODEC, PAYLOAD_BYTES_MAX
@@ -271,3 +272,42 @@ def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
         step="place", input=1, reason=choice.refusal, verdicts=choice.verdicts
     )
     assert len(CODEC.encode(event)[2]) < PAYLOAD_BYTES_MAX
+
+
+async def stopped_before_it_ran(stage: Stage, host: str) -> tuple[str, str | None]:
+    """Return a VM that was powered off while a host did not take it, unseen by the policies."""
+    vm = await started(stage, "web01")
+    start = stage.operation
+    await stage.pass_time(61)
+    await stage.do(StopVm(id=vm))
+    stage.runner, asleep = _Asleep(), stage.runner  # type: ignore[assignment]
+    await stage.report(host, absent(vm, 1, reason=DownReason.ADMIN))
+    stage.runner = asleep
+    assert (await stage.vm(vm)).status is VmStatus.DOWN
+    return vm, start
+
+
+async def test_a_start_that_is_being_undone_never_brings_a_removed_vm_back() -> None:
+    stage = Stage()
+    (host,) = await stage.open()
+    vm, start = await stopped_before_it_ran(stage, host)
+    await stage.do(RemoveVm(id=vm))
+    await stage.settle()
+    assert (await stage.vm(vm)).status is VmStatus.REMOVED
+    assert (await stage.op(start)).outcome is Outcome.FAILED
+
+
+async def test_a_start_that_is_being_undone_leaves_the_next_one_alone() -> None:
+    stage = Stage()
+    (host,) = await stage.open()
+    vm, first = await stopped_before_it_ran(stage, host)
+    await stage.do(StartVm(id=vm))
+    second = stage.operation
+    await stage.settle()
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    assert (run.incarnation, run.withdrawn) == (2, False)
+    await stage.report(host, running(vm, 2))
+    assert (await stage.op(first)).outcome is Outcome.FAILED
+    assert (await stage.op(second)).outcome is Outcome.SUCCEEDED
+    assert (await stage.vm(vm)).status is VmStatus.UP
