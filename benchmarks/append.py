@@ -26,6 +26,7 @@ import psycopg
 import uvloop
 from uuid_utils.compat import uuid7
 
+from benchmarks._report import compare
 from events.codec import CODEC
 from events.envelope import NewEvent
 from events.log.migrate import migrate
@@ -274,57 +275,47 @@ def a_server() -> Iterator[tuple[PostgresServer, Database]]:
         workspace.close()
 
 
-def line(what: str, figure: str, ratio: float | None = None, goal: str = "") -> None:
-    """Print one line of the table."""
-    shown = "" if ratio is None else f"{ratio:8.2f}"
-    print(f"{what:<52} {figure:>16} {shown:>8}  {goal}", flush=True)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print each figure with its ratio and goal."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each figure")
+    """Measure, and report each figure with its ratio and goal."""
+    parser = argparse.ArgumentParser(prog="benchmarks.append", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
     seconds = parser.parse_args(arguments).seconds
     with a_server() as (server, database):
         print(f"PostgreSQL {'.'.join(map(str, server.version))}")
-        line("what", "figure", None, "ratio and goal (x of the raw figure)")
-        raw_1 = raw_rate(server, database, 1, seconds)
-        raw_8 = raw_rate(server, database, 8, seconds)
-        line("raw single-row INSERT, 1 client", f"{raw_1:,.0f}/s")
-        line("raw single-row INSERT, 8 clients", f"{raw_8:,.0f}/s")
-        for clients, goal in ((1, ""), (8, ">= 0.6"), (32, ""), (128, ">= 2.3"), (512, "")):
-            raw_8 = raw_rate(server, database, 8, seconds)  # beside it: the machine is not quiet
-            rate, latencies = append_rate(database.url, clients, seconds)
-            latencies.sort()
-            middle = 1000 * latencies[len(latencies) // 2]
-            line(
-                f"append, {clients} waiting (p50 {middle:.2f} ms)",
-                f"{rate:,.0f}/s",
-                rate / raw_8,
-                goal,
-            )
-        raw_8 = raw_rate(server, database, 8, seconds)
-        rate = processes_rate(database.url, 4, 32, seconds)
-        line("append, 4 processes x 32 waiting", f"{rate:,.0f}/s", rate / raw_8, ">= 1.9")
-        raw_1 = raw_rate(server, database, 1, seconds)
-        snapshot_s, cached_s = long_stream(database.url)
-        for what, seconds_each, goal in (
-            ("snapshot", snapshot_s, "<= 5"),
-            ("cached", cached_s, "<= 3"),
-        ):
-            line(
-                f"command on a 1,000-event stream, {what}",
-                f"{1000 * seconds_each:.2f} ms",
-                seconds_each * raw_1,
-                goal + " x raw latency",
-            )
-        fill(database.url, READ_EVENTS)
-        cursor = cursor_rate(database.url)
-        line("binary server cursor", f"{cursor:,.0f} rows/s")
-        for decode, goal in ((False, ""), (True, ">= 0.6 x cursor")):
-            rate = read_rate(database.url, decode=decode)
-            what = "read through the log" + (", decoded" if decode else "")
-            line(what, f"{rate:,.0f}/s", rate / cursor, goal)
+        appends(server, database, seconds)
+        commands(server, database, seconds)
+        reads(database)
+
+
+def appends(server: PostgresServer, database: Database, seconds: float) -> None:
+    """Goal 2."""
+    for clients, limit in ((1, None), (8, 0.6), (32, None), (128, 2.3), (512, None)):
+        raw = raw_rate(server, database, 8, seconds)  # beside it: the machine is not quiet
+        rate, latencies = append_rate(database.url, clients, seconds)
+        middle_ms = 1000 * statistics.median(latencies)
+        what = f"append, {clients} waiting (p50 {middle_ms:.2f} ms), over raw 8-client"
+        compare(2, what, rate, raw, "1/s", limit=limit)
+    raw = raw_rate(server, database, 8, seconds)
+    rate = processes_rate(database.url, 4, 32, seconds)
+    compare(2, "append, 4 processes x 32 waiting, over raw 8-client", rate, raw, "1/s", limit=1.9)
+
+
+def commands(server: PostgresServer, database: Database, seconds: float) -> None:
+    """Goal 4."""
+    raw_s = 1 / raw_rate(server, database, 1, seconds)
+    found = zip(("snapshot", "cached"), long_stream(database.url), (5.0, 3.0), strict=True)
+    for how, taken_s, limit in found:
+        what = f"command on a 1,000-event stream, {how}, over raw INSERT"
+        compare(4, what, taken_s * 1e3, raw_s * 1e3, "ms", limit=limit, at_most=True)
+
+
+def reads(database: Database) -> None:
+    """Goal 5."""
+    fill(database.url, READ_EVENTS)
+    cursor = cursor_rate(database.url)
+    for decode, limit in ((False, None), (True, 0.6)):
+        what = "read through the log" + (", decoded" if decode else "") + ", over server cursor"
+        compare(5, what, read_rate(database.url, decode=decode), cursor, "ev/s", limit=limit)
 
 
 if __name__ == "__main__":

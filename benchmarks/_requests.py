@@ -1,0 +1,91 @@
+"""Many HTTP requests over many TLS connections at once, as cheaply as Python sends them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+HEAD_BYTES_MAX = 64 * 1024
+RETRIES_MAX = 200
+RETRY_S = 0.1
+ANSWER_TIMEOUT_S = 60.0
+BUSY = 503
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, and how long it took."""
+
+    status: int
+    body: bytes
+    taken_s: float
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - whatever was answered
+        """The body."""
+        return json.loads(self.body)
+
+
+class Connection:
+    """One connection that is kept; requests on it follow each other."""
+
+    def __init__(self, url: str, context: ssl.SSLContext, token: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 443
+        self._context = context
+        self._head = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> Sent:
+        """Send a request; one that is refused because the engine is busy is sent again."""
+        for _attempt in range(RETRIES_MAX):
+            sent = await asyncio.wait_for(self._once(method, path, body), ANSWER_TIMEOUT_S)
+            if sent.status != BUSY:
+                return sent
+            await asyncio.sleep(RETRY_S)
+        message = f"{method} {path}: {sent.status} {sent.body[:300]!r}"
+        raise RuntimeError(message)
+
+    async def _once(self, method: str, path: str, body: bytes) -> Sent:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(
+                self._host, self._port, ssl=self._context, limit=HEAD_BYTES_MAX
+            )
+        reader, writer = self._streams
+        kind = "Content-Type: application/json\r\n" if body else ""
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}{kind}Content-Length: {len(body)}\r\n\r\n"
+        began = time.perf_counter()
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        lines = answer.lower().split(b"\r\n")
+        length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+        content = await reader.readexactly(length)
+        taken_s = time.perf_counter() - began
+        return Sent(status=int(answer[9:12]), body=content, taken_s=taken_s)
+
+    async def close(self) -> None:
+        """Let go."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def storm(
+    connections: list[Connection], requests: Iterable[tuple[str, str, bytes]]
+) -> list[Sent]:
+    """Send all requests, each connection one after the other; return the answers as they came."""
+    waiting: Iterator[tuple[str, str, bytes]] = iter(requests)
+    answers: list[Sent] = []
+
+    async def client(connection: Connection) -> None:
+        for method, path, body in waiting:
+            answers.append(await connection.ask(method, path, body))
+
+    await asyncio.gather(*(client(connection) for connection in connections))
+    return answers

@@ -1,0 +1,418 @@
+"""Simulated hosts and VMs by the thousand: what each step costs, and whether that grows linearly.
+
+    python -m benchmarks.scale [--vms 1000 10000]        (BENCH=full: 1,000, 10,000 and 100,000)
+
+Real are: `chronovisor up` with its PostgreSQL (engine, policies, projector, dwh, notifier, each its
+process), every VM's creation and start by HTTPS over 128 connections, and the agents: each host has
+its own certificate, TLS connections, session, journal and folder, many in a process. Simulated are
+the hypervisors; hosts are enrolled by appending the events of joining, ten VMs fit on each. Agents
+and load run on the same processors as what is measured; the hosts' folders lie in memory, since
+thousands of hosts do not share one disk either.
+
+The time of one size per VM is compared with that of the size before: above 1, it grows faster than
+linearly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import ssl
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import uvloop
+
+from benchmarks._enrolment import NewHost, enrol
+from benchmarks._processes import memory_bytes, part_pids, processor_s
+from benchmarks._report import compare
+from benchmarks._requests import Connection, Sent, storm
+from chronovisor.installation import Installation
+from chronovisor.parts.fleet import simulated_hardware
+from chronovisor.running import configure_logging
+from hostagent.fleet import simulated_host
+from hostagent.process import AgentProcess, run_agent
+from tests.harness.workspace import Workspace
+from tests.system.product import Product
+
+VMS_ON_A_HOST = 10
+VM_MEMORY_BYTES = 48 * 1024**3  # ten fit on a simulated host of 512 GiB
+HOSTS_IN_A_PROCESS = 500
+CONNECTIONS = 128
+PROBES = 20
+READS = 30
+TELEMETRY_INTERVAL_S = 60.0
+LAUNCH_TIMEOUT_S = 3_600.0
+"""All VMs start at once, on two processors that are the hosts' too: none is to be given up."""
+TIMEOUT_S = 3_600.0
+SHOWN_S_MIN = 0.05
+GIB = 1024**3
+UP = frozenset({"up"})
+RUNNING = frozenset({"powering_up"}) | UP
+PARTS = ("engine", "policies", "projector", "dwh")
+LATER_TOLERANCE = 1.25
+"""Twice the same work differs by so much on two shared processors."""
+
+
+def be_hosts(folders: list[str]) -> None:
+    """Be the agents of some hosts, until killed."""
+    os.environ["MALLOC_ARENA_MAX"] = "2"
+    configure_logging(quiet=True)
+    hosts = [
+        simulated_host(
+            Path(folder), name=Path(folder).name, hardware=simulated_hardware(Path(folder).name)
+        )
+        for folder in folders
+    ]
+    uvloop.run(run_agent(AgentProcess(hosts=hosts)))
+
+
+class Site:
+    """The product, with agents for many hosts."""
+
+    def __init__(self, workspace: Workspace, vms: int) -> None:
+        self.vms = vms
+        self.hosts = max(1, vms // VMS_ON_A_HOST)
+        self.found: dict[str, float] = {}
+        settings = (
+            f"[hosts]\ntelemetry_interval_s = {TELEMETRY_INTERVAL_S}\n"
+            f"[policies]\nlaunch_timeout_s = {LAUNCH_TIMEOUT_S}\n"
+        )
+        self.memory = tempfile.mkdtemp(prefix="chronovisor-bench-", dir=_memory_folder())
+        self.product = Product(workspace, f"scale-{vms}", settings, hosts=0)
+        self.fleets: list[SpawnProcess] = []
+        self._workspace = workspace
+
+    def open(self) -> None:
+        """Start the product."""
+        began = time.monotonic()
+        self.product.start()
+        self.note("start of everything, empty", time.monotonic() - began)
+
+    def close(self) -> None:
+        """End everything."""
+        for fleet in self.fleets:
+            fleet.kill()
+            fleet.join()
+        self.product.stop()
+        shutil.rmtree(self.memory, ignore_errors=True)
+
+    def note(self, what: str, figure: float, unit: str = "s") -> None:
+        """Keep and print a figure."""
+        self.found[what] = figure
+        print(f"  {self.vms:>7,} VMs  {what:<58} {figure:>12,.3f} {unit}", flush=True)
+
+    @contextlib.contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Note how long something takes, and what of the processors each process takes for it."""
+        before = self.processor_s()
+        began = time.monotonic()
+        yield
+        self.note(what, time.monotonic() - began)
+        after = self.processor_s()
+        spent = {name: after[name] - before.get(name, 0.0) for name in after}
+        told = ", ".join(
+            f"{name} {spent[name]:.1f}" for name in spent if spent[name] >= SHOWN_S_MIN
+        )
+        print(f"           processor seconds: {told}", flush=True)
+        self.found[f"{what}, processors"] = sum(spent[name] for name in spent if name != "agents")
+
+    def processor_s(self) -> dict[str, float]:
+        """Return what each process took of the processors so far."""
+        pids = part_pids(self.product.root)
+        del pids["supervisor"]  # its children are the parts
+        taken = {name: processor_s(pid) for name, pid in pids.items()}
+        taken["agents"] = sum(processor_s(fleet.pid) for fleet in self.fleets if fleet.pid)
+        return taken
+
+    # --------------------------------------------------------------------- the steps
+
+    def add_hosts(self) -> None:
+        """Enrol all hosts, start their agents, and wait until each has its session."""
+        installation = Installation.open(self.product.root)
+        places = [self.product.folder.hosts / f"host-{number:05d}" for number in range(self.hosts)]
+        cluster = self.product.items("/v1/clusters", name="Default")[0]
+        center = str(cluster["data_center"]["id"])
+        new = [NewHost(name=place.name, folder=place) for place in places]
+        with self.phase("enrol the hosts (events appended, keys made)"):
+            uvloop.run(enrol(installation, str(cluster["id"]), center, new))
+        context = multiprocessing.get_context("spawn")
+        with self.phase("all agents start and say hello"):
+            for first in range(0, len(places), HOSTS_IN_A_PROCESS):
+                some = [str(place) for place in places[first : first + HOSTS_IN_A_PROCESS]]
+                fleet = context.Process(target=be_hosts, args=(some,))
+                fleet.start()
+                self._workspace.note_process(fleet.pid or 0)
+                self.fleets.append(fleet)
+            self.await_count("select count(*) from inventory.hosts where status = 'up'", self.hosts)
+
+    def create_and_start(self) -> None:
+        """Create all VMs, then start them all."""
+        cluster = self.product.cluster()
+        creations = [
+            (
+                "POST",
+                "/v1/vms",
+                b'{"name":"vm-%d","cluster":"%s","memory_bytes":%d}'
+                % (number, cluster.encode(), VM_MEMORY_BYTES),
+            )
+            for number in range(self.vms)
+        ]
+        with self.phase("create all VMs over 128 connections"):
+            answers = self.send(creations)
+        ids = [str(answer.json["id"]) for answer in answers]
+        assert all(answer.status in {201, 202} for answer in answers), answers[0]
+        starts = [("POST", f"/v1/vms/{vm}/start", b"{}") for vm in ids]
+        with self.phase("start all VMs until each is up"):
+            began = time.monotonic()
+            answers = self.send(starts)
+            self.note("of which until each start was accepted", time.monotonic() - began)
+            self.await_count("select count(*) from inventory.vms where status = 'up'", self.vms)
+
+    def send(self, requests: list[tuple[str, str, bytes]]) -> list[Sent]:
+        """Send requests over 128 connections."""
+        context = ssl.create_default_context(
+            cafile=str(self.product.folder.authority / "trust.crt")
+        )
+        token = self.product.folder.admin_token.read_text().strip()
+        url = self.product.url
+
+        async def work() -> list[Sent]:
+            connections = [Connection(url, context, token) for _ in range(CONNECTIONS)]
+            try:
+                return await storm(connections, requests)
+            finally:
+                for connection in connections:
+                    await connection.close()
+
+        return uvloop.run(work())
+
+    def steady(self, seconds: float) -> None:
+        """Let everything run, and look at what it takes."""
+        before, began = self.processor_s(), time.monotonic()
+        sent = self.samples()
+        time.sleep(seconds)
+        passed = time.monotonic() - began
+        after = self.processor_s()
+        for name in (*PARTS, "postgres", "agents"):
+            self.note(
+                f"steady: {name}, of one processor", (after[name] - before[name]) / passed, ""
+            )
+        arrived = self.samples() - sent
+        expected = (self.vms + self.hosts) * passed / TELEMETRY_INTERVAL_S
+        self.note("steady: samples stored, of those due", arrived / expected, "")
+
+    def samples(self) -> int:
+        """Return how many samples the warehouse holds."""
+        found = self.product.history(
+            "select (select count(*) from vm_samples) + (select count(*) from host_samples)"
+        )
+        return int(found[0][0])
+
+    def probe(self) -> None:
+        """Start and look at single VMs while all run."""
+        cluster = self.product.cluster()
+        started: list[float] = []
+        up: list[float] = []
+        for number in range(PROBES):
+            body = {"name": f"probe-{number}", "cluster": cluster, "memory_bytes": 1 << 30}
+            vm = self.product.post("/v1/vms", body)["id"]
+            began = time.perf_counter()
+            self.product.post(f"/v1/vms/{vm}/start")
+            for reached, times in ((RUNNING, started), (UP, up)):
+                while self.status(vm) not in reached:
+                    time.sleep(0.002)
+                times.append(time.perf_counter() - began)
+        self.note("one start, from the request to running, p50", statistics.median(started))
+        self.note("one start, from the request to up, p50", statistics.median(up))
+        for what, path in (
+            ("GET one VM, p50", f"/v1/vms/{vm}"),
+            ("GET a page of 100 VMs, p50", "/v1/vms?limit=100"),
+            ("GET the VMs that a search finds, p50", "/v1/vms?search=probe-1&limit=100"),
+            ("GET the VM of a name, p50", "/v1/vms?name=vm-77"),
+            ("GET the VMs that are down, p50", "/v1/vms?status=down&limit=100"),
+        ):
+            self.note(what, self.read_s(path))
+
+    def status(self, vm: str) -> str:
+        """Return a VM's status in the inventory, empty while that does not know it yet."""
+        response = self.product.http.get(f"/v1/vms/{vm}")
+        return str(response.json()["status"]) if response.is_success else ""
+
+    def read_s(self, path: str) -> float:
+        """Return the median time of a GET."""
+        times = []
+        for _ in range(READS):
+            began = time.perf_counter()
+            response = self.product.http.get(path)
+            assert response.is_success, response.text
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def weigh(self) -> None:
+        """Note each process's memory."""
+        pids = part_pids(self.product.root)
+        del pids["supervisor"]
+        weights = {name: memory_bytes(pid) for name, pid in pids.items()}
+        for name, weight in weights.items():
+            self.note(f"memory of {name}", weight / GIB, "GiB")
+        self.note("memory of all but the agents", sum(weights.values()) / GIB, "GiB")
+        agents = sum(memory_bytes(fleet.pid) for fleet in self.fleets if fleet.pid)
+        self.note("memory of the agents", agents / GIB, "GiB")
+
+    def restart_each(self) -> None:
+        """Kill each process; note how long until it is back and knows the whole log."""
+        head = int(self.product.get("/v1/health")["head"])
+        self.note("events in the log", head, "")
+        for part in PARTS:
+            began = time.monotonic()
+            before = self.product.kill(part)
+            self.await_row(
+                "select pid from health.parts where part = %s and pid <> %s and position >= %s"
+                " and state = 'up'",
+                (part, before, head),
+            )
+            self.note(f"{part}: from kill -9 to all known again", time.monotonic() - began)
+
+    def rebuild(self) -> None:
+        """Throw the inventory away, kill the projector, and wait until all is there again."""
+        head = int(self.product.get("/v1/health")["head"])
+        with self.phase("the inventory is built anew"):
+            pid = self.product.pid("projector")
+            os.kill(pid, signal.SIGSTOP)
+            with psycopg.connect(Installation.open(self.product.root).dsn()) as connection:
+                connection.execute("drop schema inventory cascade")
+            os.kill(pid, signal.SIGKILL)
+            self.await_row(
+                "select pid from health.parts where part = %s and pid <> %s and position >= %s"
+                " and state = 'up'",
+                ("projector", pid, head),
+            )
+
+    # --------------------------------------------------------------------- waiting
+
+    def await_count(self, query: str, wanted: int) -> None:
+        """Wait until a query counts as many."""
+        self.await_(lambda connection: _first(connection, query, ()) == wanted, query)
+
+    def await_row(self, query: str, arguments: tuple[Any, ...]) -> None:
+        """Wait until a query finds something."""
+        self.await_(lambda connection: _first(connection, query, arguments) is not None, query)
+
+    def await_(self, reached: Callable[[psycopg.Connection], bool], what: str) -> None:
+        """Wait, with a limit."""
+        deadline = time.monotonic() + TIMEOUT_S
+        with psycopg.connect(
+            Installation.open(self.product.root).dsn(), autocommit=True
+        ) as connection:
+            while not reached(connection):
+                assert time.monotonic() < deadline, f"{what}\n{self.product.last_words()}"
+                time.sleep(0.1)
+
+
+def _memory_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - private, made anew
+
+
+def _first(connection: psycopg.Connection, query: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    try:
+        row = connection.execute(query.encode(), arguments).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    return row[0] if row else None
+
+
+def measure(vms: int, steady_s: float) -> dict[str, float]:
+    """Return the figures of a size."""
+    workspace = Workspace()
+    try:
+        site = Site(workspace, vms)
+        try:
+            site.open()
+            site.add_hosts()
+            site.create_and_start()
+            site.steady(steady_s)
+            site.probe()
+            site.weigh()
+            site.restart_each()
+            site.rebuild()
+        finally:
+            site.close()
+    finally:
+        workspace.close()
+    return site.found
+
+
+GROWING = (
+    "enrol the hosts (events appended, keys made)",
+    "create all VMs over 128 connections",
+    "start all VMs until each is up",
+    "create all VMs over 128 connections, processors",
+    "start all VMs until each is up, processors",
+    "the inventory is built anew",
+    "memory of all but the agents",
+    "steady: engine, of one processor",
+    "steady: dwh, of one processor",
+)
+"""What may grow with the number of VMs; all else should stay as it is."""
+STAYING = (
+    "one start, from the request to running, p50",
+    "GET one VM, p50",
+    "GET a page of 100 VMs, p50",
+    "GET the VM of a name, p50",
+)
+
+
+def show(sizes: dict[int, dict[str, float]]) -> None:
+    """Print the sizes beside each other, and report how the costs grew."""
+    print("\n" + f"{'':<60}" + "".join(f"{vms:>12,}" for vms in sizes))
+    first = next(iter(sizes.values()))
+    for what in first:
+        figures = "".join(f"{found[what]:>12,.4g}" for found in sizes.values())
+        print(f"{what:<60}{figures}")
+    print()
+    pairs = list(sizes.items())
+    for vms, found in pairs:
+        for what in ("create all VMs over 128 connections", "start all VMs until each is up"):
+            compare(12, f"{vms:,} VMs: {what}", found[what] * 1e3, vms, "ms/VM")
+        arrived = found["steady: samples stored, of those due"]
+        compare(12, f"{vms:,} VMs: samples stored of those due", arrived, 1.0, "", limit=0.95)
+    for (fewer, small), (more, large) in itertools.pairwise(pairs):
+        for what in (*GROWING, *STAYING):
+            factor = more / fewer if what in GROWING else 1.0
+            compare(
+                12,
+                f"{more:,} against {fewer:,}: {what}"[:58],
+                large[what],
+                small[what] * factor,
+                "",
+                limit=LATER_TOLERANCE if what in GROWING else None,
+                at_most=True,
+            )
+
+
+def main() -> None:
+    """Measure the sizes one after the other."""
+    full = os.environ.get("BENCH") == "full"
+    parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
+    parser.add_argument(
+        "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
+    )
+    parser.add_argument("--steady", type=float, default=180.0 if full else 20.0, help="seconds")
+    asked = parser.parse_args()
+    show({vms: measure(vms, asked.steady) for vms in asked.vms})
+
+
+if __name__ == "__main__":
+    main()
