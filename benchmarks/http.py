@@ -1,9 +1,9 @@
 """Commands over HTTPS: durable ones against the same path without the append (goal 1).
 
 `python -m benchmarks.http [--seconds 8] [--connections 128]`. Three servers answer the same load,
-one after the other, from a process of their own: the engine's API on PostgreSQL; the same API whose log
-accepts without storing; and an application that answers 202 and does nothing else. The load comes
-from wrk, over TLS with a token, each request the creation of a VM of another name.
+one after the other, from a process of their own: the engine's API on PostgreSQL; the same API whose
+log accepts without storing; and an application that answers 202 and does nothing else. The load
+comes from wrk, over TLS with a token, each request the creation of a VM of another name.
 """
 
 from __future__ import annotations
