@@ -56,10 +56,13 @@ class WatchedDriver(SimulatedDriver):
     def _show(self) -> None:
         now = {(d.vm, d.incarnation) for d in self._machine.domains.values()}
         begun, self.running = now - self.running, now
-        for vm, incarnation in sorted(begun):
-            spec = self._specs.pop((vm, incarnation), None)
-            if spec is not None:
-                self._world.began(self._host, spec)
+        for key in sorted(begun & self._specs.keys()):
+            self._world.began(self._host, self._specs[key])
+        for domain in self._machine.domains.values():
+            if domain.announced:
+                spec = self._specs.pop((domain.vm, domain.incarnation), None)
+                if spec is not None:
+                    self._world.ran(self._host, spec)
 
 
 class SimulatedHost:

@@ -185,10 +185,14 @@ class World(Process):
         run = vm.run if vm is not None else None
         if run is None or (run.host, run.incarnation) != (host, spec.incarnation):
             self.break_promise(f"{what} begins on {name} although that run is over: {run}")
+        if spec.restore_from in self._restored:
+            before = self._restored[spec.restore_from]
+            self.break_promise(f"{what} restores a memory that {before} restored")
+
+    def ran(self, host: str, spec: RunSpec) -> None:
+        """Take note that a guest ran: from its first instant its memory is of no more use."""
         if spec.restore_from is not None:
-            before = self._restored.setdefault(spec.restore_from, (host, spec.incarnation))
-            if before != (host, spec.incarnation):
-                self.break_promise(f"{what} restores a memory that {before} restored")
+            self._restored[spec.restore_from] = (host, spec.incarnation)
 
     # ------------------------------------------------------------------ mending
 
