@@ -33,11 +33,14 @@ create unlogged table if not exists health.parts (
     time timestamptz not null
 ) with (fillfactor = 50);
 """
+# A standby leaves the word to whom it stands by for, until that one is silent.
 _BEAT = """
-insert into health.parts values (%s, %s, %s, %s, %s, %s)
+insert into health.parts as p values (%s, %s, %s, %s, %s, %s)
 on conflict (part) do update set
     pid = excluded.pid, state = excluded.state, position = excluded.position,
     detail = excluded.detail, time = excluded.time
+where excluded.state <> 'standby' or p.pid = excluded.pid or p.state = 'standby'
+    or p.time < excluded.time - make_interval(secs => %s)
 """
 _READ = "select part, pid, state, position, detail, time from health.parts order by part"
 
@@ -90,7 +93,7 @@ class Heartbeat:
                 pulse = said if isinstance(said, Pulse) else await said
                 row = (
                     *(self._part, os.getpid(), pulse.state, pulse.position),
-                    *(pulse.detail[:500], now()),
+                    *(pulse.detail[:500], now(), STALE_S),
                 )
                 async with asyncio.timeout(5):
                     await connection.execute(_BEAT, row)

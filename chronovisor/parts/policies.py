@@ -10,13 +10,14 @@ import structlog
 from chronovisor.contexts import small_context
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
+from chronovisor.leadership import Leadership
 from chronovisor.running import together
 from commands.policies.runner import Runner, SupersededError, new_process_name
 from commands.policies.saga import Timeouts
 from events.log.postgres import PostgresLog
 
 log = structlog.get_logger(__name__)
-_TRY_LOCK = "select pg_try_advisory_lock(hashtext('chronovisor policies'))"
+_PLACE = "chronovisor policies"
 _STANDBY_S = 1.0
 
 
@@ -63,11 +64,12 @@ async def _lead(
         installation.dsn(), autocommit=True, connect_timeout=5
     )
     async with connection:
-        while not await _locked(connection):  # noqa: ASYNC110 - another process holds it
-            await asyncio.sleep(_STANDBY_S * installation.settings.time_scale)
+        scale = installation.settings.time_scale
+        place = Leadership(connection, _PLACE, time_scale=scale)
+        await place.take()
         state.runner = Runner(events, small_context, timeouts, new_process_name())
         running = asyncio.ensure_future(state.runner.run())
-        watching = asyncio.ensure_future(_watch(connection))
+        watching = asyncio.ensure_future(place.keep())
         try:
             done, _ = await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -76,16 +78,3 @@ async def _lead(
             running.cancel()
             watching.cancel()
             await asyncio.gather(running, watching, return_exceptions=True)
-
-
-async def _locked(connection: psycopg.AsyncConnection) -> bool:
-    row = await (await connection.execute(_TRY_LOCK)).fetchone()
-    return bool(row and row[0])
-
-
-async def _watch(connection: psycopg.AsyncConnection) -> None:
-    """End, by an error, when the lock's connection is gone."""
-    while True:
-        await asyncio.sleep(2.0)
-        async with asyncio.timeout(10.0):
-            await connection.execute("select 1")
