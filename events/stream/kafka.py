@@ -167,6 +167,7 @@ class _Session:
                 idle_s += waited_s
                 if idle_s >= self._stream.idle_check_s:
                     await self._thread.call(self._check_place, cursor.position)
+                    await self._check_head(cursor.position)
                     idle_s = 0.0
                 continue
             idle_s = 0.0
@@ -196,6 +197,16 @@ class _Session:
         if self._beyond(place, bounds.begin, position):
             raise _LostPlaceError(f"the topic holds events beyond {position} below offset {place}")
         topic.seek(place)
+
+    async def _check_head(self, position: int) -> None:
+        """Notice that the log has gone on although the topic shows nothing new.
+
+        Then the place is sought anew: the event may lie below it, before a relay's doubles. What
+        the topic does not have at all is waited for: the relay is behind.
+        """
+        head = await self._stream.head()
+        if head > position:
+            raise _LostPlaceError(f"the log is at {head}, and nothing comes after {position}")
 
     async def _merge(
         self, records: list[TopicRecord], cursor: Cursor, limit: int
