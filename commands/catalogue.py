@@ -10,7 +10,7 @@ from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
-from commands.host import activate, add, approve, confirm_off, maintenance, token
+from commands.host import activate, add, approve, confirm_off, force_remove, maintenance, token
 from commands.host import remove as host_remove
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
@@ -19,7 +19,7 @@ from commands.vm import create, reboot, remove, resume, shutdown, start, stop, s
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_remove),
-    *(add, token, approve, activate, maintenance, confirm_off, host_remove),
+    *(add, token, approve, activate, maintenance, confirm_off, host_remove, force_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, remove),
     cancel,
 )

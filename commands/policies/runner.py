@@ -13,17 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from commands.kernel.command import Context, Decision
+from commands.kernel.command import Context
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
 from commands.kernel.snapshots import EVENTS_BETWEEN, Keeper
 from commands.policies.catalogue import SAGAS
-from commands.policies.facts import SHAPE, Facts, FactsWorld, ended_with_host
+from commands.policies.facts import SHAPE, Facts, FactsWorld
+from commands.policies.lost import end_lost
 from commands.policies.saga import Saga, Scene, Timeouts
-from commands.state.host import HOST
 from commands.state.operation import OPERATION, OperationState, StepState
-from commands.state.orders import withdraw_run_jobs
-from commands.state.vm import VM
 from events.codec import CODEC
 from events.envelope import NewEvent, Recorded
 from events.log.port import (
@@ -37,7 +35,7 @@ from events.log.port import (
 )
 from events.types import operation as e
 from events.types.policy import PolicyElected
-from events.types.vm import DownReason, VmDown, VmPlaced, VmStaleCopyGone
+from events.types.vm import VmPlaced
 
 POLICY = "operations"
 _STREAM = f"policy/{POLICY}"
@@ -314,10 +312,10 @@ class Runner:
             self._put_off.add(operation.id)
 
     async def _end_lost_runs(self) -> None:
-        """End the runs on hosts that were proved off since the runs were placed."""
+        """End what ended with hosts that were proved off, or removed by force."""
         for vm_id, host_id in self._facts.lost():
             world = FactsWorld(self._facts)
-            decision = _end_lost_run(world, vm_id, host_id)
+            decision = end_lost(world, vm_id, host_id)
             if decision.events:
                 fenced = world.reads | {_STREAM: self._elected_version}
                 context = self._source(f"policy/{POLICY}")
@@ -360,32 +358,6 @@ def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]
 
 def _superseded() -> SupersededError:
     return SupersededError(f"policy {POLICY} was taken over by another process")
-
-
-def _end_lost_run(world: World, vm_id: str, host_id: str) -> Decision:
-    """End what may have run on a host that was proved off, unless the host came back since."""
-    vm, host = world.get(VM, vm_id), world.get(HOST, host_id)
-    if vm is None or host is None or not ended_with_host(vm, host):
-        return Decision(id=vm_id)
-    stream = VM.stream(vm_id)
-    events = [
-        NewEvent(stream, VmStaleCopyGone(name=vm.name, host=where, incarnation=incarnation))
-        for where, incarnation in vm.stale_copies
-        if where == host_id
-    ]
-    run = vm.run
-    if run is None or run.host != host_id or run.position >= host.proved_off:
-        return Decision(id=vm_id, events=tuple(events))
-    down = VmDown(
-        name=vm.name,
-        host=host_id,
-        host_name=host.name,
-        incarnation=run.incarnation,
-        reason=DownReason.HOST_LOST,
-        detail="The host was confirmed to be off.",
-        restored=run.restores,
-    )
-    return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(vm), NewEvent(stream, down)))
 
 
 def new_process_name() -> str:

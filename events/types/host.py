@@ -298,20 +298,35 @@ class HostClockSkewed(Event, frozen=True, kw_only=True):
 
 @event("host.removed")
 class HostRemoved(Event, frozen=True, kw_only=True):
-    """The host is gone; its certificate counts no more; the stream stays as its tombstone."""
+    """The host is gone; its certificate counts no more; the stream stays as its tombstone.
+
+    `forced`: what lay on it is given up, and goes on referring to the tombstone.
+    """
 
     name: str
     cluster: str
+    forced: bool = False
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(code=44, name="USER_REMOVE_VDS", message="Host {name} was removed by {actor}."),
+        Audit(
+            code=60_012,
+            name="HOST_REMOVED_BY_FORCE",
+            severity=Severity.WARNING,
+            message="Host {name} was removed by force by {actor}; the disks there are given up.",
+        ),
     )
 
+    def audit(self) -> Audit | None:
+        """Return the record of the one or the other."""
+        return self.audits[1 if self.forced else 0]
+
     def claims(self, stream: str) -> tuple[Claim, ...]:
-        """Free name and cluster; nothing may refer to the host any more."""
-        return (
+        """Free name and cluster; nothing may refer to the host any more, or from now on."""
+        freed = (
             release(name_key(self.name), stream),
             release(f"cluster/{self.cluster}", stream),
-            release(f"{stream}/gate", stream),
-            exclusive(stream, stream),
         )
+        if self.forced:
+            return (*freed, exclusive(f"{stream}/gate", stream))
+        return (*freed, release(f"{stream}/gate", stream), exclusive(stream, stream))

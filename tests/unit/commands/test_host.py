@@ -8,6 +8,7 @@ from commands.host.activate import ActivateHost
 from commands.host.add import AddHost
 from commands.host.approve import ApproveHost
 from commands.host.confirm_off import ConfirmHostOff
+from commands.host.force_remove import ForceRemoveHost
 from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
 from commands.host.token import IssueEnrolmentToken
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "activate": ActivateHost(id=HOST_ID),
     "approve": ApproveHost(id=HOST_ID),
     "confirm-off": ConfirmHostOff(id=HOST_ID, name="kvm01"),
+    "force-remove": ForceRemoveHost(id=HOST_ID, name="kvm01"),
     "maintenance": MaintainHost(id=HOST_ID),
     "remove": RemoveHost(id=HOST_ID),
     "token": IssueEnrolmentToken(id=HOST_ID),
@@ -43,6 +45,7 @@ ALLOWED: dict[str, frozenset[HostStatus]] = {
     "activate": frozenset({S.PREPARING_FOR_MAINTENANCE, S.MAINTENANCE}),
     "approve": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.ERROR}),
     "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
+    "force-remove": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.UNASSIGNED}),
     "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE}),
     "remove": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}),
     "token": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}),
@@ -147,6 +150,35 @@ def test_approval_lets_a_host_with_two_machines_in_again_and_forgets_its_boots()
     assert state is not None
     assert not state.duplicate
     assert state.former_boots == ()
+
+
+OFF = h.HostConfirmedOff(name="kvm01")
+
+
+def test_force_removes_no_host_whose_vms_may_run() -> None:
+    force = ForceRemoveHost(id=HOST_ID, name="kvm01")
+    host(S.NON_RESPONSIVE).when(force).refused(WrongState, "confirm-off")
+    gone = h.HostRemoved(name="kvm01", cluster=CLUSTER, forced=True)
+    host(S.NON_RESPONSIVE, OFF).when(force).then(gone)
+    host(S.ERROR, OFF).when(force).then(gone)
+    host(S.NON_RESPONSIVE, OFF, SESSION).when(force).refused(WrongState, "confirm-off")
+    preparing = h.HostMaintenanceRequested(name="kvm01")
+    host(S.UP, preparing, OFF).when(force).refused(WrongState, "activate")
+
+
+def test_the_name_of_a_host_that_is_given_up_is_typed_out() -> None:
+    wrong = ForceRemoveHost(id=HOST_ID, name="kvm02")
+    refusal = host(S.INSTALLING).when(wrong).refused(InvalidField, "kvm01", "kvm02")
+    assert refusal.extra["field"] == "name"
+
+
+def test_a_removed_host_is_not_found_and_leaves_a_tombstone() -> None:
+    removed = host(S.NON_RESPONSIVE, OFF).when(ForceRemoveHost(id=HOST_ID, name="kvm01"))
+    after = removed.follows()
+    state = after.state(HOST, HOST_ID)
+    assert state is not None
+    assert (state.status, state.name) == (S.REMOVED, "kvm01")
+    after.when(ConfirmHostOff(id=HOST_ID, name="kvm01")).refused(NotFound, HOST_ID)
 
 
 def test_a_new_session_ends_the_silence() -> None:

@@ -236,10 +236,11 @@ class Agent:
 class Bench:
     """Everything around the gateway."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: dt.datetime | None = None) -> None:
         self.folder = folder
         self.log = MemoryLog()
         self.clock = Clock()
+        self.clock.now = now or self.clock.now
         self.contacts = MemoryContacts()
         self._ids = 0
         self.authority = CertificateAuthority.create(folder / "ca", self.clock.now)
@@ -345,9 +346,9 @@ def der(pem: str) -> bytes:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Bench]:
+async def opened(folder: Path, now: dt.datetime | None = None) -> AsyncIterator[Bench]:
     """A bench with a cluster, followed by its engine."""
-    bench = Bench(folder)
+    bench = Bench(folder, now)
     following = asyncio.create_task(bench.engine.follow())
     try:
         data_center = await bench.do(CreateDataCenter(name="Default"))

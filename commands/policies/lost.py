@@ -1,0 +1,53 @@
+"""What ends with a host: runs and copies once it is proved off, its jobs once it is removed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from commands.kernel.command import Decision
+from commands.kernel.fold import World
+from commands.policies.facts import ended_with_host, given_up
+from commands.state.host import HOST
+from commands.state.orders import withdraw_run_jobs
+from commands.state.vm import VM, OpenJob
+from events.envelope import NewEvent
+from events.types.vm import DownReason, VmDown, VmJobFailed, VmStaleCopyGone
+
+
+def end_lost(world: World, vm_id: str, host_id: str) -> Decision:
+    """End what may have run on a host that was proved off, unless the host came back since.
+
+    Where it was removed by force, nobody will do the jobs that it had: they have failed.
+    """
+    vm, host = world.get(VM, vm_id), world.get(HOST, host_id)
+    if vm is None or host is None:
+        return Decision(id=vm_id)
+    stream = VM.stream(vm_id)
+    undone = given_up(vm, host)
+    events = [NewEvent(stream, _not_done(entry)) for entry in undone]
+    if not ended_with_host(vm, host):
+        return Decision(id=vm_id, events=tuple(events))
+    events += [
+        NewEvent(stream, VmStaleCopyGone(name=vm.name, host=where, incarnation=incarnation))
+        for where, incarnation in vm.stale_copies
+        if where == host_id
+    ]
+    run = vm.run
+    if run is None or run.host != host_id or run.position >= host.proved_off:
+        return Decision(id=vm_id, events=tuple(events))
+    left = msgspec.structs.replace(vm, jobs=tuple(job for job in vm.jobs if job not in undone))
+    down = VmDown(
+        name=vm.name,
+        host=host_id,
+        host_name=host.name,
+        incarnation=run.incarnation,
+        reason=DownReason.HOST_LOST,
+        detail="The host was confirmed to be off.",
+        restored=run.restores,
+    )
+    return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(left), NewEvent(stream, down)))
+
+
+def _not_done(entry: OpenJob) -> VmJobFailed:
+    reason = "The host was removed by force."
+    return VmJobFailed(job=entry.job.id, kind=entry.job.kind, host=entry.host, reason=reason)
