@@ -15,8 +15,8 @@ from typing import Any, TypeVar, cast
 
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.snapshots import Shape, Tables
-from commands.scheduler.first_fit import Choice, Need
-from commands.scheduler.fleet import Fleet
+from commands.scheduler.fleet import Fleet, Share, share_of
+from commands.scheduler.need import Choice, Need
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
@@ -63,7 +63,7 @@ class Facts:
         self._by_target: dict[str, set[str]] = defaultdict(set)
         self._on_host: dict[str, set[str]] = defaultdict(set)
         self._waits_for: dict[str, set[str]] = defaultdict(set)
-        self._reserved: dict[str, tuple[str, int]] = {}
+        self._reserved: dict[str, tuple[str, Share]] = {}
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
@@ -155,15 +155,15 @@ class Facts:
     def reserve(self, vm: str, host: str) -> None:
         """Count a VM on a host from the decision to place it there until that is folded."""
         self.give_back(vm)
-        memory_bytes = _memory_bytes(self.vms[vm])
-        self._reserved[vm] = (host, memory_bytes)
-        self._fleet.take(host, memory_bytes)
+        share = share_of(self.vms[vm])
+        self._reserved[vm] = (host, share)
+        self._fleet.take(host, share)
 
     def give_back(self, vm: str) -> None:
         """Count a reservation no more: its append was refused, or is folded."""
         reserved = self._reserved.pop(vm, None)
         if reserved is not None:
-            self._fleet.take(reserved[0], -reserved[1])
+            self._fleet.take(*reserved, -1)
 
     def names_on(self, host: str) -> list[str]:
         """Return the names of the VMs that may run on a host, stale copies included."""
@@ -198,8 +198,7 @@ class Facts:
     def _account(self, vm: VmState | None, sign: int) -> None:
         if vm is None:
             return
-        for host in vm.may_run_on:
-            self._fleet.take(host, sign * _memory_bytes(vm))
+        self._fleet.account(vm, sign)
         copies = {*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies)}
         waits_for = copies | {entry.host for entry in vm.jobs}
         for index, hosts in ((self._on_host, copies), (self._waits_for, waits_for)):
@@ -284,12 +283,6 @@ def ended_with_host(vm: VmState, host: HostState) -> bool:
     run = vm.run
     placed_before = run is not None and run.host == host.id and run.position < host.proved_off
     return placed_before or any(where == host.id for where, _incarnation in vm.stale_copies)
-
-
-def _memory_bytes(vm: VmState) -> int:
-    """Return what the VM takes of a host: as much as its run was given, whatever is set now."""
-    configuration = vm.run.spec.configuration if vm.run is not None else vm.configuration
-    return configuration.memory_bytes
 
 
 def _named_host(recorded: Recorded) -> set[str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from commands.kernel.command import Context
 from commands.kernel.fold import World
-from commands.scheduler.first_fit import Choice, Need
+from commands.scheduler.need import Choice, Need
 from commands.state.host import HOST, Duty
 from commands.state.operation import OperationState, StepState
 from events.envelope import NewEvent

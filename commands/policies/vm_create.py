@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.first_fit import Need
+from commands.scheduler.need import Need
 from commands.state import lookup
 from commands.state.operation import StepState
 from commands.state.orders import order_job, withdraw_job
@@ -47,6 +47,8 @@ def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         return _fail(scene, vm, Outcome.CANCELLED, "The creation was cancelled.")
     need = Need(
         cluster=vm.cluster,
+        scheduling=lookup.cluster(scene.world, vm.cluster).scheduling,
+        starts=False,
         bridges=tuple(nic.bridge for nic in vm.configuration.nics),
         storage_bytes=sum(disk.size_bytes for disk in vm.configuration.disks),
         only_host=scene.operation.host,

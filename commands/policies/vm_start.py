@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.first_fit import Choice, Need
+from commands.scheduler.need import Choice, Need, need_of
 from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HOST
@@ -66,7 +66,7 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if copies:
         return _await_copy(scene, copies[0])
     cluster = lookup.cluster(scene.world, vm.cluster)
-    choice = _choose(scene, _need(scene, vm, cluster))
+    choice = _choose(scene, need_of(vm, cluster, scene.operation.tried))
     if choice.host is None:
         return _refuse(scene, choice)
     return _placed(scene, vm, cluster, choice)
@@ -222,20 +222,3 @@ def _give_up(scene: Scene, outcome: Outcome, reason: str) -> tuple[NewEvent, ...
 
 def _may_try_again(scene: Scene) -> bool:
     return scene.operation.attempts.get("launch", 0) < ATTEMPTS_MAX
-
-
-def _need(scene: Scene, vm: VmState, cluster: ClusterState) -> Need:
-    only, why = vm.disks_host, f"The VM's disks lie on host {vm.disks_host_name}."
-    if vm.memory is not None:
-        only, why = vm.memory.host, f"The VM's saved memory lies on host {vm.memory.host_name}."
-    return Need(
-        cluster=vm.cluster,
-        memory_bytes=vm.configuration.memory_bytes,
-        processors=vm.configuration.topology.count,
-        machine_type=cluster.machine_type,
-        cpu_model=cluster.cpu_model,
-        bridges=tuple(nic.bridge for nic in vm.configuration.nics),
-        only_host=only,
-        only_host_why=why,
-        tried=scene.operation.tried,
-    )

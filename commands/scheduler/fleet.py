@@ -1,85 +1,43 @@
-"""All hosts by cluster, kept so that the first fitting one is found without looking at each.
+"""All hosts by cluster, with what VMs take of them: what the scheduler chooses from.
 
-For each cluster a tournament tree over its hosts, in the order of their names, holds the most
-memory that is free below each node: the first host with enough is found in O(log n) steps (the
-classic structure for first-fit bin packing). Only hosts found so go through all filters; the
-reasons why not are worked out for all hosts only when none fits.
+Kept up with each event, so that a choice is a few operations over whole columns; the reasons why
+not are worked out only where no host is left, or where somebody asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import msgspec
+import numpy as np
 
-from commands.scheduler.first_fit import (
-    HOST_RESERVE_BYTES,
-    Candidate,
-    Choice,
-    Need,
-    choose,
-    fits,
-)
-from commands.state.host import HostState, HostStatus
-
-_CLOSED = -1
-"""The free memory of a host that takes no VMs, whatever they need."""
+from commands.scheduler.columns import Columns, Numbers, Rows
+from commands.scheduler.filters import objections, passing
+from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
+from commands.scheduler.policies import POLICIES
+from commands.scheduler.weights import ranked
+from commands.state.host import HostState
+from commands.state.vm import VmState, VmStatus
+from events.types.operation import Verdict
 
 
-class FirstFitTree:
-    """A complete binary tree of maxima over `values`."""
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM takes of a host."""
 
-    def __init__(self, values: Sequence[int]) -> None:
-        self._leaves = 1
-        while self._leaves < len(values):
-            self._leaves *= 2
-        self._maxima = [_CLOSED] * (2 * self._leaves)
-        self._maxima[self._leaves : self._leaves + len(values)] = values
-        for node in range(self._leaves - 1, 0, -1):
-            self._maxima[node] = max(self._maxima[2 * node], self._maxima[2 * node + 1])
-
-    def set(self, index: int, value: int) -> None:
-        """Change one value, in O(log n)."""
-        node = self._leaves + index
-        self._maxima[node] = value
-        while node > 1:
-            node //= 2
-            most = max(self._maxima[2 * node], self._maxima[2 * node + 1])
-            if self._maxima[node] == most:
-                return
-            self._maxima[node] = most
-
-    def first(self, least: int, start: int = 0) -> int | None:
-        """Return the first index from `start` on whose value is `least` or more, in O(log n)."""
-        if start >= self._leaves:
-            return None
-        node = self._leaves + start
-        while self._maxima[node] < least:
-            while node % 2:  # a right child: go on with what lies right of its parent
-                node //= 2
-                if node <= 1:
-                    return None
-            node += 1
-        while node < self._leaves:
-            node *= 2
-            if self._maxima[node] < least:
-                node += 1
-        return node - self._leaves
+    memory_bytes: int = 0
+    processors: int = 0
 
 
-class _Cluster:
-    """The hosts of a cluster in the order of their names."""
-
-    def __init__(self, hosts: Sequence[Candidate]) -> None:
-        self.hosts = sorted(hosts, key=lambda candidate: candidate.host.name)
-        self.index = {candidate.host.id: n for n, candidate in enumerate(self.hosts)}
-        self.tree = FirstFitTree([_free(candidate) for candidate in self.hosts])
+def share_of(vm: VmState) -> Share:
+    """Return what a VM takes of a host: as much as its run was given, whatever is set now."""
+    given = vm.run.spec.configuration if vm.run is not None else vm.configuration
+    return Share(memory_bytes=given.memory_bytes, processors=given.topology.count)
 
 
 class Fleet:
-    """Every host with the memory that is taken of it: the placement's view."""
+    """Every host with what is taken of it: the placement's view."""
 
     def __init__(self) -> None:
         self._candidates: dict[str, Candidate] = {}
-        self._clusters: dict[str, _Cluster] = {}
+        self._clusters: dict[str, Columns] = {}
 
     def put(self, host: HostState) -> None:
         """Take in a host, new or changed; one that was removed is forgotten."""
@@ -88,59 +46,132 @@ class Fleet:
             self._candidates.pop(host.id, None)
             self._clusters.pop(host.cluster, None)
             return
-        taken = before.memory_taken_bytes if before is not None else 0
-        candidate = Candidate(host=host, memory_taken_bytes=taken)
+        if before is None:
+            self._candidates[host.id] = Candidate(host=host)
+            self._clusters.pop(host.cluster, None)
+            return
+        candidate = msgspec.structs.replace(before, host=host)
         self._candidates[host.id] = candidate
-        if before is None or (before.host.name, before.host.cluster) != (host.name, host.cluster):
+        if (before.host.name, before.host.cluster) != (host.name, host.cluster):
+            self._clusters.pop(before.host.cluster, None)
             self._clusters.pop(host.cluster, None)
             return
         self._show(candidate)
 
-    def take(self, host_id: str, memory_bytes: int) -> None:
-        """Count memory as taken of a host (less than 0: as given back)."""
+    def account(self, vm: VmState, sign: int) -> None:
+        """Count a VM on each host where it may run, else where its disks are; -1 takes it back."""
+        share = share_of(vm)
+        for host in vm.may_run_on:
+            self.take(host, share, sign)
+        if not vm.may_run_on and vm.disks_host and vm.status is not VmStatus.REMOVED:
+            self.take(vm.disks_host, share, sign, runs=False)
+
+    def take(self, host_id: str, share: Share, sign: int = 1, *, runs: bool = True) -> None:
+        """Count a share as taken of a host (sign -1: given back); if not `runs`, as expected."""
         before = self._candidates.get(host_id)
         if before is None:
             return
+        taken = sign if runs else 0
         candidate = Candidate(
-            host=before.host, memory_taken_bytes=before.memory_taken_bytes + memory_bytes
+            host=before.host,
+            memory_taken_bytes=before.memory_taken_bytes + taken * share.memory_bytes,
+            processors_taken=before.processors_taken + taken * share.processors,
+            memory_expected_bytes=before.memory_expected_bytes + sign * share.memory_bytes,
+            processors_expected=before.processors_expected + sign * share.processors,
+            vms_expected=before.vms_expected + sign,
         )
         self._candidates[host_id] = candidate
         self._show(candidate)
 
     def choose(self, need: Need) -> Choice:
-        """Return the first fitting host of the cluster, by name; else every host's reasons."""
-        cluster = self._cluster(need.cluster)
+        """Return the best host of the cluster (of equals the first by name), or why there is none.
+
+        Where only one host will do, nothing is compared.
+        """
+        columns = self._columns(need.cluster)
+        row = None
         if need.only_host is not None:
-            only = cluster.index.get(need.only_host)
-            if only is not None and fits(need, cluster.hosts[only]):
-                return Choice(host=cluster.hosts[only].host)
-            return choose(need, cluster.hosts)
-        index = cluster.tree.first(need.memory_bytes)
-        while index is not None:
-            if fits(need, cluster.hosts[index]):
-                return Choice(host=cluster.hosts[index].host)
-            index = cluster.tree.first(need.memory_bytes, index + 1)
-        return choose(need, cluster.hosts)
+            only = columns.index.get(need.only_host)
+            if only is not None and not objections(need, columns.candidates[only]):
+                row = only
+        else:
+            mask = passing(need, columns)
+            rows = _rows(mask)
+            if len(rows):
+                at = slice(None) if len(rows) == len(mask) else rows
+                row = int(rows[np.argmax(_scores(need, columns, at))])
+        if row is not None:
+            return Choice(host=columns.candidates[row].host)
+        return _refused(need, columns)
+
+    def assess(self, need: Need) -> list[Assessment]:
+        """Return what the scheduler makes of each host: the best first, then the rest by name."""
+        columns = self._columns(need.cluster)
+        rows = _rows(passing(need, columns))
+        scores = _scores(need, columns, rows)
+        weights = {
+            each.weight.name: each.weight.weigh(need, columns, rows).tolist()
+            for each in POLICIES[need.scheduling.policy]
+        }
+        order = np.argsort(-scores, kind="stable").tolist()
+        found = []
+        for rank, place in enumerate(order, start=1):
+            host = columns.candidates[rows[place]].host
+            found.append(
+                Assessment(
+                    host=host.id,
+                    host_name=host.name,
+                    rank=rank,
+                    score=int(scores[place]),
+                    weights={name: of_all[place] for name, of_all in weights.items()},
+                )
+            )
+        fitting = set(rows.tolist())
+        return found + [
+            Assessment(
+                host=candidate.host.id,
+                host_name=candidate.host.name,
+                reasons=objections(need, candidate),
+            )
+            for row, candidate in enumerate(columns.candidates)
+            if row not in fitting
+        ]
 
     def _show(self, candidate: Candidate) -> None:
-        cluster = self._clusters.get(candidate.host.cluster)
-        if cluster is not None:
-            index = cluster.index[candidate.host.id]
-            cluster.hosts[index] = candidate
-            cluster.tree.set(index, _free(candidate))
+        columns = self._clusters.get(candidate.host.cluster)
+        if columns is not None:
+            columns.set(columns.index[candidate.host.id], candidate)
 
-    def _cluster(self, cluster_id: str) -> _Cluster:
-        """Return a cluster's hosts in order; put in order anew after one came, went or moved."""
+    def _columns(self, cluster_id: str) -> Columns:
+        """Return a cluster's columns; made anew after a host came, went or moved."""
         found = self._clusters.get(cluster_id)
         if found is None:
             hosts = [c for c in self._candidates.values() if c.host.cluster == cluster_id]
-            found = self._clusters[cluster_id] = _Cluster(hosts)
+            found = self._clusters[cluster_id] = Columns(hosts)
         return found
 
 
-def _free(candidate: Candidate) -> int:
-    """Return how much memory a VM may take of the host, `_CLOSED` where none may come."""
-    abilities = candidate.host.capabilities
-    if abilities is None or candidate.host.status is not HostStatus.UP:
-        return _CLOSED
-    return max(_CLOSED, abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes)
+def _rows(mask: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.intp]:
+    return np.flatnonzero(mask)
+
+
+def _scores(need: Need, columns: Columns, rows: Rows) -> Numbers:
+    """Return each host's ranks, times their factors, summed: the most is the best."""
+    total: Numbers | None = None
+    for each in POLICIES[need.scheduling.policy]:
+        ranks = ranked(each.weight.weigh(need, columns, rows)) * each.factor
+        total = ranks if total is None else total + ranks
+    assert total is not None  # noqa: S101 - every policy has a weight
+    return total
+
+
+def _refused(need: Need, columns: Columns) -> Choice:
+    verdicts = tuple(
+        Verdict(
+            host=candidate.host.id,
+            host_name=candidate.host.name,
+            reasons=objections(need, candidate),
+        )
+        for candidate in columns.candidates[:VERDICTS_MAX]
+    )
+    return Choice(host=None, verdicts=verdicts, hosts=len(columns.candidates))

@@ -1,39 +1,31 @@
-"""The placement's tree finds what a look at every host would find."""
+"""The scheduler: each filter, weight and policy, and all of them against a plain reckoning."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.scheduler.first_fit import HOST_RESERVE_BYTES, Candidate, Need, choose
-from commands.scheduler.fleet import FirstFitTree, Fleet
-from commands.state.host import HostState, Identity
+from commands.scheduler.filters import FILTERS, objections
+from commands.scheduler.fleet import Fleet, Share
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
+from commands.scheduler.policies import POLICIES
+from commands.state.host import Duty, HostState, Identity
+from events.types.cluster import Scheduling, SchedulingPolicy
 from tests.unit.policies.stage import CAPABILITIES
 
 MIB = 1024**2
 
 
-@given(
-    st.lists(st.integers(-1, 50), min_size=1, max_size=70),
-    st.lists(st.tuples(st.integers(0, 69), st.integers(-1, 50)), max_size=20),
-    st.integers(0, 55),
-    st.integers(0, 75),
-)
-def test_the_first_that_fits_is_found(
-    values: list[int], changes: list[tuple[int, int]], least: int, start: int
-) -> None:
-    tree = FirstFitTree(values)
-    for index, value in changes:
-        if index < len(values):
-            tree.set(index, value)
-            values[index] = value
-    expected = next((n for n in range(start, len(values)) if values[n] >= least), None)
-    assert tree.first(least, start) == expected
-
-
-def host(number: int, memory_mib: int, *, up: bool = True) -> HostState:
+def host(
+    number: int, memory_mib: int = 1_000, *, cpus: int = 8, up: bool = True, **changes: object
+) -> HostState:
     """A host of a cluster, up or not."""
-    return HostState(
+    state = HostState(
         id=f"h{number}",
         name=f"host-{number:03}",
         cluster="c",
@@ -42,55 +34,364 @@ def host(number: int, memory_mib: int, *, up: bool = True) -> HostState:
         approved=True,
         identity=Identity(public_key_sha256="", hardware="", signing_request="", token=""),
         session="s" if up else None,
-        capabilities=CAPABILITIES.__class__(
-            **{
-                name: getattr(CAPABILITIES, name)
-                for name in CAPABILITIES.__struct_fields__
-                if name != "memory_bytes"
-            },
-            memory_bytes=HOST_RESERVE_BYTES + memory_mib * MIB,
+        capabilities=msgspec.structs.replace(
+            CAPABILITIES, memory_bytes=HOST_RESERVE_BYTES + memory_mib * MIB, cpus=cpus
         ),
     )
+    return msgspec.structs.replace(state, **changes)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_size=20),
-    st.lists(st.tuples(st.integers(0, 19), st.integers(-10, 10)), max_size=20),
-    st.integers(0, 45),
-    st.booleans(),
+def fleet_of(*hosts: HostState) -> Fleet:
+    fleet = Fleet()
+    for state in hosts:
+        fleet.put(state)
+    return fleet
+
+
+def chosen(fleet: Fleet, need: Need) -> str | None:
+    found = fleet.choose(need).host
+    return None if found is None else found.id
+
+
+def share(memory_mib: int = 0, processors: int = 0) -> Share:
+    return Share(memory_bytes=memory_mib * MIB, processors=processors)
+
+
+def able(number: int, **changes: object) -> HostState:
+    return host(number, capabilities=msgspec.structs.replace(CAPABILITIES, **changes))
+
+
+# ---------------------------------------------------------------------------------------- filters
+REFUSED = [
+    ("Status", host(1, up=False), Need(cluster="c"), "The host is unassigned."),
+    (
+        "Status",
+        host(1, duty=Duty.MAINTENANCE),
+        Need(cluster="c"),
+        "The host is maintenance.",
+    ),
+    (
+        "PinToHost",
+        host(1),
+        Need(cluster="c", only_host="h9", only_host_why="Its disks lie on h9."),
+        "Its disks lie on h9.",
+    ),
+    (
+        "Tried",
+        host(1),
+        Need(cluster="c", tried=("h1",)),
+        "It was tried and could not start the VM.",
+    ),
+    ("Migration", host(1), Need(cluster="c", leaves="h1"), "The VM runs there."),
+    (
+        "ClusterInMaintenance",
+        host(1),
+        Need(cluster="c", scheduling=Scheduling(policy=SchedulingPolicy.CLUSTER_MAINTENANCE)),
+        "The cluster is in maintenance: no VM is started in it.",
+    ),
+    (
+        "Memory",
+        host(1, 100),
+        Need(cluster="c", memory_bytes=101 * MIB),
+        "It has 100 MiB of memory free, 101 are needed.",
+    ),
+    (
+        "Memory",
+        host(1, capabilities=None),
+        Need(cluster="c"),
+        "It has not said yet what it can do.",
+    ),
+    ("CPU", host(1, cpus=2), Need(cluster="c", processors=3), "It has 2 CPUs, the VM wants 3."),
+    (
+        "Emulated-Machine",
+        host(1),
+        Need(cluster="c", machine_type="pc-q35-99.0"),
+        "It does not know machine type pc-q35-99.0.",
+    ),
+    (
+        "CPU-Level",
+        host(1),
+        Need(cluster="c", cpu_model="Newest"),
+        "It cannot provide CPU model Newest.",
+    ),
+    (
+        "Network",
+        host(1),
+        Need(cluster="c", bridges=("br0", "br7", "br1")),
+        "It has no bridge br1, br7.",
+    ),
+    (
+        "Storage",
+        able(1, storage_free_bytes=0),
+        Need(cluster="c", storage_bytes=1),
+        "Its storage folder has no space left.",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "need", "reason"),
+    REFUSED,
+    ids=[f"{n}-{case[0]}" for n, case in enumerate(REFUSED)],
 )
-def test_a_fleet_chooses_as_the_filters_do(
-    hosts: list[tuple[int, bool]],
-    takes: list[tuple[int, int]],
-    need_mib: int,
-    late: bool,  # noqa: FBT001 - drawn
+def test_a_filter_says_why_not(name: str, state: HostState, need: Need, reason: str) -> None:
+    fleet = fleet_of(state)
+    choice = fleet.choose(need)
+    assert choice.host is None
+    assert choice.verdicts[0].reasons == (reason,)
+    (objecting,) = (f.name for f in FILTERS if f.objection(need, Candidate(host=state)))
+    assert objecting == name
+
+
+@pytest.mark.parametrize("need", [case[2] for case in REFUSED[2:]])
+def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
+    if need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE:
+        need = msgspec.structs.replace(need, starts=False)  # disks are still made there
+    names = {"bridges": need.bridges, "machine_types": (need.machine_type or "",)}
+    fit = able(9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40)
+    assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
+    assert chosen(fleet_of(fit), need) == "h9"
+
+
+def test_a_host_whose_vms_take_too_much_gets_no_more() -> None:
+    fleet = fleet_of(host(1, cpus=2))
+    need = Need(cluster="c", processors=1)
+    fleet.take("h1", share(0, 16))  # 16 x 10 % of 2 CPUs: 80 %, which is allowed
+    assert chosen(fleet, need) == "h1"
+    fleet.take("h1", share(0, 1))
+    assert fleet.choose(need).refusal == (
+        "host-001: Its VMs are reckoned to take 85 % of its CPUs; above 80 % it gets no more."
+    )
+    assert chosen(fleet, msgspec.structs.replace(need, starts=False)) == "h1"
+    patient = Scheduling(high_utilization_percent=90)
+    assert chosen(fleet, msgspec.structs.replace(need, scheduling=patient)) == "h1"
+
+
+def test_every_reason_of_a_host_is_told() -> None:
+    fleet = fleet_of(host(1, 100, cpus=1, up=False))
+    need = Need(cluster="c", memory_bytes=200 * MIB, processors=2)
+    assert len(fleet.choose(need).verdicts[0].reasons) == 3
+
+
+# ---------------------------------------------------------------------------------------- weights
+def scheduled(policy: SchedulingPolicy, **parameters: object) -> Need:
+    scheduling = msgspec.structs.replace(Scheduling(policy=policy), **parameters)
+    return Need(cluster="c", memory_bytes=10 * MIB, processors=1, scheduling=scheduling)
+
+
+@pytest.mark.parametrize("policy", [SchedulingPolicy.NONE, SchedulingPolicy.EVENLY_DISTRIBUTED])
+def test_vms_are_spread(policy: SchedulingPolicy) -> None:
+    fleet = fleet_of(host(1), host(2), host(3))
+    for expected in ("h1", "h2", "h3", "h1"):
+        assert chosen(fleet, scheduled(policy)) == expected
+        fleet.take(expected, share(10, 1))
+
+
+def test_processors_count_twice_as_much_as_memory() -> None:
+    fleet = fleet_of(host(1), host(2))
+    fleet.take("h1", share(500, 1))
+    fleet.take("h2", share(0, 5))
+    assert chosen(fleet, scheduled(SchedulingPolicy.NONE)) == "h1"
+
+
+def test_hosts_above_the_ratio_come_last() -> None:
+    fleet = fleet_of(host(1, cpus=4), host(2, 100, cpus=4))
+    fleet.take("h1", share(0, 4))
+    fleet.take("h2", share(0, 6))
+    assert chosen(fleet, scheduled(SchedulingPolicy.EVENLY_DISTRIBUTED)) == "h1"
+    limited = scheduled(SchedulingPolicy.EVENLY_DISTRIBUTED, vcpu_to_physical_cpu_ratio=1.0)
+    weights = {a.host: a.weights for a in fleet.assess(limited)}
+    assert {w["OptimalForCpuEvenDistribution"] for w in weights.values()} == {1_000}
+    fleet.take("h2", share(0, 6), -1)
+    assert chosen(fleet, limited) == "h2"
+
+
+def test_power_is_saved_by_filling_hosts_up_to_the_limit() -> None:
+    fleet = fleet_of(host(1, cpus=1), host(2, cpus=1))
+    saving = scheduled(SchedulingPolicy.POWER_SAVING)
+    fleet.take("h2", share(0, 1))
+    for _ in range(7):  # up to 8 virtual CPUs: 80 % of one
+        assert chosen(fleet, saving) == "h2"
+        fleet.take("h2", share(0, 1))
+    assert chosen(fleet, saving) == "h1"
+
+
+def test_memory_is_saved_within_its_limits() -> None:
+    fleet = fleet_of(host(1, 300), host(2, 200), host(3, 100))
+    assert chosen(fleet, scheduled(SchedulingPolicy.POWER_SAVING)) == "h3"
+    limits = {"max_free_memory_for_over_utilized_bytes": 100 * MIB}
+    assert chosen(fleet, scheduled(SchedulingPolicy.POWER_SAVING, **limits)) == "h2"
+    limits["min_free_memory_for_under_utilized_bytes"] = 250 * MIB
+    found = fleet.assess(scheduled(SchedulingPolicy.POWER_SAVING, **limits))
+    weights = {a.host: a.weights["OptimalForMemoryPowerSaving"] for a in found}
+    assert weights["h1"] == weights["h3"] == 1_000
+    assert weights["h2"] < 1_000
+
+
+def test_guests_are_counted_whatever_they_take() -> None:
+    fleet = fleet_of(host(1), host(2))
+    fleet.take("h1", share(0, 0))
+    fleet.take("h2", share(900, 8))
+    fleet.take("h1", share(0, 0))
+    assert chosen(fleet, scheduled(SchedulingPolicy.VM_EVENLY_DISTRIBUTED)) == "h2"
+
+
+def test_a_vm_that_will_run_there_counts_where_it_does_not_run_yet() -> None:
+    fleet = fleet_of(host(1, 100), host(2, 100))
+    fleet.take("h1", share(95, 1), runs=False)
+    assert chosen(fleet, scheduled(SchedulingPolicy.NONE)) == "h2"
+    fleet.put(host(2, up=False))
+    assert chosen(fleet, scheduled(SchedulingPolicy.NONE)) == "h1"  # its memory is free
+
+
+# ------------------------------------------------------------------------------------- everything
+NEEDS = st.builds(
+    Need,
+    cluster=st.just("c"),
+    starts=st.booleans(),
+    memory_bytes=st.integers(0, 45).map(lambda n: n * MIB),
+    processors=st.integers(0, 5),
+    machine_type=st.sampled_from([None, "pc-q35-7.2", "other"]),
+    cpu_model=st.sampled_from([None, "qemu64", "other"]),
+    bridges=st.sampled_from([(), ("br0",), ("br0", "br1")]),
+    storage_bytes=st.integers(0, 1),
+    only_host=st.sampled_from([None, None, None, "h0", "h1", "h99"]),
+    leaves=st.sampled_from([None, "h0"]),
+    tried=st.sampled_from([(), ("h1",), ("h2", "h99")]),
+    scheduling=st.builds(
+        Scheduling,
+        policy=st.sampled_from(SchedulingPolicy),
+        high_utilization_percent=st.integers(50, 99),
+        vcpu_to_physical_cpu_ratio=st.sampled_from([0.0, 0.5, 1.0]),
+        max_free_memory_for_over_utilized_bytes=st.sampled_from([None, 5 * MIB]),
+        min_free_memory_for_under_utilized_bytes=st.sampled_from([None, 20 * MIB]),
+    ),
+)
+HOSTS = st.tuples(
+    st.integers(0, 40), st.integers(1, 4), st.booleans(), st.booleans(), st.sampled_from([0, 1])
+)
+
+
+@st.composite
+def states(draw: st.DrawFn, number: int) -> HostState:
+    memory, cpus, up, known, storage = draw(HOSTS)
+    state = host(number, memory, cpus=cpus, up=up)
+    assert state.capabilities is not None
+    abilities = msgspec.structs.replace(
+        state.capabilities,
+        storage_free_bytes=storage,
+        bridges=draw(st.sampled_from([(), ("br0",), ("br0", "br1")])),
+        machine_types=draw(st.sampled_from([("pc-q35-7.2",), ("other",)])),
+    )
+    return msgspec.structs.replace(state, capabilities=abilities if known else None)
+
+
+def naive(need: Need, candidates: list[Candidate]) -> str | None:
+    """What the policies say, host by host."""
+    fitting = [c for c in candidates if not objections(need, c)]
+    scores = dict.fromkeys((c.host.id for c in fitting), 0)
+    for each in POLICIES[need.scheduling.policy]:
+        weights = {c.host.id: weigh(each.weight.name, need, c, fitting) for c in fitting}
+        for key, weight in weights.items():
+            worse = sum(other > weight for other in weights.values())
+            scores[key] += each.factor * worse
+    order = sorted(fitting, key=lambda c: (-scores[c.host.id], c.host.name))
+    return order[0].host.id if order else None
+
+
+def weigh(name: str, need: Need, candidate: Candidate, fitting: list[Candidate]) -> int:
+    scheduling = need.scheduling
+    load = _load(need, candidate)
+    free = _free(need, candidate)
+    share_free = free * (1_000 / max(1.0, *(_free(need, c) for c in fitting)))
+    match name:
+        case "OptimalForCpuEvenDistribution":
+            ratio = scheduling.vcpu_to_physical_cpu_ratio
+            return 1_000 if 0 < ratio * 100 < load else int(min(load, 1_000))
+        case "OptimalForMemoryEvenDistribution":
+            return int(1_000 - share_free)
+        case "OptimalForEvenGuestDistribution":
+            return min(candidate.vms_expected, 1_000)
+        case "OptimalForCpuPowerSaving":
+            high = scheduling.high_utilization_percent
+            return 1_000 if load > high * 10 else int(1_000 - min(load, 1_000))
+        case "OptimalForMemoryPowerSaving":
+            low = scheduling.max_free_memory_for_over_utilized_bytes
+            most = scheduling.min_free_memory_for_under_utilized_bytes
+            outside = (low is not None and free < low) or (most is not None and free > most)
+            return 1_000 if outside else int(share_free)
+    raise AssertionError(name)
+
+
+def _load(need: Need, candidate: Candidate) -> float:
+    assert candidate.host.capabilities is not None
+    per_cpu = 1 / candidate.host.capabilities.cpus
+    return (candidate.processors_expected + need.processors) * per_cpu * 100
+
+
+def _free(need: Need, candidate: Candidate) -> float:
+    assert candidate.host.capabilities is not None
+    memory = candidate.host.capabilities.memory_bytes - HOST_RESERVE_BYTES
+    return max(0.0, float(memory - candidate.memory_expected_bytes - need.memory_bytes))
+
+
+@given(st.data(), st.integers(1, 12), NEEDS)
+def test_columns_choose_as_a_look_at_each_host_does(
+    data: st.DataObject, count: int, need: Need
 ) -> None:
     fleet = Fleet()
-    states = [host(number, memory, up=up) for number, (memory, up) in enumerate(hosts)]
-    need = Need(cluster="c", memory_bytes=need_mib * MIB)
-    for state in states:
-        fleet.put(state)
+    now = {f"h{n}": Candidate(host=data.draw(states(n))) for n in range(count)}
+    for candidate in now.values():
+        fleet.put(candidate.host)
+    steps = st.tuples(st.integers(0, count - 1), st.integers(0, 10), st.integers(0, 4))
+    for number, memory, processors in data.draw(st.lists(steps, max_size=12)):
+        runs, late = data.draw(st.booleans()), data.draw(st.booleans())
         if late:
             fleet.choose(need)
-    taken = dict.fromkeys(range(len(states)), 0)
-    for number, memory in takes:
-        if number < len(states):
-            fleet.take(f"h{number}", memory * MIB)
-            taken[number] += memory * MIB
-    candidates = [
-        Candidate(host=state, memory_taken_bytes=taken[number])
-        for number, state in enumerate(states)
-    ]
-    assert fleet.choose(need) == choose(need, candidates)
+        before = now[f"h{number}"]
+        fleet.take(f"h{number}", share(memory, processors), runs=runs)
+        changed = Candidate(
+            host=data.draw(states(number)) if late else before.host,
+            memory_taken_bytes=before.memory_taken_bytes + runs * memory * MIB,
+            processors_taken=before.processors_taken + runs * processors,
+            memory_expected_bytes=before.memory_expected_bytes + memory * MIB,
+            processors_expected=before.processors_expected + processors,
+            vms_expected=before.vms_expected + 1,
+        )
+        fleet.put(changed.host)
+        now[f"h{number}"] = changed
+    candidates = sorted(now.values(), key=lambda candidate: candidate.host.name)
+    choice = fleet.choose(need)
+    assert (choice.host.id if choice.host else None) == naive(need, candidates)
+    assessed = fleet.assess(need)
+    assert {a.host: a.reasons for a in assessed} == {
+        c.host.id: objections(need, c) for c in candidates
+    }
+    first = assessed[0]
+    assert (first.host if first.rank == 1 else None) == naive(need, candidates)
+    if choice.host is None:
+        assert {v.host: v.reasons for v in choice.verdicts} == {a.host: a.reasons for a in assessed}
 
 
 def test_a_host_that_was_removed_is_not_chosen() -> None:
-    fleet = Fleet()
-    fleet.put(host(1, 10))
+    fleet = fleet_of(host(1, 10))
     need = Need(cluster="c", memory_bytes=MIB)
-    assert fleet.choose(need).host is not None
-    gone = host(1, 10)
-    fleet.put(
-        HostState(**{n: getattr(gone, n) for n in gone.__struct_fields__} | {"removed": True})
-    )
-    assert fleet.choose(need).host is None
+    assert chosen(fleet, need) == "h1"
+    fleet.put(host(1, 10, removed=True))
+    assert fleet.choose(need).refusal == "The cluster has no host."
+
+
+def test_a_host_that_moved_is_found_in_its_new_cluster_only() -> None:
+    fleet = fleet_of(host(1))
+    assert chosen(fleet, Need(cluster="c")) == "h1"
+    fleet.put(host(1, cluster="other"))
+    assert chosen(fleet, Need(cluster="c")) is None
+    assert chosen(fleet, Need(cluster="other")) == "h1"
+
+
+def test_no_process_loads_numpy_that_places_nothing() -> None:
+    """Of ours; pyarrow, where it is used, looks for it too."""
+    parts = ("agent", "engine", "notifier", "projector", "relay")
+    imports = "".join(f"import chronovisor.parts.{part}\n" for part in parts)
+    code = f"{imports}import chronovisor.cli.main, sys\nassert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

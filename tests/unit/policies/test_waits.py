@@ -9,7 +9,8 @@ from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
 from commands.policies import catalogue, runner
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.first_fit import HOSTS_TOLD_MAX, VERDICTS_MAX, Candidate, Need, choose
+from commands.scheduler.fleet import Fleet
+from commands.scheduler.need import HOSTS_TOLD_MAX, VERDICTS_MAX, Need
 from commands.state.host import HostState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
@@ -250,9 +251,10 @@ async def test_a_vm_is_removed_although_a_host_that_held_its_old_memory_is_gone(
 
 
 def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
-    candidates = [
-        Candidate(
-            host=HostState(
+    fleet = Fleet()
+    for n in range(10_000):
+        fleet.put(
+            HostState(
                 id=f"{n:036}",
                 name=f"{n:064}",
                 cluster="c",
@@ -261,10 +263,8 @@ def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
                 approved=False,
             )
         )
-        for n in range(10_000)
-    ]
     need = Need(cluster="c", memory_bytes=GIB, bridges=("b" * 15,) * 16, tried=())
-    choice = choose(need, candidates)
+    choice = fleet.choose(need)
     assert choice.host is None
     assert len(choice.verdicts) == VERDICTS_MAX
     assert f"{10_000 - HOSTS_TOLD_MAX} more" in choice.refusal

@@ -1,0 +1,98 @@
+"""A cluster's hosts as columns: what filters and weights look at, for all hosts at once.
+
+Row n of each column is the n-th host by name. Rows change in place, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate
+from commands.state.host import HostStatus
+from events.types.host import Capabilities
+
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp] | slice
+NAMES_MAX = 256
+"""So many names (machine types, CPU models, bridges) have columns at a time."""
+_NO_LIMIT = 2**40
+
+
+class Columns:
+    """The columns of one cluster. `index` finds a host's row.
+
+    A host that has not said what it can do is let through by all filters but `known`.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = sorted(candidates, key=lambda candidate: candidate.host.name)
+        self.index = {candidate.host.id: row for row, candidate in enumerate(self.candidates)}
+        rows = len(self.candidates)
+        self.up: Mask = np.zeros(rows, np.bool_)
+        self.known: Mask = np.zeros(rows, np.bool_)
+        self.stores: Mask = np.zeros(rows, np.bool_)
+        self.memory_free: Numbers = np.zeros(rows, np.int64)
+        self.cpus: Numbers = np.zeros(rows, np.int64)
+        self.processors_taken: Numbers = np.zeros(rows, np.int64)
+        self.memory_free_expected: Reals = np.zeros(rows, np.float64)
+        self.processors_expected: Reals = np.zeros(rows, np.float64)
+        self.per_cpu: Reals = np.zeros(rows, np.float64)
+        self.vms: Numbers = np.zeros(rows, np.int64)
+        self._named: dict[tuple[str, str], Mask] = {}
+        for row in range(rows):
+            self._fill(row)
+
+    def set(self, row: int, candidate: Candidate) -> None:
+        """Change one host's row."""
+        before = self.candidates[row].host.capabilities
+        self.candidates[row] = candidate
+        self._fill(row)
+        if candidate.host.capabilities is not before:
+            for (kind, name), column in self._named.items():
+                column[row] = _has(candidate, kind, name)
+
+    def having(self, kind: str, name: str) -> Mask:
+        """Return which hosts have a name among their `machine_types`, `cpu_models`, `bridges`."""
+        column = self._named.get((kind, name))
+        if column is None:
+            column = np.fromiter(
+                (_has(candidate, kind, name) for candidate in self.candidates),
+                np.bool_,
+                len(self.candidates),
+            )
+            if len(self._named) >= NAMES_MAX:
+                del self._named[next(iter(self._named))]
+            self._named[kind, name] = column
+        return column
+
+    def _fill(self, row: int) -> None:
+        candidate = self.candidates[row]
+        abilities = candidate.host.capabilities
+        self.up[row] = candidate.host.status is HostStatus.UP
+        self.known[row] = abilities is not None
+        self.processors_taken[row] = candidate.processors_taken
+        self.processors_expected[row] = candidate.processors_expected
+        self.vms[row] = candidate.vms_expected
+        memory = abilities.memory_bytes - HOST_RESERVE_BYTES if abilities else 0
+        self.memory_free[row] = memory - candidate.memory_taken_bytes
+        self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
+        self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
+        self.per_cpu[row] = 1 / max(1, abilities.cpus) if abilities else 0
+        self.stores[row] = abilities is None or abilities.storage_free_bytes > 0
+
+
+_NAMES: dict[str, Callable[[Capabilities], tuple[str, ...]]] = {
+    "machine_types": lambda abilities: abilities.machine_types,
+    "cpu_models": lambda abilities: abilities.cpu_models,
+    "bridges": lambda abilities: abilities.bridges,
+}
+
+
+def _has(candidate: Candidate, kind: str, name: str) -> bool:
+    abilities = candidate.host.capabilities
+    return abilities is None or name in _NAMES[kind](abilities)

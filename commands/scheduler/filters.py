@@ -1,0 +1,229 @@
+"""The filters: each says which hosts it lets through, and why not the others, in a sentence.
+
+Each is there twice: over the columns of all hosts, which is fast, and for one host, which gives the
+reason. A property test holds the two to the same verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from commands.scheduler.columns import Columns, Mask
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
+from commands.state.host import HostStatus
+from events.types.cluster import SchedulingPolicy
+
+VCPU_CONSUMPTION_PERCENT = 10
+"""What a virtual CPU is reckoned to take of a CPU: oVirt's VcpuConsumptionPercentage."""
+
+Passing = Callable[[Need, Columns], Mask | None]
+"""Which hosts pass; None where all do."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """One filter, by oVirt's name where it has one."""
+
+    name: str
+    passing: Passing
+    objection: Callable[[Need, Candidate], str | None]
+
+
+def _status(_need: Need, candidate: Candidate) -> str | None:
+    status = candidate.host.status
+    return None if status is HostStatus.UP else f"The host is {status.replace('_', ' ')}."
+
+
+def _pinned(need: Need, candidate: Candidate) -> str | None:
+    wanted = need.only_host is None or need.only_host == candidate.host.id
+    return None if wanted else need.only_host_why
+
+
+def _only(need: Need, columns: Columns) -> Mask | None:
+    if need.only_host is None:
+        return None
+    mask = np.zeros(len(columns.candidates), np.bool_)
+    row = columns.index.get(need.only_host)
+    if row is not None:
+        mask[row] = True
+    return mask
+
+
+def _tried(need: Need, candidate: Candidate) -> str | None:
+    tried = candidate.host.id in need.tried
+    return "It was tried and could not start the VM." if tried else None
+
+
+def _left(need: Need, candidate: Candidate) -> str | None:
+    return "The VM runs there." if candidate.host.id == need.leaves else None
+
+
+def _without(columns: Columns, hosts: tuple[str, ...]) -> Mask | None:
+    rows = [columns.index[host] for host in hosts if host in columns.index]
+    if not rows:
+        return None
+    mask = np.ones(len(columns.candidates), np.bool_)
+    mask[rows] = False
+    return mask
+
+
+def _maintained(need: Need, _candidate: Candidate) -> str | None:
+    if not _in_maintenance(need):
+        return None
+    return "The cluster is in maintenance: no VM is started in it."
+
+
+def _in_maintenance(need: Need) -> bool:
+    return need.starts and need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE
+
+
+def _nowhere(need: Need, columns: Columns) -> Mask | None:
+    return np.zeros(len(columns.candidates), np.bool_) if _in_maintenance(need) else None
+
+
+def _memory(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if abilities is None:
+        return "It has not said yet what it can do."
+    free = abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
+    if need.memory_bytes <= free:
+        return None
+    return f"It has {max(free, 0) >> 20} MiB of memory free, {need.memory_bytes >> 20} are needed."
+
+
+def _processors(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if abilities is None or need.processors <= abilities.cpus:
+        return None
+    return f"It has {abilities.cpus} CPUs, the VM wants {need.processors}."
+
+
+def _overloaded(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if abilities is None or not need.starts:
+        return None
+    load, limit = candidate.processors_taken * VCPU_CONSUMPTION_PERCENT, _limit(need)
+    if load <= limit * abilities.cpus:
+        return None
+    percent = load // max(1, abilities.cpus)
+    return f"Its VMs are reckoned to take {percent} % of its CPUs; above {limit} % it gets no more."
+
+
+def _limit(need: Need) -> int:
+    return need.scheduling.high_utilization_percent
+
+
+def _not_overloaded(need: Need, columns: Columns) -> Mask | None:
+    if not need.starts:
+        return None
+    load = columns.processors_taken * VCPU_CONSUMPTION_PERCENT
+    mask: Mask = load <= columns.cpus * _limit(need)
+    return mask
+
+
+def _machine_type(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if abilities is None or need.machine_type in {None, *abilities.machine_types}:
+        return None
+    return f"It does not know machine type {need.machine_type}."
+
+
+def _cpu_model(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if abilities is None or need.cpu_model in {None, *abilities.cpu_models}:
+        return None
+    return f"It cannot provide CPU model {need.cpu_model}."
+
+
+def _bridges(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    missing = set(need.bridges) - set(abilities.bridges if abilities else need.bridges)
+    return f"It has no bridge {', '.join(sorted(missing))}." if missing else None
+
+
+def _having(kind: str, names: tuple[str | None, ...], columns: Columns) -> Mask | None:
+    mask: Mask | None = None
+    for name in names:
+        if name is not None:
+            column = columns.having(kind, name)
+            mask = column if mask is None else mask & column
+    return mask
+
+
+def _storage(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if not need.storage_bytes or abilities is None or abilities.storage_free_bytes > 0:
+        return None
+    return "Its storage folder has no space left."
+
+
+def _with_storage(need: Need, columns: Columns) -> Mask | None:
+    return columns.stores if need.storage_bytes else None
+
+
+FILTERS: tuple[Filter, ...] = (
+    Filter(name="Status", passing=lambda _need, columns: columns.up, objection=_status),
+    Filter(name="PinToHost", passing=_only, objection=_pinned),
+    Filter(
+        name="Tried",
+        passing=lambda need, columns: _without(columns, need.tried),
+        objection=_tried,
+    ),
+    Filter(
+        name="Migration",
+        passing=lambda need, columns: _without(columns, (need.leaves,) if need.leaves else ()),
+        objection=_left,
+    ),
+    Filter(name="ClusterInMaintenance", passing=_nowhere, objection=_maintained),
+    Filter(
+        name="Memory",
+        passing=lambda need, columns: columns.known & (columns.memory_free >= need.memory_bytes),
+        objection=_memory,
+    ),
+    Filter(
+        name="CPU",
+        passing=lambda need, columns: columns.cpus >= need.processors,
+        objection=_processors,
+    ),
+    Filter(name="CPUOverloaded", passing=_not_overloaded, objection=_overloaded),
+    Filter(
+        name="Emulated-Machine",
+        passing=lambda need, columns: _having("machine_types", (need.machine_type,), columns),
+        objection=_machine_type,
+    ),
+    Filter(
+        name="CPU-Level",
+        passing=lambda need, columns: _having("cpu_models", (need.cpu_model,), columns),
+        objection=_cpu_model,
+    ),
+    Filter(
+        name="Network",
+        passing=lambda need, columns: _having("bridges", need.bridges, columns),
+        objection=_bridges,
+    ),
+    Filter(name="Storage", passing=_with_storage, objection=_storage),
+)
+"""All filters, in the order in which their reasons are told.
+
+Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`, `Tried`
+and `Storage` have no name in oVirt, which leaves such hosts out before its filters.
+"""
+
+
+def objections(need: Need, candidate: Candidate) -> tuple[str, ...]:
+    """Return every reason why a host cannot take it; none where it can."""
+    return tuple(
+        reason for each in FILTERS if (reason := each.objection(need, candidate)) is not None
+    )
+
+
+def passing(need: Need, columns: Columns) -> Mask:
+    """Return which hosts every filter lets through."""
+    mask = columns.up
+    for each in FILTERS[1:]:
+        found = each.passing(need, columns)
+        if found is not None:
+            mask = mask & found
+    return mask

@@ -1,0 +1,112 @@
+"""What is asked of the scheduler, and what it answers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from commands.state.cluster import ClusterState
+from commands.state.host import HostState
+from commands.state.vm import VmState
+from events.types.cluster import Scheduling
+from events.types.operation import Verdict
+
+HOST_RESERVE_BYTES = 256 * 1024 * 1024
+"""Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
+VERDICTS_MAX = 200
+"""So many hosts' reasons fit into one event, which has at most 256 KiB."""
+HOSTS_TOLD_MAX = 20
+"""So many hosts' reasons are told in one sentence; all of them are in the event."""
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM, or its disks, need of a host.
+
+    `starts` is False where only disks are to lie there. `leaves` is the host that a running VM is
+    to be moved from; `tried` are hosts that could not start it.
+    """
+
+    cluster: str
+    scheduling: Scheduling = Scheduling()
+    starts: bool = True
+    memory_bytes: int = 0
+    processors: int = 0
+    machine_type: str | None = None
+    cpu_model: str | None = None
+    bridges: tuple[str, ...] = ()
+    storage_bytes: int = 0
+    only_host: str | None = None
+    only_host_why: str = ""
+    leaves: str | None = None
+    tried: tuple[str, ...] = ()
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A host, and what VMs take of it.
+
+    Taken is what the VMs that may run there have; expected counts those as well that will run
+    there once they are started, since their disks lie there.
+    """
+
+    host: HostState
+    memory_taken_bytes: int = 0
+    processors_taken: int = 0
+    memory_expected_bytes: int = 0
+    processors_expected: int = 0
+    vms_expected: int = 0
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """The host chosen, or None with every reason why not, for at most `VERDICTS_MAX` hosts.
+
+    `hosts` is the number of hosts that were looked at.
+    """
+
+    host: HostState | None
+    verdicts: tuple[Verdict, ...] = ()
+    hosts: int = 0
+
+    @property
+    def refusal(self) -> str:
+        """One sentence or more for people, where no host was chosen."""
+        if not self.verdicts:
+            return "The cluster has no host."
+        told = self.verdicts[:HOSTS_TOLD_MAX]
+        sentences = [f"{v.host_name}: {' '.join(v.reasons)}" for v in told]
+        if self.hosts > len(told):
+            sentences.append(f"{self.hosts - len(told)} more hosts cannot take it either.")
+        return " ".join(sentences)
+
+
+class Assessment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler makes of one host: why not, or how good it is.
+
+    `rank` is 1 for the host that is chosen; `weights` has each unit's, from 0 (best) to 1,000, and
+    `score` the sum of ranks times factors, more being better.
+    """
+
+    host: str
+    host_name: str
+    reasons: tuple[str, ...] = ()
+    rank: int | None = None
+    score: int = 0
+    weights: dict[str, int] = {}
+
+
+def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> Need:
+    """Return what a VM needs of the host that it is started on, or moved to."""
+    only, why = vm.disks_host, f"The VM's disks lie on host {vm.disks_host_name}."
+    if vm.memory is not None:
+        only, why = vm.memory.host, f"The VM's saved memory lies on host {vm.memory.host_name}."
+    return Need(
+        cluster=vm.cluster,
+        scheduling=cluster.scheduling,
+        memory_bytes=vm.configuration.memory_bytes,
+        processors=vm.configuration.topology.count,
+        machine_type=cluster.machine_type,
+        cpu_model=cluster.cpu_model,
+        bridges=tuple(nic.bridge for nic in vm.configuration.nics),
+        only_host=only,
+        only_host_why=why,
+        leaves=vm.run.host if vm.run is not None else None,
+        tried=tried,
+    )

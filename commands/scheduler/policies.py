@@ -1,0 +1,46 @@
+"""The scheduling policies: which weights count under each, and how much (oVirt's RankSelector).
+
+Units of oVirt's policies that are not here, since what they look at does not exist yet: HA and
+HostedEngineSpares (the engine does not run in a VM of its own), Swap (swap is measured, and no
+measurement is an event), NUMA, HugePages, CpuPinning, CPUTopology, HostDevice, MDevice and the two
+weights of pinning (not in a VM's configuration, nor in a host's capabilities), "VM leases ready"
+(no storage domains), Host-hooks, Migration-Tsc-Frequency, Compatibility-Version (one version),
+PreferredHosts (no list of hosts in a VM), OptimalForHaReservation (no highly available VMs), and
+the balancers with their parameters.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from commands.scheduler.weights import (
+    EVEN_CPU,
+    EVEN_GUESTS,
+    EVEN_MEMORY,
+    SAVING_CPU,
+    SAVING_MEMORY,
+    Weight,
+)
+from events.types.cluster import SchedulingPolicy
+
+
+class Weighted(msgspec.Struct, frozen=True, kw_only=True):
+    """A weight and its factor."""
+
+    weight: Weight
+    factor: int
+
+
+_EVEN = (Weighted(weight=EVEN_CPU, factor=2), Weighted(weight=EVEN_MEMORY, factor=1))
+
+POLICIES: dict[SchedulingPolicy, tuple[Weighted, ...]] = {
+    SchedulingPolicy.NONE: _EVEN,
+    SchedulingPolicy.CLUSTER_MAINTENANCE: _EVEN,
+    SchedulingPolicy.EVENLY_DISTRIBUTED: _EVEN,
+    SchedulingPolicy.POWER_SAVING: (
+        Weighted(weight=SAVING_CPU, factor=2),
+        Weighted(weight=SAVING_MEMORY, factor=1),
+    ),
+    SchedulingPolicy.VM_EVENLY_DISTRIBUTED: (Weighted(weight=EVEN_GUESTS, factor=2),),
+}
+"""The weights of each policy, with oVirt's factors."""
