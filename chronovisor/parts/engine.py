@@ -54,8 +54,8 @@ class Engine:
         self._installation = installation
         self._log = events
         self._pool = pool
-        self._handler = Handler(events)
         self._view = GatewayView()
+        self._handler = Handler(events, known=self._view.known)
         self._keeper = Keeper(events, SHAPE)
         self._contacts = PostgresContacts(pool)
         self._monitor = Monitor(

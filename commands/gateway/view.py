@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
-from commands.kernel.fold import Fold, World
+from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.snapshots import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.vm import VM, VmState, VmStatus, removed_vm
@@ -28,7 +28,12 @@ WITHDRAWN_JOBS_MAX = 1_000
 
 
 SHAPE = Shape.of(
-    "gateway", 1, (HOST, VM), changed=dict[str, int], withdrawn=tuple[tuple[int, str], ...]
+    "gateway",
+    1,
+    (HOST, VM),
+    changed=dict[str, int],
+    withdrawn=tuple[tuple[int, str], ...],
+    versions=int,
 )
 
 
@@ -55,6 +60,7 @@ class GatewayView:
         self.position = 0
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
+        self._versions: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
         self._vms_of: dict[str, set[str]] = defaultdict(set)
         self._changed: dict[str, dict[str, int]] = defaultdict(dict)
@@ -69,6 +75,8 @@ class GatewayView:
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
         self.position = recorded.position
+        if recorded.kind in {"host", "vm"}:
+            self._versions[recorded.stream] = recorded.version
         if recorded.kind == "host":
             self._take_host(recorded)
         elif recorded.kind == "vm":
@@ -87,6 +95,18 @@ class GatewayView:
         async with asyncio.timeout(timeout_s):
             await reached
 
+    def known(self, stream: str) -> Loaded | None:
+        """Return a host's or VM's version and state, None where its stream has to be read."""
+        kind, _, object_id = stream.partition("/")
+        state: HostState | VmState | None = None
+        if kind == "host":
+            state = self.hosts.get(object_id)
+        elif kind == "vm":
+            state = self.vms.get(object_id)
+            if state is not None and state.status is VmStatus.REMOVED:
+                return None  # of a VM that is gone, no more is kept than its stale copies need
+        return Loaded(self._versions[stream], state) if state is not None else None
+
     def tables(self) -> Tables:
         """Return what a snapshot holds; all else follows from it."""
         return {
@@ -94,6 +114,7 @@ class GatewayView:
             "vm": dict(self.vms),
             "changed": {host: dict(vms) for host, vms in self._changed.items() if vms},
             "withdrawn": {host: tuple(jobs) for host, jobs in self._withdrawn.items() if jobs},
+            "versions": dict(self._versions),
         }
 
     def restore(self, position: int, tables: Tables) -> None:
@@ -108,6 +129,7 @@ class GatewayView:
             for where in _hosts(vm):
                 self._vms_of[where].add(key)
         self._changed.update(tables["changed"])
+        self._versions.update(tables["versions"])
         for where, jobs in tables["withdrawn"].items():
             self._withdrawn[where].extend(jobs)
 
@@ -176,6 +198,7 @@ class GatewayView:
             self._changed[host].pop(key, None)
         if after.status is VmStatus.REMOVED and not hosts:
             self.vms.pop(key, None)
+            self._versions.pop(recorded.stream, None)
         else:
             self.vms[key] = after
         if recorded.addressee is not None:

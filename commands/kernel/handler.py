@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -31,8 +31,14 @@ SNAPSHOT_EVENTS = 200
 class Repository:
     """Loads streams as folded states, from a cache, a snapshot and the log's newer events."""
 
-    def __init__(self, log: Log, cached_streams_max: int = CACHED_STREAMS_MAX) -> None:
+    def __init__(
+        self,
+        log: Log,
+        cached_streams_max: int = CACHED_STREAMS_MAX,
+        known: Callable[[str], Loaded | None] | None = None,
+    ) -> None:
         self._log = log
+        self._known_elsewhere = known or _nothing
         self._cached: collections.OrderedDict[str, Loaded] = collections.OrderedDict()
         self._cached_streams_max = cached_streams_max
         self._folds: dict[str, Fold[Any]] = {}
@@ -46,7 +52,7 @@ class Repository:
         if fresh:
             return await self._newest(folds)
         cached = {
-            stream: loaded for stream in folds if (loaded := self._cached.get(stream)) is not None
+            stream: loaded for stream in folds if (loaded := self._at_hand(stream)) is not None
         }
         missing = {stream: fold for stream, fold in folds.items() if stream not in cached}
         return cached | (await self._newest(missing) if missing else {})
@@ -92,8 +98,11 @@ class Repository:
         for stream in streams:
             self._cached.pop(stream, None)
 
+    def _at_hand(self, stream: str) -> Loaded | None:
+        return self._cached.get(stream) or self._known_elsewhere(stream)
+
     async def _known(self, stream: str, fold: Fold[Any]) -> Loaded:
-        cached = self._cached.get(stream)
+        cached = self._at_hand(stream)
         if cached is not None:
             return cached
         snapshot = await self._log.snapshot(stream, fold.schema_hash)
@@ -123,6 +132,10 @@ class Repository:
             self._cached.popitem(last=False)
 
 
+def _nothing(_stream: str) -> None:
+    return None
+
+
 class Decide(Protocol):
     """Something that decides over a world: a command, or a policy's step."""
 
@@ -149,11 +162,14 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Handler:
-    """Runs decisions against the log."""
+    """Runs decisions against the log.
 
-    def __init__(self, log: Log) -> None:
+    `known` tells of streams that another fold of this process follows: they need not be read.
+    """
+
+    def __init__(self, log: Log, known: Callable[[str], Loaded | None] | None = None) -> None:
         self._log = log
-        self._repository = Repository(log)
+        self._repository = Repository(log, known=known)
 
     async def decide(
         self,

@@ -6,13 +6,15 @@ import pytest
 
 from commands.gateway.view import SHAPE as VIEW
 from commands.gateway.view import GatewayView
+from commands.kernel.fold import Loaded
 from commands.kernel.snapshots import Keeper, Shape
 from commands.policies.facts import SHAPE as FACTS
 from commands.policies.facts import Facts
+from commands.state.vm import VmStatus
 from events.envelope import Recorded
 from events.log.memory import MemoryLog
 from events.log.port import Snapshot
-from tests.unit.policies.test_folds import histories
+from tests.unit.policies.test_folds import FOLDS, histories
 
 
 def folded(history: list[Recorded], fold: Facts | GatewayView) -> None:
@@ -64,6 +66,8 @@ async def test_a_view_taken_up_gives_every_host_the_same_intent_and_changes() ->
             whole = GatewayView()
             folded(history, whole)
             folded(history[cut + 1 :], restored)
+            for stream in {recorded.stream for recorded in history}:
+                assert restored.known(stream) == whole.known(stream)
             for host in whole.hosts:
                 assert restored.intent(host) == whole.intent(host)
                 for after in range(whole.position + 1):
@@ -132,3 +136,25 @@ async def test_waiting_for_a_position_ends_with_it_or_with_the_limit() -> None:
         await view.reach(1, 0.01)
     folded(history[:3], view)
     await view.reach(3, 0.01)
+
+
+async def test_what_the_view_knows_of_a_stream_is_what_its_events_fold_to() -> None:
+    for history in await histories():
+        view = GatewayView()
+        states: dict[str, Loaded] = {}
+        for recorded in history:
+            view.take(recorded)
+            fold = FOLDS.get(recorded.kind)
+            if fold is None:
+                continue
+            before = states.get(recorded.stream, Loaded(0, None)).state
+            states[recorded.stream] = Loaded(recorded.version, fold.evolve(before, recorded))
+            known = view.known(recorded.stream)
+            assert known is None or known == states[recorded.stream]
+            assert (
+                known is not None or recorded.kind not in {"host", "vm"} or gone(states, recorded)
+            )
+
+
+def gone(states: dict[str, Loaded], recorded: Recorded) -> bool:
+    return bool(states[recorded.stream].state.status is VmStatus.REMOVED)
