@@ -32,6 +32,10 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 PROBLEM_CHARACTERS_MAX = 500
 CONNECTIONS_MAX = 4
 CONNECT_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 70.0
+"""A little less than the gateway's own limit. httpx drops a connection after 5 s, and then each batch
+of samples costs both sides a handshake: a thousand hosts keep an engine busy with nothing else.
+"""
 RETRY_AFTER_S_MAX = 60.0
 _AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ENDED = 409
@@ -62,7 +66,9 @@ class HttpsGateway:
             trust_env=False,
             timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s)),
             limits=httpx.Limits(
-                max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+                max_connections=CONNECTIONS_MAX,
+                max_keepalive_connections=CONNECTIONS_MAX,
+                keepalive_expiry=KEEP_ALIVE_S,
             ),
             follow_redirects=False,
         )
