@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from chronovisor.cli import authorities
 from chronovisor.cli.processes import register
 from chronovisor.cli.reads import add_reads, history
 from chronovisor.cli.verbs import add_verbs
@@ -59,6 +60,7 @@ def build() -> typer.Typer:
         app.add_typer(group, name=word)
     app.command("history")(history)
     register(app)
+    authorities.register(app)
     return app
 
 

@@ -8,6 +8,7 @@ from access import certificates
 from access.trust import RENEW_BEFORE
 from chronovisor.settings import Settings
 from commands.api import answers, application, problems, requests
+from commands.gateway.renewal import RENEWAL_DAYS_MAX
 from commands.host.token import IssueEnrolmentToken
 from projections.reads import context, lists
 
@@ -30,6 +31,10 @@ SAID: list[tuple[str, str]] = [
     ("operations.md", f"| API and gateway | {certificates.SERVER_VALID_DAYS} days |"),
     ("operations.md", f"| host | {certificates.HOST_VALID_DAYS} days |"),
     ("operations.md", f"in the last {RENEW_BEFORE.days} days"),
+    ("certificates.md", f"| API and gateway | {certificates.SERVER_VALID_DAYS} days |"),
+    ("certificates.md", f"| host | {certificates.HOST_VALID_DAYS} days |"),
+    ("certificates.md", f"for {RENEWAL_DAYS_MAX} days.**"),
+    ("operations.md", f"for {RENEWAL_DAYS_MAX} days more"),
     ("operations.md", f"`{certificates.CA_KEY_NAME}`"),
     ("operations.md", f"`{certificates.CA_CERTIFICATE_NAME}`"),
     ("operations.md", f"`{certificates.TRUST_BUNDLE_NAME}`"),
