@@ -33,8 +33,8 @@ PROBLEM_CHARACTERS_MAX = 500
 CONNECTIONS_MAX = 4
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 70.0
-"""A little less than the gateway's own limit. httpx drops a connection after 5 s, and then each batch
-of samples costs both sides a handshake: a thousand hosts keep an engine busy with nothing else.
+"""A little less than the gateway's own limit. httpx drops a connection after 5 s, and then each
+batch of samples costs both sides a handshake: a thousand hosts keep an engine busy with them.
 """
 RETRY_AFTER_S_MAX = 60.0
 _AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
