@@ -8,6 +8,7 @@ from cryptography import x509
 
 from access import succession
 from access.certificates import CertificateAuthority
+from access.files import write_atomically
 from access.host_keys import make_host_key_and_request
 from access.succession import Authorities, NoSuccession
 from access.trust import ensure_server_files, read_trust_bundle
@@ -99,19 +100,19 @@ def test_a_finish_that_was_killed_leaves_the_new_ca_whole(
 ) -> None:
     folder = tmp_path / "ca"
     new = succession.begin(folder, NOW)
-    write, written = succession.write_atomically, 0
+    written = 0
 
     def write_once(path: Path, data: bytes, **others: int) -> None:
         nonlocal written
         written += 1
         if written > 1:
             raise KeyboardInterrupt
-        write(path, data, **others)
+        write_atomically(path, data, **others)
 
     with monkeypatch.context() as patched:
         match step:
             case "rmtree":
-                patched.setattr(succession.shutil, "rmtree", killed)
+                patched.setattr("shutil.rmtree", killed)
             case "write 2":
                 patched.setattr(succession, "write_atomically", write_once)
             case _:
