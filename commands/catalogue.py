@@ -10,8 +10,10 @@ from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
-from commands.host import activate, add, approve, confirm_off, force_remove, maintenance, token
+from commands.host import activate, add, approve, confirm_off, confirm_state, force_remove
+from commands.host import maintenance as host_maintenance
 from commands.host import remove as host_remove
+from commands.host import token as host_token
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
 from commands.vm import create, reboot, remove, resume, shutdown, start, stop, suspend, update
@@ -19,7 +21,8 @@ from commands.vm import create, reboot, remove, resume, shutdown, start, stop, s
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_remove),
-    *(add, token, approve, activate, maintenance, confirm_off, host_remove, force_remove),
+    *(add, host_token, approve, activate, host_maintenance, confirm_off, confirm_state),
+    *(host_remove, force_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, remove),
     cancel,
 )

@@ -168,10 +168,12 @@ SELECT
     arg_max(payload ->> 'host_name', position)
         FILTER (payload ->> 'host_name' IS NOT NULL) AS host_name,
     min(time) FILTER (events.name = 'vm.placed') AS placed,
-    min(time) FILTER (events.name = 'vm.started') AS started,
+    min(time) FILTER (events.name IN ('vm.started', 'vm.adopted')) AS started,
     min(time) FILTER (events.name = 'vm.up') AS up,
     min(time) FILTER (events.name IN ('vm.down', 'vm.suspended')) AS down,
     min(payload ->> 'reason') FILTER (events.name = 'vm.down') AS reason
 FROM events
-WHERE events.name IN ('vm.placed', 'vm.started', 'vm.up', 'vm.down', 'vm.suspended')
+WHERE events.name IN (
+    'vm.placed', 'vm.adopted', 'vm.started', 'vm.up', 'vm.down', 'vm.suspended'
+)
 GROUP BY ALL;

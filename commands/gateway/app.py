@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from commands.gateway.reports import (
     decide_job,
     decide_vm_state,
 )
+from commands.gateway.restored import decide_confirmed, strays, tells_all
 from commands.gateway.sessions import (
     ClonedIdentity,
     NotYourHost,
@@ -36,7 +37,7 @@ from commands.gateway.sessions import (
 from commands.gateway.tls import PEER_CERTIFICATE, peer_host_id
 from commands.gateway.view import GatewayView, TooOldError, ViewWorld
 from commands.kernel.command import Context, Decision
-from commands.kernel.fold import World
+from commands.kernel.fold import MissingStreamError, World
 from commands.kernel.handler import ContextSource, Decide, Handler
 from commands.kernel.refusal import InvalidField, Refusal
 from commands.state.host import HostState
@@ -223,13 +224,25 @@ class Gateway:
             last = 0
             async with limit:
                 for number, item in enumerate(items or [None] if not name else items):
-                    decide = _decider(host, fingerprint, report, item)
+                    decide = _decider(host, fingerprint, report, item, self._strays(host, item))
                     last = max(last, await self._take(host, report, f"{name}:{number}", decide))
             return last
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(lane(name, items)) for name, items in lanes.items()]
-        return [task.result() for task in tasks]
+        positions = [task.result() for task in tasks]
+        speaker = self._view.hosts.get(host)
+        if speaker is not None and speaker.unconfirmed and tells_all(report):
+            # Only now, that all it runs is known: from here on it gets orders.
+            decide = _decider(host, fingerprint, report, None, confirms=True)
+            positions.append(await self._take(host, report, "confirmed", decide))
+        return positions
+
+    def _strays(self, host: str, item: Item | None) -> tuple[VmStateItem, ...]:
+        """Return what may be a stray in a full state, by what this process knows."""
+        if not isinstance(item, FullStateItem):
+            return ()
+        return strays(ViewWorld(self._view), host, item.vms)
 
     def _is_known(self, decide: Decide, item: VmStateItem) -> bool:
         """Tell whether an item of a full state says nothing new, by what this process knows.
@@ -241,7 +254,7 @@ class Gateway:
             return False
         try:
             decision = decide(ViewWorld(self._view), self._source_for("gateway")())
-        except Refusal:
+        except (Refusal, MissingStreamError):
             return False
         return not decision.events
 
@@ -356,10 +369,20 @@ class _Desk:
         self._session, self._sequence = report.session, report.sequence
 
 
-def _decider(host_id: str, fingerprint: str, report: Report, item: Item | None) -> Decide:
+def _decider(
+    host_id: str,
+    fingerprint: str,
+    report: Report,
+    item: Item | None,
+    suspects: Sequence[VmStateItem] = (),
+    *,
+    confirms: bool = False,
+) -> Decide:
     def decide(world: World, context: Context) -> Decision:
         state = require_speaker(world, host_id, fingerprint)
         require_session(state, report.session)
+        if confirms:
+            return decide_confirmed(state)
         host = ReportingHost(world, host_id)
         match item:
             case VmStateItem():
@@ -367,7 +390,8 @@ def _decider(host_id: str, fingerprint: str, report: Report, item: Item | None) 
             case JobItem():
                 return decide_job(world, context, host, item)
             case _:
-                return decide_host(context, host, item, report.time)
+                found = strays(world, host_id, suspects)
+                return decide_host(context, host, item, report.time, found)
 
     return decide
 

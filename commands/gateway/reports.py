@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
+from commands.gateway import restored
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Fold, World
 from commands.state.host import HOST, HostState
@@ -75,6 +77,8 @@ def decide_vm_state(
     vm = _Vm(world, context, item.vm)
     if vm.state is None:
         return Decision(id=item.vm)
+    for event in restored.adoption(world, host.state, vm.state, item):
+        vm.add(event)
     run = vm.state.run
     if run is None or run.host != host.id or run.incarnation != item.incarnation:
         _stale(vm, host, item)
@@ -107,17 +111,19 @@ def decide_host(
     host: ReportingHost,
     item: FullStateItem | CapabilitiesItem | None,
     host_time: dt.datetime,
+    strays: Sequence[VmStateItem] = (),
 ) -> Decision:
-    """Return the events on the host's own stream."""
+    """Return the events on the host's own stream; `strays` are shown as what is not managed."""
     events: list[Event] = []
     skew_s = (host_time - context.time).total_seconds()
     if abs(skew_s) > SKEW_S_MAX and not host.state.skewed:
         events.append(HostClockSkewed(name=host.state.name, skew_s=round(skew_s, 1)))
     if isinstance(item, CapabilitiesItem) and item.capabilities != host.state.capabilities:
         events.append(HostCapabilitiesReported(capabilities=item.capabilities))
-    if isinstance(item, FullStateItem) and item.known and item.unmanaged != host.state.unmanaged:
-        found = HostUnmanagedDomainsFound(name=host.state.name, domains=item.unmanaged)
-        events.append(found)
+    if isinstance(item, FullStateItem) and item.known:
+        domains = (*item.unmanaged, *map(restored.stray_name, strays))
+        if domains != host.state.unmanaged:
+            events.append(HostUnmanagedDomainsFound(name=host.state.name, domains=domains))
     stream = HOST.stream(host.id)
     return Decision(id=host.id, events=tuple(NewEvent(stream, event) for event in events))
 
@@ -125,8 +131,8 @@ def decide_host(
 def _stale(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
     state = vm.state
     assert state is not None  # noqa: S101 - the caller has looked
-    if item.incarnation > state.incarnation:
-        return  # The log never ordered it, so it was cut short: what it forgot is not destroyed.
+    if state.never_ordered(item.incarnation):
+        return  # The log was cut short: what it has forgotten is not destroyed, but shown.
     known = (host.id, item.incarnation) in state.stale_copies
     if item.state is Reported.ABSENT:
         if known:

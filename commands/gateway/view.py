@@ -12,9 +12,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
-from commands.kernel.fold import Fold, Loaded, World
+from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.snapshots import Shape, Tables
 from commands.state.host import HOST, HostState
+from commands.state.orders import is_outdated
 from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
@@ -50,7 +51,10 @@ class ViewWorld(World):
 
     def get(self, fold: Fold[State], object_id: str) -> State | None:
         """Return the state of an object as of the view's position."""
-        return cast("State | None", self._states[fold.kind].get(object_id))
+        states = self._states.get(fold.kind)
+        if states is None:
+            raise MissingStreamError(fold, fold.stream(object_id))
+        return cast("State | None", states.get(object_id))
 
 
 class GatewayView:
@@ -140,7 +144,9 @@ class GatewayView:
         return host if current else None
 
     def intent(self, host: str) -> Intent:
-        """Return all that should be on a host as of `position`."""
+        """Return all that should be on a host as of `position`; nothing while it is unconfirmed."""
+        if self._is_unconfirmed(host):
+            return Intent(position=self.position)
         return self._intent_of(host, self._vms_of.get(host, set()), ())
 
     def changes(self, host: str, after: int) -> Intent | None:
@@ -148,6 +154,8 @@ class GatewayView:
 
         Raises TooOldError where that cannot be told any more.
         """
+        if self._is_unconfirmed(host):
+            return None
         vms = {vm for vm, position in self._changed.get(host, {}).items() if position > after}
         withdrawn = self._withdrawn[host]
         if len(withdrawn) == WITHDRAWN_JOBS_MAX and withdrawn[0][0] > after:
@@ -163,6 +171,10 @@ class GatewayView:
         """
         return self._signals.setdefault(host, asyncio.Event())
 
+    def _is_unconfirmed(self, host: str) -> bool:
+        state = self.hosts.get(host)
+        return state is not None and state.unconfirmed
+
     def _wake(self, host: str) -> None:
         waiting = self._signals.pop(host, None)
         if waiting is not None:
@@ -177,6 +189,9 @@ class GatewayView:
         self.hosts[key] = after
         if isinstance(recorded.event, HostEnrolmentTokenIssued):
             self._tokens[recorded.event.token] = key
+        if before is not None and before.unconfirmed and not after.unconfirmed:
+            # All that was kept from it until now is news to it.
+            self._changed[key].update(dict.fromkeys(self._vms_of.get(key, ()), recorded.position))
         if before is None or _voice(before) != _voice(after):
             self._wake(key)
         if before is not None and _bars(before, after) and self.on_barred is not None:
@@ -214,11 +229,17 @@ class GatewayView:
     def _intent_of(self, host: str, vms: set[str], withdrawn: tuple[str, ...]) -> Intent:
         items: list[IntentVm] = []
         jobs: list[Job] = []
+        state = self.hosts.get(host)
+        restored = state.restored if state is not None else 0
         for key in sorted(vms):
             vm = self.vms.get(key)
             if vm is not None:
-                items += intent_vms(vm, host)
-                jobs += [entry.job for entry in vm.jobs if entry.host == host]
+                items += intent_vms(vm, host, restored)
+                jobs += [
+                    entry.job
+                    for entry in vm.jobs
+                    if entry.host == host and not is_outdated(entry, restored)
+                ]
         return Intent(
             position=self.position,
             vms=tuple(items),
@@ -227,8 +248,12 @@ class GatewayView:
         )
 
 
-def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
-    """Return what a VM's incarnations are to be on a host: its run, and copies to destroy."""
+def intent_vms(vm: VmState, host: str, restored: int = 0) -> list[IntentVm]:
+    """Return what a VM's incarnations are to be on a host: its run, and copies to destroy.
+
+    A run that was ordered before the log was restored (up to position `restored`) may have been and
+    ended since: it goes on if it is there, and is never started.
+    """
     items = [
         IntentVm(
             vm=vm.id,
@@ -252,7 +277,7 @@ def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
             incarnation=run.incarnation,
             role=Role.ABSENT if ending else Role.RUN,
             position=run.position,
-            started=run.started,
+            started=run.started or run.position <= restored,
             spec=None if ending else run.spec,
             reason=reason if ending else None,
         )
@@ -262,7 +287,8 @@ def intent_vms(vm: VmState, host: str) -> list[IntentVm]:
 
 def _voice(host: HostState) -> tuple[object, ...]:
     """Return what decides whether the host's session counts; a change of it wakes the agent."""
-    return (host.session, host.silent, host.proved_off, host.duplicate, host.removed)
+    heard = (host.session, host.silent, host.proved_off, host.unconfirmed)
+    return (*heard, host.duplicate, host.removed)
 
 
 def _bars(before: HostState, after: HostState) -> bool:

@@ -20,8 +20,10 @@ from commands.scheduler.need import Choice, Need
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
+from commands.state.orders import is_outdated
 from commands.state.vm import VM, OpenJob, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
+from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
 from events.types.vm import VmPlaced, VmStaleCopyFound
 
@@ -31,6 +33,10 @@ Timer = tuple[dt.datetime, str, str]
 
 
 SHAPE = Shape.of("facts", 1, (CLUSTER, HOST, VM, OPERATION), versions=int)
+
+
+_CONFIRMING = (HostStateConfirmed, HostConfirmedOff, HostRemoved)
+"""What may end the wait for a host that a restore left unconfirmed."""
 
 
 class FactsWorld(World):
@@ -60,6 +66,8 @@ class Facts:
         self.vms: dict[str, VmState] = {}
         self.operations: dict[str, OperationState] = {}
         self._proved_off: dict[str, HostState] = {}
+        self._unconfirmed: dict[str, HostState] = {}
+        self.incarnations_from = 0
         self._by_target: dict[str, set[str]] = defaultdict(set)
         self._on_host: dict[str, set[str]] = defaultdict(set)
         self._waits_for: dict[str, set[str]] = defaultdict(set)
@@ -141,6 +149,8 @@ class Facts:
             return {recorded.object_id} & self.operations.keys()
         concerned = set(self._by_target.get(recorded.stream, ()))
         if recorded.kind == "host":
+            if isinstance(recorded.event, _CONFIRMING) and recorded.object_id in self._unconfirmed:
+                return set(self.operations)
             for vm in self._waits_for.get(recorded.object_id, ()):
                 concerned |= self._by_target.get(f"vm/{vm}", set())
         elif recorded.kind == "vm":
@@ -168,6 +178,22 @@ class Facts:
     def names_on(self, host: str) -> list[str]:
         """Return the names of the VMs that may run on a host, stale copies included."""
         return [self.vms[vm].name for vm in self._on_host.get(host, ())]
+
+    def unconfirmed(self) -> list[HostState]:
+        """Return the hosts of which, since a restore, nobody has told what they run."""
+        return list(self._unconfirmed.values())
+
+    def outdated(self) -> list[str]:
+        """Return the VMs with jobs about a run that were ordered before a restore."""
+        return [
+            vm.id
+            for vm in self.vms.values()
+            if any(
+                is_outdated(entry, self.hosts[entry.host].restored)
+                for entry in vm.jobs
+                if entry.host in self.hosts
+            )
+        ]
 
     def lost(self) -> list[tuple[str, str]]:
         """Return (VM, host) for each VM with a copy that ended because its host was proved off, or
@@ -216,6 +242,10 @@ class Facts:
     def _put_host(self, host: HostState) -> None:
         self._fleet.put(host)
         self._proved_off.pop(host.id, None)
+        self._unconfirmed.pop(host.id, None)
+        if host.unconfirmed and not host.removed:
+            self._unconfirmed[host.id] = host
+        self.incarnations_from = max(self.incarnations_from, host.incarnations_from)
         if host.proved_off:
             # Also where it was removed by force: what lay there goes on referring to it.
             self._proved_off[host.id] = host

@@ -28,6 +28,8 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     if scene.operation.cancel_requested:
         opened = scene.target(HostActivated(name=host.name))
         return (*opened, *scene.ended(Outcome.CANCELLED, "The maintenance was cancelled."))
+    if host.unconfirmed:
+        return scene.await_confirmation(host)
     if scene.vms_on_target:
         names = ", ".join(sorted(scene.vms_on_target)[:NAMES_MAX])
         return scene.attention(

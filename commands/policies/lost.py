@@ -1,4 +1,7 @@
-"""What ends with a host: runs and copies once it is proved off, its jobs once it is removed."""
+"""What ends with a host: runs and copies once it is proved off, its jobs once it is removed.
+
+And with a restore: the jobs about a run that were ordered before.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from commands.kernel.command import Decision
 from commands.kernel.fold import World
 from commands.policies.facts import ended_with_host, given_up
 from commands.state.host import HOST
-from commands.state.orders import withdraw_run_jobs
+from commands.state.orders import is_outdated, withdraw_job, withdraw_run_jobs
 from commands.state.vm import VM, OpenJob
 from events.envelope import NewEvent
 from events.types.vm import DownReason, VmDown, VmJobFailed, VmStaleCopyGone
@@ -46,6 +49,20 @@ def end_lost(world: World, vm_id: str, host_id: str) -> Decision:
         restored=run.restores,
     )
     return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(left), NewEvent(stream, down)))
+
+
+def withdraw_outdated(world: World, vm_id: str) -> Decision:
+    """Take back the jobs about a run that were ordered before the log was restored.
+
+    What became of them is lost; whoever still wants one orders it again.
+    """
+    vm = world.get(VM, vm_id)
+    if vm is None:
+        return Decision(id=vm_id)
+    hosts = {entry.host: world.get(HOST, entry.host) for entry in vm.jobs}
+    restored = {name: host.restored for name, host in hosts.items() if host is not None}
+    outdated = (entry for entry in vm.jobs if is_outdated(entry, restored.get(entry.host, 0)))
+    return Decision(id=vm_id, events=tuple(withdraw_job(entry) for entry in outdated))
 
 
 def _not_done(entry: OpenJob) -> VmJobFailed:

@@ -19,7 +19,7 @@ from commands.kernel.refusal import Refusal
 from commands.kernel.snapshots import EVENTS_BETWEEN, Keeper
 from commands.policies.catalogue import SAGAS
 from commands.policies.facts import SHAPE, Facts, FactsWorld
-from commands.policies.lost import end_lost
+from commands.policies.lost import end_lost, withdraw_outdated
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.state.operation import OPERATION, OperationState, StepState
 from events.codec import CODEC
@@ -77,6 +77,7 @@ class Runner:
         self._elected_version = 0
         self._dirty: dict[str, None] = {}
         self._put_off: set[str] = set()
+        self._outdated: list[str] = []
 
     @property
     def position(self) -> int:
@@ -108,6 +109,7 @@ class Runner:
         await self._keeper.restore(self._facts)
         await self._catch_up(collect=False)
         self._dirty = dict.fromkeys(self._facts.operations)
+        self._outdated = self._facts.outdated()
 
     async def turn(self) -> None:
         """Take in what is new and make every move that can be made now."""
@@ -115,6 +117,7 @@ class Runner:
         self._dirty |= dict.fromkeys(sorted(self._put_off))
         self._put_off.clear()
         await self._end_lost_runs()
+        await self._withdraw_outdated()
         await self._fire_timers()
         while self._dirty:
             batch = list(itertools.islice(self._dirty, _AT_ONCE_MAX))
@@ -237,6 +240,8 @@ class Runner:
             choose=self._facts.choose,
             vms_on_target=self._facts.names_on(operation.target_id),
             timeouts=self._timeouts,
+            unconfirmed=self._facts.unconfirmed(),
+            incarnations_from=self._facts.incarnations_from,
         )
         try:
             return saga.advance(scene)
@@ -322,6 +327,23 @@ class Runner:
                 await self._append(context, fenced, decision.events, None, None)
             await self._catch_up(collect=True)
 
+    async def _withdraw_outdated(self) -> None:
+        """Take back what was ordered before the log was restored and may be done or undone since.
+
+        There is nothing of it but at a start: a restore happens while nothing runs.
+        """
+        waiting, self._outdated = self._outdated, []
+        for vm_id in waiting:
+            world = FactsWorld(self._facts)
+            decision = withdraw_outdated(world, vm_id)
+            if decision.events:
+                fenced = world.reads | {_STREAM: self._elected_version}
+                context = self._source(f"policy/{POLICY}")
+                outcome = await self._append(context, fenced, decision.events, None, None)
+                if not isinstance(outcome, Appended):
+                    self._outdated.append(vm_id)
+            await self._catch_up(collect=True)
+
     async def _fire_timers(self) -> None:
         now = self._source(f"policy/{POLICY}").time
         for _due, operation_id, timer in self._facts.due(now):
@@ -337,7 +359,7 @@ class Runner:
         await self._catch_up(collect=True)
 
     def _until_next_timer_s(self) -> float:
-        if self._put_off or self._facts.lost():
+        if self._put_off or self._outdated or self._facts.lost():
             return _RETRY_S
         now = self._source(f"policy/{POLICY}").time
         due = self._facts.next_due()

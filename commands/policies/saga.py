@@ -15,7 +15,7 @@ import msgspec
 from commands.kernel.command import Context
 from commands.kernel.fold import World
 from commands.scheduler.need import Choice, Need
-from commands.state.host import HOST, Duty
+from commands.state.host import HOST, Duty, HostState
 from commands.state.operation import OperationState, StepState
 from events.envelope import NewEvent
 from events.types import operation as e
@@ -46,7 +46,9 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """What a saga sees when it is asked for its next move.
 
     `input` is the position up to which the log was taken in; `choose` finds a host among all,
-    with what is placed on them, reservations of unfinished starts included.
+    with what is placed on them, reservations of unfinished starts included. After a restore,
+    `unconfirmed` are the hosts that have not told yet what they run, and incarnations count from
+    `incarnations_from` on at least.
     """
 
     operation: OperationState
@@ -56,6 +58,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     choose: Callable[[Need], Choice]
     vms_on_target: Sequence[str] = ()
     timeouts: Timeouts = Timeouts()
+    unconfirmed: Sequence[HostState] = ()
+    incarnations_from: int = 0
 
     def is_(self, step: str, *states: StepState) -> bool:
         """Tell whether a step is in one of the states."""
@@ -119,11 +123,25 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         state = self.world.get(HOST, host)
         if state is None or not state.mute:
             return ()
+        if state.unconfirmed:
+            return self.await_confirmation(state)
         return self.attention(
             f"Host {state.name} does not answer, and what runs there is not known.",
             f"host {state.name}",
             f"It goes on when the host answers; if its machine is off, say so with"
             f" 'chronovisor host confirm-off {state.name}'.",
+        )
+
+    def await_confirmation(self, host: HostState) -> tuple[NewEvent, ...]:
+        """Wait for a host that has not told, since the log was restored, what it runs."""
+        return self.attention(
+            f"Host {host.name} has not reported since Chronovisor was restored from a backup, and"
+            " what runs there is not known.",
+            f"host {host.name}",
+            "It goes on when the host has reported. If its machine is off, say so with"
+            f" 'chronovisor host confirm-off {host.name}'; if you have seen that it runs nothing"
+            " that was started after the backup, with 'chronovisor host confirm-state"
+            f" {host.name}'.",
         )
 
     def await_files(self, host: str) -> tuple[NewEvent, ...]:

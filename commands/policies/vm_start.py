@@ -6,7 +6,7 @@ from commands.policies.saga import Saga, Scene, Step
 from commands.scheduler.need import Choice, Need, need_of
 from commands.state import lookup
 from commands.state.cluster import ClusterState
-from commands.state.host import HOST
+from commands.state.host import HOST, HostState
 from commands.state.operation import StepState
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.envelope import NewEvent
@@ -65,11 +65,22 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     copies = (*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies))
     if copies:
         return _await_copy(scene, copies[0])
+    unconfirmed = _may_know_of_it(scene, vm)
+    if unconfirmed is not None:
+        return scene.await_confirmation(unconfirmed)
     cluster = lookup.cluster(scene.world, vm.cluster)
     choice = _choose(scene, need_of(vm, cluster, scene.operation.tried))
     if choice.host is None:
         return _refuse(scene, choice)
     return _placed(scene, vm, cluster, choice)
+
+
+def _may_know_of_it(scene: Scene, vm: VmState) -> HostState | None:
+    """Return a host that may run the VM though a restored log does not know of it."""
+    for host in scene.unconfirmed:
+        if host.cluster == vm.cluster and vm.disks_host in {None, host.id}:
+            return host
+    return None
 
 
 def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:
@@ -98,7 +109,7 @@ def _placed(
 ) -> tuple[NewEvent, ...]:
     host = choice.host
     assert host is not None  # noqa: S101 - the caller has looked
-    incarnation = vm.incarnation + 1
+    incarnation = max(vm.incarnation + 1, scene.incarnations_from)
     spec = RunSpec(
         vm=vm.id,
         name=vm.name,
@@ -141,6 +152,9 @@ def _launch(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if run.started:
         cleared = e.OperationTimerCleared(timer="launch", input=scene.input)
         return scene.own(scene.done("launch"), cleared, scene.started("boot"))
+    host = scene.world.get(HOST, run.host)
+    if host is not None and host.unconfirmed:
+        return scene.await_confirmation(host)
     if scene.operation.cancel_requested:
         return _withdraw(scene, vm, run, "The start was cancelled.")
     if "launch" in scene.operation.fired:

@@ -67,6 +67,10 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     `proved_off` is the position at which the machine was proved to be off, 0 where it was not, or
     was heard of since: a machine that speaks is on, and speaks for itself.
 
+    `unconfirmed`: since the log was restored, nobody has told what runs there. `restored` is the
+    position at which it last became so: orders from before may be outdated. Incarnations count from
+    `incarnations_from` on at least.
+
     `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
     counts as well, so that a host which never got it, or died while storing it, is not locked out.
     """
@@ -93,6 +97,9 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     unmanaged: tuple[str, ...] = ()
     skewed: bool = False
     removed: bool = False
+    unconfirmed: bool = False
+    restored: int = 0
+    incarnations_from: int = 0
 
     @property
     def mute(self) -> bool:
@@ -115,6 +122,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.INSTALLING
         if not self.approved:
             return HostStatus.PENDING_APPROVAL
+        if self.unconfirmed:
+            return HostStatus.NON_RESPONSIVE  # it may have left maintenance since
         if self.duty is Duty.MAINTENANCE:
             return HostStatus.MAINTENANCE
         if self.silent:
@@ -139,7 +148,16 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
     if state is None:
         return None
     if isinstance(event, e.HostConfirmedOff):
-        return msgspec.structs.replace(state, proved_off=recorded.position)
+        return msgspec.structs.replace(state, proved_off=recorded.position, unconfirmed=False)
+    if isinstance(event, e.HostStateUnconfirmed):
+        return msgspec.structs.replace(
+            state,
+            session=None,
+            silent=True,
+            unconfirmed=True,
+            restored=recorded.position,
+            incarnations_from=event.incarnations_from,
+        )
     return _evolve_enrolment(state, event) or _evolve_life(state, event) or state
 
 
@@ -208,6 +226,8 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
                 proved_off=0,
                 skewed=False,
             )
+        case e.HostStateConfirmed():
+            return msgspec.structs.replace(state, unconfirmed=False)
         case e.HostSilent():
             return msgspec.structs.replace(state, silent=True)
         case e.HostCapabilitiesReported():

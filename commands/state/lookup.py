@@ -67,10 +67,27 @@ def require_vm_status(
 ) -> VmStatus:
     """Return the VM's status if it is among those allowed; raises WrongState."""
     status = vm_status(world, state)
+    if doing != "updated" and state.status is not VmStatus.WAITING_FOR_LAUNCH:
+        _require_confirmed(world, state, doing)
     if status in allowed:
         return status
     detail = f"VM {state.name} cannot be {doing} while it is {status.replace('_', ' ')}."
     raise WrongState(detail, remedy=_vm_remedy(state, status, doing), vm_status=str(status))
+
+
+def _require_confirmed(world: World, state: VmState, doing: str) -> None:
+    """Refuse what could harm a run that a restored log does not know of: where its files lie."""
+    places = {state.disks_host, state.memory.host if state.memory is not None else None} - {None}
+    for name in sorted(place for place in places if place is not None):
+        where = world.get(HOST, name)
+        if where is not None and where.unconfirmed:
+            raise WrongState(
+                f"VM {state.name} cannot be {doing}: since Chronovisor was restored from a backup,"
+                f" host {where.name}, where its files lie, has not told whether it runs there.",
+                remedy=f"Wait until the host has reported, or see for yourself and run 'host"
+                f" confirm-state {where.name}'.",
+                vm_status=str(VmStatus.UNKNOWN),
+            )
 
 
 def require_run(state: VmState) -> Run:

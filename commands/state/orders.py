@@ -28,6 +28,16 @@ def withdraw_run_jobs(state: VmState) -> tuple[NewEvent, ...]:
     return tuple(withdraw_job(entry) for entry in state.jobs if entry.job.kind in _ABOUT_A_RUN)
 
 
+def is_outdated(entry: OpenJob, restored: int) -> bool:
+    """Tell whether a job is about a run and was ordered before the log was restored.
+
+    `restored` is that position, 0 for never. The job may have been done, or taken back, in what the
+    log has lost: done again, a guest would be shut down that somebody needs. Work on files is done
+    again without harm.
+    """
+    return entry.job.kind in _ABOUT_A_RUN and entry.position <= restored
+
+
 def order_stop(state: VmState, run: Run) -> NewEvent:
     """Order the host of a run to power it off."""
     requested = VmStopRequested(name=state.name, host=run.host, incarnation=run.incarnation)

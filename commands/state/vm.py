@@ -102,7 +102,8 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     """A VM, as decisions see it.
 
     `may_run_on` names the hosts on which a copy may be running; a new incarnation needs it empty.
-    `operation` is the id of the operation that last took hold of the VM.
+    `operation` is the id of the operation that last took hold of the VM. `skipped` are pairs of
+    incarnations between which none was ever given out: a restore left out those that may have been.
     """
 
     id: str
@@ -129,6 +130,13 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     ending: Ending | None = None
     operation: str | None = None
     stale_copies: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[tuple[int, int], ...] = ()
+
+    def never_ordered(self, incarnation: int) -> bool:
+        """Tell whether this log never gave out an incarnation: a restored one has forgotten it."""
+        return incarnation > self.incarnation or any(
+            before < incarnation < after for before, after in self.skipped
+        )
 
     def job(self, job_id: str) -> OpenJob | None:
         """Return an open job."""
@@ -239,7 +247,10 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
                 first_host=event.spec.first_host,
                 guest=Guest(),
                 may_run_on=(*state.may_run_on, event.host),
+                skipped=_skipped(state, event.incarnation),
             )
+        case e.VmAdopted():
+            return _adopted(state, event, recorded)
         case e.VmStarted():
             status = VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP
             if state.run is not None and state.run.stopping:
@@ -333,6 +344,40 @@ def _done(event: Event) -> bool:
 
 def _run(state: VmState, **changes: object) -> Run | None:
     return None if state.run is None else msgspec.structs.replace(state.run, **changes)
+
+
+def _adopted(state: VmState, event: e.VmAdopted, recorded: Recorded) -> VmState:
+    run = Run(
+        host=event.host,
+        host_name=event.host_name,
+        incarnation=event.incarnation,
+        position=recorded.position,
+        spec=event.spec,
+        started=True,
+    )
+    kept = _memory_used(state) if event.memory_host is not None else state
+    disks = (
+        (event.host, event.host_name) if event.disks else (kept.disks_host, kept.disks_host_name)
+    )
+    return msgspec.structs.replace(
+        kept,
+        status=VmStatus.POWERING_UP,
+        run=run,
+        incarnation=event.incarnation,
+        first_host=event.spec.first_host,
+        guest=Guest(),
+        may_run_on=(*(host for host in kept.may_run_on if host != event.host), event.host),
+        disks_host=disks[0],
+        disks_host_name=disks[1],
+        pause_reason=None,
+        skipped=_skipped(state, event.incarnation),
+    )
+
+
+def _skipped(state: VmState, incarnation: int) -> tuple[tuple[int, int], ...]:
+    if incarnation <= state.incarnation + 1:
+        return state.skipped
+    return (*state.skipped, (state.incarnation, incarnation))
 
 
 def _ran(state: VmState) -> bool:

@@ -296,6 +296,38 @@ class HostClockSkewed(Event, frozen=True, kw_only=True):
     )
 
 
+@event("host.state_unconfirmed")
+class HostStateUnconfirmed(Event, frozen=True, kw_only=True):
+    """After a restore: what runs on the host is not known until it reports or an admin confirms.
+
+    No order goes to it before. Its session is over. `incarnations_from`: see `log.restored`.
+    """
+
+    name: str
+    incarnations_from: int
+
+
+@event("host.state_confirmed")
+class HostStateConfirmed(Event, frozen=True, kw_only=True):
+    """After a restore: the host told all that it runs (`reported`), or an admin vouched for it."""
+
+    name: str
+    reported: bool
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_071,
+            name="HOST_STATE_CONFIRMED",
+            severity=Severity.WARNING,
+            message="{actor} confirmed that host {name} runs nothing that the log does not know.",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Return the record of an admin's word; a report is as it should be."""
+        return None if self.reported else self.audits[0]
+
+
 @event("host.removed")
 class HostRemoved(Event, frozen=True, kw_only=True):
     """The host is gone; its certificate counts no more; the stream stays as its tombstone.

@@ -208,6 +208,42 @@ class VmPlaced(Event, frozen=True, kw_only=True):
         return (check(gate_key(self.host), stream), shared(f"host/{self.host}", stream))
 
 
+@event("vm.adopted")
+class VmAdopted(Event, frozen=True, kw_only=True):
+    """A host runs the VM as an incarnation that a restored log does not know: it goes on there.
+
+    `spec` is what that run is taken for: the VM's configuration as the log has it. `memory_host` is
+    where a saved memory lies that was used or given up since. `disks`: they lie with the run.
+    """
+
+    name: str
+    host: str
+    host_name: str
+    incarnation: int
+    spec: RunSpec
+    memory_host: str | None = None
+    disks: bool = False
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_072,
+            name="VM_ADOPTED",
+            severity=Severity.WARNING,
+            message="Host {host_name} runs VM {name}, which the restored log does not know"
+            " (incarnation {incarnation}); it goes on there.",
+        ),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the host, whether or not its gate is open: the VM is there."""
+        host, memory = f"host/{self.host}", self.memory_host
+        return (
+            shared(host, stream),
+            *((release(f"host/{memory}", f"{stream}/memory"),) if memory is not None else ()),
+            *((shared(host, f"{stream}/disks"),) if self.disks else ()),
+        )
+
+
 @event("vm.start_withdrawn")
 class VmStartWithdrawn(Event, frozen=True, kw_only=True):
     """The host must not start this incarnation any more (addressed to it); it may already have."""

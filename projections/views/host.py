@@ -63,6 +63,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     approved: bool
     joined: bool = False
     silent: bool = False
+    unconfirmed: bool = False
     confirmed_off: bool = False
     duplicate: bool = False
     duty: Duty = Duty.ACTIVE
@@ -111,6 +112,8 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.INSTALLING
     if not document.approved:
         return HostStatus.PENDING_APPROVAL
+    if document.unconfirmed:
+        return HostStatus.NON_RESPONSIVE
     if document.duty is Duty.MAINTENANCE:
         return HostStatus.MAINTENANCE
     if document.silent:
@@ -183,7 +186,19 @@ def _maintenance_entered(
 def _confirmed_off(
     document: HostDocument, event: e.HostConfirmedOff, recorded: Recorded
 ) -> Changes:
-    return {"confirmed_off": True}
+    return {"confirmed_off": True, "unconfirmed": False}
+
+
+def _state_unconfirmed(
+    document: HostDocument, event: e.HostStateUnconfirmed, recorded: Recorded
+) -> Changes:
+    return {"session": None, "silent": True, "unconfirmed": True}
+
+
+def _state_confirmed(
+    document: HostDocument, event: e.HostStateConfirmed, recorded: Recorded
+) -> Changes:
+    return {"unconfirmed": False}
 
 
 def _duplicate_refused(
@@ -213,6 +228,8 @@ CHANGES: dict[type[Event], Change] = {
     e.HostMaintenanceRequested: _maintenance_requested,
     e.HostMaintenanceEntered: _maintenance_entered,
     e.HostConfirmedOff: _confirmed_off,
+    e.HostStateUnconfirmed: _state_unconfirmed,
+    e.HostStateConfirmed: _state_confirmed,
     e.HostDuplicateRefused: _duplicate_refused,
     e.HostUnmanagedDomainsFound: _unmanaged_domains_found,
     e.HostClockSkewed: _clock_skewed,
@@ -280,6 +297,16 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
 }
 
 
+_UNCONFIRMED = (
+    "It has not reported since Chronovisor was restored from a backup: what it runs is not known.",
+    (
+        "It gets no orders until it reports. If its machine is off, run 'host confirm-off {name}';"
+        " if you have seen that it runs nothing that was started after the backup,"
+        " 'host confirm-state {name}'."
+    ),
+)
+
+
 def explained(document: HostDocument) -> HostDocument:
     """Return the host with the words that tell why it is as it is and what happens next."""
     reason, what_next = _EXPLANATIONS[document.status]
@@ -291,7 +318,9 @@ def explained(document: HostDocument) -> HostDocument:
         "because": f" ({document.maintenance_reason})" if document.maintenance_reason else "",
     }
     reason, what_next = reason.format(**words), what_next.format(**words)
-    if document.silent and document.status is not HostStatus.NON_RESPONSIVE:
+    if document.unconfirmed and document.status is HostStatus.NON_RESPONSIVE:
+        reason, what_next = (text.format(**words) for text in _UNCONFIRMED)
+    elif document.silent and document.status is not HostStatus.NON_RESPONSIVE:
         reason += f" It does not answer either, while it is {spoken(document.status)}."
     if document.confirmed_off:
         reason += " An admin confirmed that its machine is off."

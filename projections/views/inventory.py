@@ -34,8 +34,10 @@ AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument |
 
 _MUTE = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.ERROR})
 """Statuses of a host that is not heard, so that what runs there is not known."""
-IGNORED_KINDS = frozenset({"policy"})
-"""Kinds of streams that no view shows: who runs a policy is of no interest in the inventory."""
+IGNORED_KINDS = frozenset({"policy", "log"})
+"""Kinds of streams that no view shows: who runs a policy is of no interest in the inventory, and a
+restore shows in the audit log and at the hosts.
+"""
 
 
 class Shelf(Generic[Document]):

@@ -165,6 +165,29 @@ def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Chan
     }
 
 
+def _adopted(document: VmDocument, event: e.VmAdopted, recorded: Recorded) -> Changes:
+    host = Reference(id=event.host, name=event.host_name)
+    others = tuple(other for other in document.may_run_on if other.id != event.host)
+    changes: Changes = {
+        "host": host,
+        "incarnation": event.incarnation,
+        "stop_requested": False,
+        "pause_reason": None,
+        "hostname": "",
+        "addresses": (),
+        "down_reason": None,
+        "down_detail": "",
+        "may_run_on": (*others, host),
+        **_pending(event.spec.configuration, configuration_of(document)),
+        **known(document, VmStatus.POWERING_UP, recorded),
+    }
+    if event.memory_host is not None:
+        changes["saved_memory"] = None
+    if event.disks:
+        changes["disks_host"] = host
+    return changes
+
+
 def _started(document: VmDocument, event: e.VmStarted, recorded: Recorded) -> Changes:
     status = VmStatus.RESTORING_STATE if event.restored else VmStatus.POWERING_UP
     changes = {} if document.stop_requested else known(document, status, recorded)
@@ -298,6 +321,7 @@ CHANGES: dict[type[Event], Change] = {
     e.VmStartRequested: _start_requested,
     e.VmStartAbandoned: _start_abandoned,
     e.VmPlaced: _placed,
+    e.VmAdopted: _adopted,
     e.VmStarted: _started,
     e.VmUp: _up,
     e.VmGuestReported: _guest_reported,

@@ -1,0 +1,125 @@
+"""After a restore: what hosts run is believed, and nothing that the log forgot is destroyed.
+
+A restored log lacks what happened after its backup. So until a host has told all that it runs, it
+gets no orders. What it then tells is one of these:
+
+| the host runs                                 | what becomes of it                              |
+|-----------------------------------------------|-------------------------------------------------|
+| the run that the log knows                    | as ever                                         |
+| an older one, which the log knows to be over  | as ever: a stale copy, destroyed                |
+| a newer one, and the log knows of no other    | `vm.adopted`: it goes on there                  |
+| a newer one, while another host runs the VM   | left alone, shown as not managed: for an admin  |
+| a VM that the log does not know               | left alone, shown as not managed: for an admin  |
+
+Only one copy ran when the log was lost (contract D), so a newer run proves that every older one is
+over; unless its host, having reported, says that it runs: then nobody but an admin can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from commands.kernel.command import Decision, on
+from commands.kernel.fold import World
+from commands.state import lookup
+from commands.state.host import HOST, HostState
+from commands.state.vm import VM, Run, VmState, VmStatus
+from events.types.base import Event
+from events.types.host import HostStateConfirmed
+from events.types.run_spec import RunSpec
+from events.types.vm import DownReason, VmAdopted, VmDown
+from events.wire.agent import FullStateItem, Report, VmStateItem
+from events.wire.agent import VmState as Reported
+
+_GOING = frozenset({VmStatus.REMOVING, VmStatus.REMOVED})
+
+
+def adoption(world: World, host: HostState, state: VmState, item: VmStateItem) -> tuple[Event, ...]:
+    """Return the events by which a run that the log does not know goes on; none if it may not."""
+    if not _is_adoptable(world, host, state, item):
+        return ()
+    cluster = lookup.cluster(world, state.cluster)
+    configuration = state.configuration
+    adopted = VmAdopted(
+        name=state.name,
+        host=host.id,
+        host_name=host.name,
+        incarnation=item.incarnation,
+        spec=RunSpec(
+            vm=state.id,
+            name=state.name,
+            incarnation=item.incarnation,
+            first_host=host.id,
+            configuration=configuration,
+            architecture=cluster.architecture,
+            machine_type=cluster.machine_type,
+            cpu_model=cluster.cpu_model,
+        ),
+        memory_host=state.memory.host if state.memory is not None else None,
+        disks=bool(configuration.disks) and state.disks_host is None,
+    )
+    over = () if state.run is None else (_is_over(state, state.run),)
+    return (*over, adopted)
+
+
+def strays(world: World, host_id: str, items: Iterable[VmStateItem]) -> tuple[VmStateItem, ...]:
+    """Return what a host runs and nobody may touch: the log does not know where it came from."""
+    host = world.get(HOST, host_id)
+    if host is None:
+        return ()
+    return tuple(item for item in items if _is_stray(world, host, item))
+
+
+def stray_name(item: VmStateItem) -> str:
+    """Return how a stray is shown among the domains that are not managed."""
+    return f"{item.vm} (incarnation {item.incarnation})"
+
+
+def tells_all(report: Report) -> bool:
+    """Tell whether a report says all that is on its host."""
+    return any(isinstance(item, FullStateItem) and item.known for item in report.items)
+
+
+def decide_confirmed(state: HostState) -> Decision:
+    """Record that a host has told all that it runs; from now on it gets orders."""
+    if not state.unconfirmed:
+        return Decision(id=state.id)
+    confirmed = HostStateConfirmed(name=state.name, reported=True)
+    return Decision(id=state.id, events=on(HOST.stream(state.id), confirmed))
+
+
+def _is_adoptable(world: World, host: HostState, state: VmState, item: VmStateItem) -> bool:
+    # What this log gives out itself is numbered from `incarnations_from` on: only what lies between
+    # was lost, and a state that is merely not the newest is never taken for a restored one.
+    lost = state.incarnation < item.incarnation < host.incarnations_from
+    if not lost or item.state is Reported.ABSENT or state.status in _GOING:
+        return False
+    run = state.run
+    if run is None or not run.started:
+        return True
+    where = world.get(HOST, run.host)
+    return where is None or where.unconfirmed or where.removed
+
+
+def _is_stray(world: World, host: HostState, item: VmStateItem) -> bool:
+    if item.state is Reported.ABSENT:
+        return False
+    state = world.get(VM, item.vm)
+    if state is None:
+        return True
+    run = state.run
+    if run is not None and (run.host, run.incarnation) == (host.id, item.incarnation):
+        return False
+    return state.never_ordered(item.incarnation) and not _is_adoptable(world, host, state, item)
+
+
+def _is_over(state: VmState, run: Run) -> VmDown:
+    return VmDown(
+        name=state.name,
+        host=run.host,
+        host_name=run.host_name,
+        incarnation=run.incarnation,
+        reason=DownReason.ADMIN if run.started else DownReason.WITHDRAWN,
+        detail="It ended in what the restored log has lost: a newer run is known.",
+        restored=run.restores,
+    )
