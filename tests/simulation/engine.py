@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import inspect
 import uuid
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import MemoryContacts
 from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.renewal import Renewals
 from commands.gateway.tls import PEER_CERTIFICATE
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context
@@ -28,11 +28,6 @@ from tests.simulation.patches import EPOCH
 PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
 INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
 TIMEOUTS = Timeouts(launch_s=60.0, retry_s=20.0)
-
-
-_RENEWING = "renewals" in inspect.signature(Gateway).parameters
-_NO_RENEWALS: dict[str, Any] = {"renewals": None} if _RENEWING else {}
-"""Nobody renews a certificate in a simulation."""
 
 
 class Sources:
@@ -122,7 +117,7 @@ class EngineProcess(Process):
             _NoTelemetry(),
             sources.source_for,
             INTERVALS,
-            **_NO_RENEWALS,
+            cast("Renewals", None),  # nobody renews a certificate in a simulation
         )
         self._app = gateway.app()
         self.begin(self._follow())
