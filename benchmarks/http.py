@@ -41,6 +41,7 @@ from chronovisor.defaults import ensure_defaults
 from commands.api.app import Api
 from commands.api.application import Application
 from commands.gateway.enrolment import Enrolment
+from commands.gateway.placement import Placement
 from commands.gateway.tls import bind, serve, server_config
 from commands.gateway.view import GatewayView
 from commands.kernel.handler import Handler
@@ -124,6 +125,7 @@ def _api(handler: Handler, log: PostgresLog, folder: Path) -> Application:
         tokens=TokenVerifier.from_admin_token_file(folder / "token"),
         secret=secret,
         enrolment=enrolment,
+        placement=Placement(GatewayView()),
         context=context,
         health=health,
     )

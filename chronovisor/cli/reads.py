@@ -32,6 +32,9 @@ def add_reads(groups: dict[str, typer.Typer]) -> None:
             _list(kind)
         )
         groups[kind.word].command("show", help=f"Show one {kind.one}.")(_show(kind))
+    groups["vm"].command(
+        "placement", help="Tell where it would be placed now, and why not on each other host."
+    )(_placement())
     groups["operation"].command("wait", help="Wait until an operation has ended.")(_wait())
 
 
@@ -128,6 +131,39 @@ def _run_show(kind: Kind, given: dict[str, Any]) -> None:
         print_json(document)
     else:
         print_object(document)
+
+
+def _placement() -> Callable[..., None]:
+    what = typer.Argument(metavar="VM", help="Its name or id.", show_default=False)
+    parameters: Parameters = {"target": (Annotated[str, what], ...)}
+
+    def run(**given: Any) -> None:  # noqa: ANN401 - as of the other verbs
+        guarded(given, lambda: _run_placement(given))
+
+    return with_parameters(run, {**parameters, **COMMON})
+
+
+def _run_placement(given: dict[str, Any]) -> None:
+    with _engine(given) as engine:
+        target = engine.id_of("vms", "VM", given["target"])
+        found = engine.command("POST", f"/v1/vms/{target}/placement", {})
+    if given["output"] is Output.JSON:
+        print_json(found)
+        return
+    columns = ("rank", "host", "score", "weights", "reasons")
+    rows = [
+        [
+            str(one["rank"] or "-"),
+            one["host_name"],
+            str(one["score"]) if one["rank"] else "",
+            cell("weights", one["weights"]),
+            " ".join(one["reasons"]),
+        ]
+        for one in found["hosts"]
+    ]
+    typer.echo(f"policy: {found['scheduling']['policy']}")
+    typer.echo(f"host: {found['host_name'] or 'none can take it'}")
+    print_table(columns, rows)
 
 
 def _wait() -> Callable[..., None]:

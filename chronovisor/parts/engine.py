@@ -28,6 +28,7 @@ from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.monitor import Monitor, Patience
+from commands.gateway.placement import Placement
 from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.tls import ServerConfig, bind, serve, server_config
 from commands.gateway.view import SHAPE, GatewayView
@@ -156,6 +157,7 @@ class Engine:
             tokens=TokenVerifier.from_admin_token_file(self._installation.folder.admin_token),
             secret=self._secret,
             enrolment=enrolment,
+            placement=Placement(self._view),
             context=context,
             health=self._health,
         )

@@ -21,7 +21,7 @@ from access.principals import Principal
 from access.rights import allowed
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
-from commands.api import metrics
+from commands.api import metrics, placement
 from commands.api.answers import OK, answer, stored_fields
 from commands.api.bodies import BodyDecoder, decode
 from commands.api.contexts import ContextFactory, new_context
@@ -43,6 +43,7 @@ from commands.api.requests import (
 )
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import Enrolment
+from commands.gateway.placement import Placement
 from commands.kernel.command import Command, Context, Declaration
 from commands.kernel.handler import Accepted, ContextSource, Handler
 from commands.kernel.refusal import PreconditionFailed, Refusal
@@ -59,7 +60,7 @@ _canonical = msgspec.json.Encoder()
 class Api:
     """Accepts commands over HTTP. `health` tells how the parts are doing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition gives each by its name
         self,
         *,
         handler: Handler,
@@ -67,6 +68,7 @@ class Api:
         tokens: TokenVerifier,
         secret: EngineSecret,
         enrolment: Enrolment,
+        placement: Placement,
         health: HealthCheck,
         registry: CollectorRegistry | None = None,
         context: ContextFactory = new_context,
@@ -74,6 +76,8 @@ class Api:
         self.handler = handler
         self.secret = secret
         self.enrolment = enrolment
+        self._placement = placement
+        self._reader = reader
         self.metrics = metrics.CommandMetrics(registry)
         self.endings = Endings(reader)
         self.context = context
@@ -117,6 +121,7 @@ class Api:
         plain: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
             "/v1/join": ("POST", self._join),
             "/v1/ca": ("GET", self._trust),
+            placement.PATH: ("POST", self._place),
             "/v1/health": ("GET", self._answer_health),
             "/metrics": ("GET", self._show_metrics),
             "/v1/openapi.json": ("GET", show_document),
@@ -147,6 +152,11 @@ class Api:
         finally:
             self._joining -= 1
         return Response(_canonical.encode(joined), media_type="application/json")
+
+    async def _place(self, request: Request) -> Response:
+        """Answer where a VM would be placed."""
+        principal = self.principal(headers_of(request.scope))
+        return await placement.answer(request, principal, self._placement, self._reader)
 
     async def _trust(self, request: Request) -> Response:
         try:

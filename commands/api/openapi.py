@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from commands.api import placement
 from commands.api import problems as p
 from commands.api.answers import Begun, Done, Ended, TokenIssued
 from commands.api.app import TOKEN_COMMAND
@@ -20,6 +21,7 @@ from commands.api.openapi_headers import HEADER_NAMES, answer_headers, header_pa
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import TokenRefused
 from commands.gateway.limits import BodyTooLarge, BodyTooSlow, TooManyConnections
+from commands.gateway.placement import PlacementAnswer
 from commands.kernel.command import Declaration
 from commands.kernel.fields import END, Id
 from commands.kernel.refusal import (
@@ -104,7 +106,7 @@ def command_components() -> dict[str, dict[str, Any]]:
     """Return the components that the paths refer to."""
     types = [
         *(body_struct(declaration) for declaration in COMMANDS.values()),
-        *(p.Problem, Done, Begun, Ended, TokenIssued, Health, Join, JoinAnswer),
+        *(p.Problem, Done, Begun, Ended, TokenIssued, Health, Join, JoinAnswer, PlacementAnswer),
     ]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
     for schema in schemas.values():
@@ -284,6 +286,22 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
                     "content": {JSON: {"schema": _reference(Join.__name__)}},
                 },
                 "responses": join,
+            }
+        },
+        placement.PATH: {
+            "post": {
+                "operationId": "vm_placement",
+                "summary": "Tell where a VM would be placed now, and why not on each other host",
+                "description": "A dry run: nothing is reserved or changed.\n\nNeeds the right"
+                f" {placement.RIGHT}.",
+                "tags": ["vms"],
+                "parameters": [_path_parameter("id"), _parameter("RequestId")],
+                "responses": {
+                    "200": _answer("What the scheduler would do.", [PlacementAnswer]),
+                    **problem_responses(
+                        _refusals((*ANY_BODY, p.NotAuthenticated, p.NotAllowed, NotFound))
+                    ),
+                },
             }
         },
         "/v1/openapi.json": get(

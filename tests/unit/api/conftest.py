@@ -19,6 +19,7 @@ from access.tokens import TokenVerifier, token_digest
 from commands.api.app import Api
 from commands.api.application import Application
 from commands.gateway.enrolment import Enrolment
+from commands.gateway.placement import Placement
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import Fold, World
@@ -68,6 +69,7 @@ class Asked:
             ),
             secret=self.secret,
             enrolment=self.enrolment,
+            placement=Placement(self.view),
             health=self._health,
         )
         self.application = Application(

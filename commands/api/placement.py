@@ -1,0 +1,71 @@
+"""`POST /v1/vms/{id}/placement`: a dry run of the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from access.principals import Principal
+from access.rights import allowed
+from commands.api.problems import NotAllowed, NotJson, Unavailable
+from commands.api.requests import headers_of, read_body, require_no_parameters
+from commands.gateway.placement import Placement
+from commands.kernel.refusal import NotFound
+from commands.state.cluster import CLUSTER, ClusterState
+from events.codec import CODEC
+from events.log.port import LogReader
+
+PATH = "/v1/vms/{id}/placement"
+RIGHT = "RUN_VM"
+CATCH_UP_S = 2.0
+_LOOK_S = 0.01
+_encoder = msgspec.json.Encoder()
+
+
+async def answer(
+    request: Request, principal: Principal, placement: Placement, reader: LogReader
+) -> Response:
+    """Answer a dry run, as of the log's head when it was asked."""
+    vm = request.path_params["id"]
+    if not allowed(principal, RIGHT, vm):
+        raise NotAllowed(
+            f"{principal.actor} has no right {RIGHT} here.", remedy="Ask an admin for it."
+        )
+    require_no_parameters(request.scope)
+    body = await read_body(headers_of(request.scope), request.receive)
+    if bytes(body).strip() not in {b"", b"{}"}:
+        raise NotJson("A dry run takes no fields.", remedy="Send no body, or {}.")
+    await _caught_up(placement, reader)
+    cluster = await _cluster(reader, placement.cluster_of(vm))
+    found = placement.dry_run(vm, cluster)
+    return Response(
+        _encoder.encode(found),
+        media_type="application/json",
+        headers={"Chronovisor-Position": str(found.position), "Cache-Control": "no-store"},
+    )
+
+
+async def _caught_up(placement: Placement, reader: LogReader) -> None:
+    """Wait until the view has what was in the log when it was asked; raises Unavailable."""
+    head = await reader.head()
+    deadline = time.monotonic() + CATCH_UP_S
+    while placement.position < head:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                "The engine has not yet read the newest part of the log.",
+                remedy="Try again in a moment.",
+            )
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _cluster(reader: LogReader, cluster_id: str) -> ClusterState:
+    state: ClusterState | None = None
+    for stored in await reader.load(CLUSTER.stream(cluster_id)):
+        state = CLUSTER.evolve(state, CODEC.decode(stored))
+    if state is None:
+        raise NotFound("The VM's cluster is not there.")
+    return state

@@ -1,0 +1,96 @@
+"""Dry runs of the scheduler over the API."""
+
+from __future__ import annotations
+
+from events.types.host import (
+    HostCapabilitiesReported,
+    HostJoinRequested,
+    HostSessionStarted,
+)
+from events.types.vm import VmPlaced
+from tests.unit.api.conftest import NOBODY, Asked, problem
+from tests.unit.commands.samples import SPEC
+from tests.unit.policies.stage import CAPABILITIES
+
+GIB = 1024**3
+
+
+async def _host(asked: Asked, cluster: str, name: str, *, up: bool = True) -> str:
+    body = {"name": name, "cluster": cluster, "approved": True}
+    host = await asked.made("/v1/hosts", body)
+    if up:
+        await asked.append(
+            f"host/{host}",
+            HostJoinRequested(
+                name=name, token="t", public_key_sha256="k", hardware=name, signing_request="r"
+            ),
+            HostSessionStarted(name=name, session="s", boot="b", protocol=1),
+            HostCapabilitiesReported(capabilities=CAPABILITIES),
+        )
+    return host
+
+
+async def test_a_dry_run_ranks_hosts_and_says_why_not(asked: Asked) -> None:
+    cluster = await asked.cluster()
+    busy = await _host(asked, cluster, "alpha")
+    idle = await _host(asked, cluster, "beta")
+    gone = await _host(asked, cluster, "gamma", up=False)
+    fields = {"cluster": cluster, "memory_bytes": 4 * GIB}
+    other = await asked.made("/v1/vms", {"name": "other", **fields})
+    vm = await asked.made("/v1/vms", {"name": "web01", **fields})
+    await asked.append(
+        f"vm/{other}",
+        VmPlaced(name="other", host=busy, host_name="alpha", incarnation=1, spec=SPEC),
+    )
+    await asked.catch_up()
+    before = len(await asked.history())
+
+    answer = await asked.post(f"/v1/vms/{vm}/placement")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["host"], found["host_name"]) == (idle, "beta")
+    assert [one["host"] for one in found["hosts"]] == [idle, busy, gone]
+    assert [one["rank"] for one in found["hosts"]] == [1, 2, None]
+    assert found["hosts"][0]["weights"].keys() == {
+        "OptimalForCpuEvenDistribution",
+        "OptimalForMemoryEvenDistribution",
+    }
+    assert found["hosts"][2]["reasons"][0] == "The host is installing."
+    assert found["hosts_total"] == 3
+    assert answer.headers["chronovisor-position"] == str(before)
+    assert len(await asked.history()) == before
+
+
+async def test_a_dry_run_follows_what_happens(asked: Asked) -> None:
+    cluster = await asked.cluster()
+    first = await _host(asked, cluster, "alpha")
+    vm = await asked.made("/v1/vms", {"name": "web01", "cluster": cluster})
+    await asked.catch_up()
+    path = f"/v1/vms/{vm}/placement"
+    assert (await asked.post(path)).json()["host"] == first
+
+    await asked.append(
+        f"vm/{vm}", VmPlaced(name="web01", host=first, host_name="alpha", incarnation=1, spec=SPEC)
+    )
+    second = await _host(asked, cluster, "beta")
+    await asked.catch_up()
+    found = (await asked.post(path)).json()
+    assert found["host"] == second
+    assert found["hosts"][1]["reasons"] == ["The VM runs there."]
+
+    scheduling = {"policy": "cluster_maintenance"}
+    await asked.post(f"/v1/clusters/{cluster}/scheduling", scheduling)
+    await asked.catch_up()
+    found = (await asked.post(path)).json()
+    assert found["host"] is None
+    assert found["scheduling"]["policy"] == "cluster_maintenance"
+
+
+async def test_who_asks_badly_is_refused(asked: Asked) -> None:
+    vm = await asked.vm()
+    path = f"/v1/vms/{vm}/placement"
+    problem(await asked.post(path, authorization="Bearer none"), 401, "not-authenticated")
+    await asked.catch_up()
+    problem(await asked.post(f"/v1/vms/{NOBODY}/placement"), 404, "not-found")
+    problem(await asked.post(path, {"host": "x"}), 400, "not-json")
+    assert (await asked.post(path, {})).json()["hosts"] == []
