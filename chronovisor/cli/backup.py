@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the CLI."""
     app.command("backup")(backup)
     app.command("verify")(verify)
+    app.command("restore")(restore)
 
 
 def backup(
@@ -108,6 +109,42 @@ def verify(
     if Scope.FILES in manifest.scopes and not found.secrets_opened:
         typer.echo("note: the secrets are sealed and were not opened: no passphrase", err=True)
     typer.echo(f"{file}: whole and unaltered, {found.parts} parts")
+
+
+def restore(
+    file: FileArgument,
+    folder: FolderOption = _HERE,
+    scope: ScopeOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Restore a backup into a folder (and database) where there is nothing yet.
+
+    The backup is verified first. The log comes back under a new id, so that everything that follows
+    it begins anew. No order goes to a host, and nothing is started that a host may be running,
+    until the host has reported what it runs, or `host confirm-state` or `host confirm-off` vouches
+    for it. Never restore while the installation that was backed up still runs.
+    """
+    from chronovisor.backup_restore import restore_backup
+    from chronovisor.backup_seal import read_passphrase
+    from chronovisor.settings import SettingsError
+
+    try:
+        passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+        restored = restore_backup(
+            file,
+            folder,
+            scopes=tuple(scope or ()),
+            passphrase=passphrase,
+            progress=_teller(),
+        )
+    except (BackupError, SettingsError) as error:
+        _fail("restore", error)
+    typer.echo(f"restored  {', '.join(restored.scopes)} into {folder}")
+    if restored.log is not None:
+        typer.echo(f"log       {restored.log.log_id}, up to position {restored.log.position}")
+        typer.echo(f"hosts     {restored.log.hosts} have to report before they get orders")
+    for sentence in restored.left_out:
+        typer.echo(f"left out  {sentence}", err=True)
 
 
 def _describe(manifest: Manifest) -> None:

@@ -77,7 +77,8 @@ class Engine:
         """Serve until `stop`."""
         await self._keeper.restore(self._view)
         await self._contacts.prepare()
-        await ensure_defaults(self._handler, self._log.log_id)
+        if not await self._log.load(f"log/{self._log.log_id}"):  # a restored log had its own
+            await ensure_defaults(self._handler, self._log.log_id)
         files = self._installation.server_files()
         settings = self._installation.settings
         api_socket = bind(settings.api.host, settings.api.port)
