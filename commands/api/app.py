@@ -7,8 +7,9 @@ The composition makes an `Api`, joins its routes with those of the read side, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -51,6 +52,11 @@ from events.log.port import LogReader, OverloadedError, UnavailableError
 from events.wire.agent import Join
 
 JOINS_AT_ONCE_MAX = 16
+COMMANDS_AT_ONCE_MAX = 256
+"""How many commands are decided and appended at once: as many as a group of the log's has. More
+would only wait here, the longer the more of them there are, instead of being told to come again.
+"""
+OVERLOADED_RETRY_S = 1.0
 TOKEN_COMMAND = "host.token"  # noqa: S105  the name of a command
 
 _join_decoder = msgspec.json.Decoder(Join)
@@ -84,6 +90,22 @@ class Api:
         self._tokens = tokens
         self._health = health
         self._joining = 0
+        self._commands = 0
+
+    def require_place(self) -> None:
+        """Raise OverloadedError where all places for commands are taken."""
+        if self._commands >= COMMANDS_AT_ONCE_MAX:
+            raise OverloadedError(OVERLOADED_RETRY_S)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places for commands; raises OverloadedError where all are taken."""
+        self.require_place()
+        self._commands += 1
+        try:
+            yield
+        finally:
+            self._commands -= 1
 
     async def close(self) -> None:
         """Let go of what was begun."""
@@ -234,14 +256,16 @@ class CommandEndpoint:
             )
         require_no_parameters(scope)
         wished = wishes(headers, versioned=self._versioned)
+        api.require_place()  # before the work of reading the body, too
         command = self._body.decode(await read_body(headers, receive), path)
-        accepted = await api.handler.handle(
-            command.decide,
-            self._source(command, principal.actor, wished.if_match),
-            principal=principal.actor,
-            key=wished.key,
-            body_mac=b"" if wished.key is None else self._mac(scope, command),
-        )
+        with api.place():
+            accepted = await api.handler.handle(
+                command.decide,
+                self._source(command, principal.actor, wished.if_match),
+                principal=principal.actor,
+                key=wished.key,
+                body_mac=b"" if wished.key is None else self._mac(scope, command),
+            )
         return accepted, wished
 
     async def _ending(self, operation: str | None, wait_s: int | None) -> Ending | None:

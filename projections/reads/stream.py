@@ -27,6 +27,7 @@ from projections.reads.problems import InvalidParameter, Problem, TooManyStreams
 CLIENTS_MAX = 200
 QUEUE_CHUNKS_MAX = 256
 QUEUE_BYTES_MAX = 8 * 1024 * 1024
+PIECE_BYTES = 64 * 1024
 HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 20.0
 LOOK_INTERVAL_S = 5.0
@@ -148,10 +149,13 @@ class Hub:
         # All kinds, not only those wanted now: who joins during the query may want others.
         while self._clients and self.position < now:
             found = await changes(self.reads, KINDS, self.position, now)
+            # Clients that want the same share the bytes: what waits for the slow is there once.
+            chunks: dict[frozenset[str], bytes] = {}
             for client in self._clients:
-                data = chunk(found, client.kinds)
-                if data:
-                    client.offer(data)
+                if client.kinds not in chunks:
+                    chunks[client.kinds] = chunk(found, client.kinds)
+                if chunks[client.kinds]:
+                    client.offer(chunks[client.kinds])
             if not found:
                 break
             self.position = found[-1].position
@@ -222,8 +226,11 @@ class EventStream(Response):
 
 
 async def _send(send: Send, data: bytes) -> None:
+    """Send by pieces: the connection buffers the one at hand, however slow the client is."""
     async with asyncio.timeout(SEND_TIMEOUT_S):
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        for first in range(0, len(data), PIECE_BYTES):
+            piece = data[first : first + PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 async def _left(receive: Receive) -> None:
