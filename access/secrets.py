@@ -34,6 +34,7 @@ class EngineSecret:
             raise UnusableKey(message)
         self._body_key = _derive(key, "request body/1")
         self._enrolment_key = _derive(key, "host enrolment/1")
+        self._migration_key = _derive(key, "migration ticket/1")
 
     @classmethod
     def load_or_create(cls, path: Path) -> "EngineSecret":
@@ -71,6 +72,15 @@ class EngineSecret:
             message = "an enrolment token's id has 1 to 64 letters, digits, - and _"
             raise ValueError(message)
         mac = hmac.digest(self._enrolment_key, token_id.encode(), "sha256")
+        return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+    def migration_ticket(self, migration: str, vm: str, destination: str) -> str:
+        """The ticket by which one migration's source is let in at its destination.
+
+        Being derived it is stored nowhere; the source is given it, the destination its digest.
+        """
+        text = f"{migration}/{vm}/{destination}".encode()
+        mac = hmac.digest(self._migration_key, text, "sha256")
         return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
     def enrolment_digest(self, token_id: str) -> str:

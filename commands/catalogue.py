@@ -16,14 +16,25 @@ from commands.host import remove as host_remove
 from commands.host import token as host_token
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
-from commands.vm import create, reboot, remove, resume, shutdown, start, stop, suspend, update
+from commands.vm import (
+    create,
+    migrate,
+    reboot,
+    remove,
+    resume,
+    shutdown,
+    start,
+    stop,
+    suspend,
+    update,
+)
 
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_remove),
     *(add, host_token, approve, activate, host_maintenance, confirm_off, confirm_state),
     *(host_remove, force_remove),
-    *(create, update, start, resume, shutdown, stop, reboot, suspend, remove),
+    *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
     cancel,
 )
 """The modules whose commands make up the product."""

@@ -25,7 +25,10 @@ _log = structlog.get_logger(__name__)
 class Abilities:
     """One host's abilities, kept in its state folder so that hello need not wait for libvirt."""
 
-    def __init__(self, driver: Driver, folder: Path, timings: Timings) -> None:
+    def __init__(
+        self, driver: Driver, folder: Path, timings: Timings, *, migration_address: str = ""
+    ) -> None:
+        self._migration_address = migration_address
         self._driver = driver
         self._path = folder / CAPABILITIES_NAME
         self._timings = timings
@@ -56,7 +59,10 @@ class Abilities:
             _log.warning("abilities not known", error=repr(error))
             return None
         return msgspec.structs.replace(
-            able, agent_version=AGENT_VERSION, hostname=able.hostname or platform.node()
+            able,
+            agent_version=AGENT_VERSION,
+            hostname=able.hostname or platform.node(),
+            migration_address=self._migration_address,
         )
 
     def _remember(self, able: Capabilities) -> None:

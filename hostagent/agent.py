@@ -39,7 +39,8 @@ from hostagent.journal import Journal
 from hostagent.lanes import Lanes
 from hostagent.link import Link
 from hostagent.metrics import Metrics
-from hostagent.reconcile import Adopt, End, Ending, RunJob, Situation, Start, decide
+from hostagent.migrations import MigrationSetup, Mover
+from hostagent.reconcile import Adopt, End, Ending, Land, RunJob, Situation, Start, decide
 from hostagent.records import LossAnswered, Resets, RunKey
 from hostagent.runs import Runs
 from hostagent.tasks import run_together
@@ -63,6 +64,7 @@ class HostAgent:
         *,
         timings: Timings | None = None,
         metrics: Metrics | None = None,
+        migrations: MigrationSetup | None = None,
     ) -> None:
         self.identity = identity
         self.metrics = metrics or Metrics()
@@ -75,8 +77,10 @@ class HostAgent:
         self._gateway = gateway
         self._guests = Guests(self.desk)
         self._runs = Runs(self.desk, self.lanes)
-        self._jobs = Jobs(self.desk, self.lanes)
-        self._abilities = Abilities(driver, journal.folder, timings)
+        self._mover = Mover(self.desk, self._runs, migrations) if migrations is not None else None
+        self._jobs = Jobs(self.desk, self.lanes, self._mover)
+        address = migrations.address if migrations is not None else ""
+        self._abilities = Abilities(driver, journal.folder, timings, migration_address=address)
         self._resets: Counter[RunKey] = Counter()
         self._full_due = False
         self._all_heard = False
@@ -96,6 +100,7 @@ class HostAgent:
                     self._sample_for_ever(),
                     self._guests.run(),
                     self.link.run(),
+                    *((self._mover.run(),) if self._mover is not None else ()),
                 )
             )
         finally:
@@ -288,6 +293,8 @@ class HostAgent:
                     self.lanes.run(action.item.vm, "start", self._runs.start(action.item))
                 case Adopt():
                     self.lanes.run(action.run.vm, "adopt", self._runs.adopt(action.run))
+                case Land():
+                    self.lanes.run(action.run.vm, "land", self._runs.land(action.run))
                 case End():
                     self._end(action)
                 case RunJob(job=job, resumed=resumed):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from events.wire.agent import IntentVm, VmState, VmStateItem
+from events.wire.agent import IntentVm, Role, VmState, VmStateItem
 from hostagent.driver import Domain, Guest
 from hostagent.records import Remembered, Run, RunKey
 
@@ -38,6 +38,9 @@ def describe(
     guest: Guest | None,
 ) -> VmStateItem:
     """Return what is known of one incarnation."""
+    awaited = item is not None and item.role is Role.INCOMING
+    if run is not None and awaited and not _came_by(run, item):
+        run = None  # It was here before, and comes again: what was is over.
     if domain is None and run is not None and run.tombstone is not None:
         return VmStateItem(
             vm=key.vm,
@@ -50,7 +53,10 @@ def describe(
         )
     if domain is None:
         # Not there, but nobody made certain yet that it is over: as the engine knows it.
-        ran = (run is not None and run.done is not None) or (item is not None and item.started)
+        coming = item is not None and item.receiving is not None
+        ran = (run is not None and run.done is not None) or (
+            item is not None and item.started and not coming
+        )
         state = VmState.RUNNING if ran else VmState.STARTING
     elif run is not None and run.begun is not None and run.done is None:
         state = VmState.STARTING
@@ -69,3 +75,10 @@ def describe(
         addresses=seen.addresses,
         operating_system=seen.operating_system,
     )
+
+
+def _came_by(run: Run, item: IntentVm | None) -> bool:
+    """Tell whether what is remembered of a run is about the migration that is ordered now."""
+    if item is None or item.receiving is None:
+        return True
+    return run.arrival == item.receiving.migration

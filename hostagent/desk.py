@@ -130,7 +130,9 @@ class Desk:
         for item in items:
             if isinstance(item, VmStateItem) and item.state is VmState.ABSENT:
                 key = RunKey(item.vm, item.incarnation)
-                self.intent.pop(key, None)
+                ordered = self.intent.get(key)
+                if ordered is None or ordered.role is not Role.INCOMING:  # it may come again
+                    self.intent.pop(key, None)
                 self.reported.pop(key, None)
             elif isinstance(item, JobItem) and item.state is not JobState.RUNNING:
                 self.jobs.pop(item.job, None)

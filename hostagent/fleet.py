@@ -21,7 +21,9 @@ from hostagent.driver import Driver
 from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
 from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
 from hostagent.journal import Journal
+from hostagent.libvirt_host import HostDriver
 from hostagent.metrics import Metrics
+from hostagent.migrations import MigrationSetup
 from hostagent.renewal import Renewal
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_state import Control, Do
@@ -41,12 +43,16 @@ class NotJoinedError(Exception):
 
 
 class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """One host of a fleet: its state folder (see `join`), its driver, and what identifies it."""
+    """One host of a fleet: its state folder (see `join`), its driver, and what identifies it.
+
+    `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part.
+    """
 
     folder: Path
     make_driver: Callable[[], Driver]
     hardware: str
     boot_id_path: Path = BOOT_ID_PATH
+    migration_address: str = ""
 
 
 class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +76,19 @@ def simulated_host(folder: Path, *, name: str, hardware: str) -> HostSetup:
         make_driver=lambda: SimulatedDriver(machine, name=name),
         hardware=hardware,
         boot_id_path=machine / BOOT_ID_NAME,
+    )
+
+
+def _migrations(setup: HostSetup, driver: Driver) -> MigrationSetup | None:
+    """Return how a host takes part in migrations; None where it does not."""
+    if not setup.migration_address or not isinstance(driver, HostDriver):
+        return None
+    return MigrationSetup(
+        address=setup.migration_address,
+        certificate=setup.folder / CERTIFICATE_NAME,
+        key=setup.folder / KEY_NAME,
+        trust=setup.folder / TRUST_NAME,
+        moves=driver,
     )
 
 
@@ -169,6 +188,7 @@ class Fleet:
             Journal.open(setup.folder / JOURNAL_FOLDER),
             timings=self._timings,
             metrics=self.metrics,
+            migrations=_migrations(setup, driver),
         )
 
     def _health_of(self, setup: HostSetup) -> HostHealth:

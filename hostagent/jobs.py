@@ -8,6 +8,7 @@
 | vm.reboot      | failed: nobody knows                    | finished                           |
 | vm.suspend     | done if the memory is whole, else again | finished                           |
 | vm.continue    | done again                              | finished                           |
+| vm.migrate     | done if the VM is gone, else failed     | finished (its order says: cancel)  |
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from events.wire.agent import JobState
 from hostagent.desk import Desk, utc_now
 from hostagent.driver import Domain, DriverError, UnknownStateError
 from hostagent.lanes import Lanes
+from hostagent.migrations import Mover
 from hostagent.records import JobBegun, JobEnded, Record, RunKey
 from hostagent.runs import DETAIL_CHARACTERS_MAX, say_absent, tombstone
 
@@ -39,8 +41,9 @@ class JobFailedError(Exception):
 class Jobs:
     """Carries out jobs."""
 
-    def __init__(self, desk: Desk, lanes: Lanes) -> None:
+    def __init__(self, desk: Desk, lanes: Lanes, mover: Mover | None = None) -> None:
         self._desk = desk
+        self._mover = mover
         self._lanes = lanes
         self._work = {
             JobKind.DISK_CREATE: self._create_disks,
@@ -49,6 +52,7 @@ class Jobs:
             JobKind.VM_REBOOT: self._reboot,
             JobKind.VM_SUSPEND: self._suspend,
             JobKind.VM_CONTINUE: self._continue,
+            JobKind.VM_MIGRATE: self._migrate,
         }
 
     async def run(self, job: Job, *, resumed: bool) -> None:
@@ -83,6 +87,8 @@ class Jobs:
             if records:
                 say_absent(desk, RunKey(job.vm, job.incarnation))
             desk.tell_job(job, JobState.DONE)
+            if self._mover is not None and job.kind is JobKind.VM_MIGRATE:
+                await self._mover.say_departed(job)
 
     async def give_up(self, job: Job) -> None:
         """Let a withdrawn job that is not under way count as failed, for good."""
@@ -222,6 +228,34 @@ class Jobs:
             if (await self._domain(job)).paused:
                 raise JobFailedError("the VM paused again at once")
         return ()
+
+    async def _migrate(self, job: Job, *, resumed: bool) -> tuple[Record, ...]:
+        """Send the VM away. Whatever the sending said, what is here afterwards decides."""
+        desk, key, failure = self._desk, RunKey(job.vm, job.incarnation), ""
+        if self._mover is None or job.sending is None:
+            raise JobFailedError("this host's agent takes no part in migrations")
+        if not resumed:
+            await self._domain(job)
+            try:
+                async with self._lanes.copies:
+                    await self._mover.send(job)
+            except UnknownStateError:
+                raise
+            except (DriverError, OSError, TimeoutError) as error:
+                failure = str(error) or repr(error)
+        elif await self._mover.still_sends(job):
+            raise UnknownStateError("libvirt has not yet given up what an agent before began")
+        domain = await desk.list_domain(key)
+        if domain is None:
+            run, seen = desk.journal.known.runs.get(key), desk.endings.get(key)
+            if run is not None and run.tombstone is not None:
+                return ()
+            left = seen is None or seen.reason is DownReason.MIGRATED
+            reason = DownReason.MIGRATED if left or seen is None else seen.reason
+            return (tombstone(key, reason, "" if seen is None else seen.detail),)
+        if domain.held:
+            raise UnknownStateError("libvirt holds the VM still for a migration")
+        raise JobFailedError(failure or "the agent was interrupted; the VM stays where it is")
 
     async def _domain(self, job: Job) -> Domain:
         domain = await self._desk.list_domain(RunKey(job.vm, job.incarnation))

@@ -288,6 +288,43 @@ class Libvirt:
         self._needed(connection, uuid).resume()
 
     @_translated
+    def migrate(self, connection: Connection, uuid: str, libvirtd: str, stream: str) -> None:
+        """Move a domain to another host, where it stands still."""
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PEER2PEER
+            | libvirt.VIR_MIGRATE_PAUSED  # it runs once this host has nothing of it for certain
+            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+            | libvirt.VIR_MIGRATE_UNSAFE  # that the folder is shared is known by its id
+        )
+        parameters = {libvirt.VIR_MIGRATE_PARAM_URI: stream}
+        self._needed(connection, uuid).migrateToURI3(libvirtd, parameters, flags)
+
+    @_translated
+    def migrated_percent(self, connection: Connection, uuid: str) -> int | None:
+        """Return how far a domain's job has come."""
+        domain = self._domain(connection, uuid)
+        if domain is None:
+            return None
+        figures = domain.jobStats(0)
+        if figures.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+            return None
+        total = figures.get("memory_total", 0)
+        left = figures.get("memory_remaining", total)
+        return 0 if not total else max(0, min(99, 100 * (total - left) // total))
+
+    @_translated
+    def abort_job(self, connection: Connection, uuid: str) -> None:
+        """Abort a domain's job."""
+        domain = self._domain(connection, uuid)
+        if domain is not None:
+            try:
+                domain.abortJob()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+
+    @_translated
     def has_no_space(self, connection: Connection, uuid: str) -> bool:
         """Whether a disk stopped for want of space."""
         errors = self._needed(connection, uuid).diskErrors(0)

@@ -93,6 +93,7 @@ DOWN_REASONS = {
     Stopped.CRASHED: DownReason.CRASHED,
     Stopped.SAVED: DownReason.SUSPENDED,
     Stopped.FAILED: DownReason.CRASHED,
+    Stopped.MIGRATED: DownReason.MIGRATED,
 }
 DOWN_DETAILS = {
     Stopped.SHUTDOWN: "the guest shut down",

@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -44,6 +44,7 @@ from hostagent.libvirt_samples import Sampler, host_memory_bytes
 from hostagent.libvirt_storage import Storage
 from hostagent.libvirt_watch import Watch
 
+SEND_POLL_S = 0.3
 CONSOLE_PASSWORD_BYTES = 6  # eight letters, all that VNC looks at
 
 log = structlog.get_logger()
@@ -137,6 +138,7 @@ class HostDriver:
             hypervisor_version=abilities.hypervisor_version,
             agent_version=self._options.agent_version,
             hostname=abilities.host_name,
+            storage_id=await self._watch.work(self._storage.shared_id),
         )
 
     def _bridges(self) -> tuple[str, ...]:
@@ -305,6 +307,49 @@ class HostDriver:
                 return
             await self._needed(vm, incarnation)
             await self._memory.save(vm, incarnation, file)
+
+    def expect(self, spec: RunSpec) -> None:
+        """Know a run that is about to come in, so that what happens to it is told."""
+        self._watch.interpreter.know(spec.vm, spec.incarnation, paused=True)
+
+    @property
+    def storage_folder(self) -> Path:
+        """Where volumes and images lie."""
+        return self._storage.folder
+
+    async def send(
+        self, vm: str, incarnation: int, folder: Path, on_progress: Callable[[int], bool]
+    ) -> None:
+        """Move a run to where the sockets in `folder` lead; there it stands still.
+
+        `on_progress` is told the percent and answers whether to go on. Raises DriverError where it
+        failed; whether it did is known only from what is here afterwards.
+        """
+        await self._needed(vm, incarnation)
+        libvirtd = f"qemu+unix:///system?socket={folder / 'libvirt.sock'}"
+        stream = f"unix://{folder / 'qemu.sock'}"
+        moving = asyncio.ensure_future(
+            self._watch.call(
+                lambda libvirt: self._hypervisor.migrate(libvirt, vm, libvirtd, stream), long=True
+            )
+        )
+        try:
+            while not (await asyncio.wait({moving}, timeout=SEND_POLL_S))[0]:
+                percent = await self.sent_percent(vm)
+                if not on_progress(percent or 0):
+                    await self._watch.call(lambda lv: self._hypervisor.abort_job(lv, vm))
+            await moving
+        finally:
+            moving.cancel()
+
+    async def sent_percent(self, vm: str) -> int | None:
+        """Return how far a run's sending, or any job on it, has come; None if there is none."""
+        try:
+            return await self._watch.call(lambda lv: self._hypervisor.migrated_percent(lv, vm))
+        except LostConnectionError:
+            raise
+        except DriverError:
+            return None
 
     async def guest(self, vm: str, incarnation: int) -> Guest | None:
         """Ask the guest's agent; None if it does not answer in time."""

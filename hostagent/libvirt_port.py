@@ -104,6 +104,20 @@ class Hypervisor(Protocol):
         """Let the CPUs run."""
         ...
 
+    def migrate(self, connection: Connection, uuid: str, libvirtd: str, stream: str) -> None:
+        """Move a domain to the libvirtd at the first URI, its memory to the second; there it stands
+        still. Returns when nothing of it is left here.
+        """
+        ...
+
+    def migrated_percent(self, connection: Connection, uuid: str) -> int | None:
+        """Return how far a domain's job has come; None if it has none."""
+        ...
+
+    def abort_job(self, connection: Connection, uuid: str) -> None:
+        """Abort a domain's job; no error if it has none."""
+        ...
+
     def has_no_space(self, connection: Connection, uuid: str) -> bool:
         """Whether a disk of a paused domain stopped for want of space."""
         ...

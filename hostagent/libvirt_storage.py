@@ -17,6 +17,8 @@ QCOW2_HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and s
 QCOW2_INCOMPATIBLE_OFFSET = 72
 QCOW2_EXTERNAL_DATA = 1 << 2
 QCOW2_CORRUPT = 1 << 1
+STORAGE_ID_NAME = "storage-id"
+STORAGE_ID_BYTES_MAX = 200
 SAVED_MAGIC = b"LibvirtQemudSave"
 UNFINISHED_MAGIC = b"LibvirtQemudPart"
 HEADER_BYTES = 104
@@ -188,6 +190,17 @@ class Storage:
         """Return the room that is left."""
         status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
+
+    def shared_id(self) -> str:
+        """Return what names this folder where hosts share it: the id in its file `storage-id`, and
+        its path, which must be the same on each; "" where it has no such file.
+        """
+        try:
+            with (self.folder / STORAGE_ID_NAME).open("rb") as file:
+                text = file.read(STORAGE_ID_BYTES_MAX).decode("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return f"{text}:{self.folder}" if text else ""
 
     def takes_direct_io(self) -> bool:
         """Whether files here can be opened past the page cache (tmpfs may refuse)."""

@@ -12,6 +12,8 @@ an order of this session, and never where an older one may still be about.
 | run            | did run, no domain            | end, with the reason that was seen              |
 | run            | ended before                  | none (its absence is reported)                  |
 | absent         | runs, or may                  | destroy, end with the order's reason            |
+| incoming       | anything                      | none, until the engine says what became of it   |
+| run            | came in, and stands still     | land: let it run, the source has let go of it   |
 | any            | runs although it had ended    | destroy: the promise is kept                    |
 | (not ordered)  | runs                          | none; reported, and the engine decides          |
 | (not ordered)  | begun, no domain              | end quietly                                     |
@@ -93,6 +95,12 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     destroy: bool = False
 
 
+class Land(msgspec.Struct, frozen=True, kw_only=True):
+    """Let the incarnation run that came in by a migration: its source has nothing of it."""
+
+    run: RunKey
+
+
 class RunJob(msgspec.Struct, frozen=True, kw_only=True):
     """Do a job; `resumed` if it was begun before and its outcome is not known."""
 
@@ -100,7 +108,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
 
 
-Action = Start | Adopt | End | RunJob
+Action = Start | Adopt | End | Land | RunJob
 
 
 def decide(situation: Situation) -> tuple[Action, ...]:
@@ -126,7 +134,7 @@ def _preempts(situation: Situation, action: Action) -> bool:
     return item is not None and item.role is Role.ABSENT
 
 
-def _run_actions(situation: Situation) -> Iterator[Start | Adopt | End]:
+def _run_actions(situation: Situation) -> Iterator[Start | Adopt | End | Land]:
     keys = set(situation.intent) | set(situation.domains)
     keys |= {RunKey(run.vm, run.incarnation) for run in situation.remembered.open_runs()}
     # Older incarnations first: they must be over before a newer one starts.
@@ -140,7 +148,7 @@ def _run_actions(situation: Situation) -> Iterator[Start | Adopt | End]:
             yield action
 
 
-def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | None:
+def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | Land | None:
     item = situation.intent.get(key)
     run = situation.remembered.runs.get(key)
     if item is None:
@@ -150,6 +158,10 @@ def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | None:
         return End(run=key, reason=promise.reason, detail=promise.detail, destroy=True)
     if item.role is Role.ABSENT:
         return End(run=key, reason=_ordered_reason(item), destroy=True)
+    if item.role is Role.INCOMING:
+        return None
+    if run is not None and run.arrival and run.done is None:
+        return Land(run=key)
     if run is None or run.done is None:
         return Adopt(run=key)
     return None
@@ -162,7 +174,9 @@ def _without_domain(situation: Situation, key: RunKey) -> Start | End | None:
         return None
     if item is not None and item.role is Role.ABSENT:
         return _order_absent(situation, item, run)
-    if _left_to_suspend(situation, key):
+    if item is not None and item.role is Role.INCOMING:
+        return _not_there_yet(situation, key, run)
+    if _left_to_job(situation, key):
         return None
     if run is not None and run.begun is not None and run.done is None:
         return _begun_and_not_there(situation, key, run)
@@ -182,6 +196,13 @@ def _order_absent(situation: Situation, item: IntentVm, run: Run | None) -> End:
     )
 
 
+def _not_there_yet(situation: Situation, key: RunKey, run: Run | None) -> End | None:
+    """What comes in may do so at any time, but into the boot that it was announced in."""
+    if run is None or run.boot == situation.boot:
+        return None
+    return End(run=key, reason=DownReason.HOST_LOST, detail="the host was restarted")
+
+
 def _begun_and_not_there(situation: Situation, key: RunKey, run: Run) -> End:
     if run.boot != situation.boot:
         return End(
@@ -189,6 +210,9 @@ def _begun_and_not_there(situation: Situation, key: RunKey, run: Run) -> End:
             reason=DownReason.HOST_LOST,
             detail="the host was restarted while the VM was being started",
         )
+    if run.arrival:
+        detail = "the VM did not come in whole"
+        return End(run=key, reason=DownReason.CRASHED, detail=detail, destroy=True)
     # Destroyed nevertheless: a start that outlived its agent may still be on its way. It may even
     # have run: then "start failed" would let a memory be restored a second time.
     return End(
@@ -277,11 +301,12 @@ def _shutdown_asked(situation: Situation, key: RunKey) -> bool:
     )
 
 
-def _left_to_suspend(situation: Situation, key: RunKey) -> bool:
-    """Whether a suspend that was begun, and is still wanted, is to find out how the run ended."""
+def _left_to_job(situation: Situation, key: RunKey) -> bool:
+    """Whether a job that ends the run was begun, is wanted, and is to find out how it ended."""
     return any(
         known.state is None and known.job in situation.jobs
-        for known in _jobs_of(situation, key, JobKind.VM_SUSPEND)
+        for kind in (JobKind.VM_SUSPEND, JobKind.VM_MIGRATE)
+        for known in _jobs_of(situation, key, kind)
     )
 
 

@@ -38,6 +38,16 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     time: dt.datetime
 
 
+class Expected(msgspec.Struct, frozen=True, kw_only=True, tag="expected"):
+    """The incarnation may come in by this migration from now on; what was before it is over."""
+
+    vm: str
+    incarnation: int
+    boot: str
+    migration: str
+    time: dt.datetime
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     """The incarnation runs: it was started, or found running."""
 
@@ -105,6 +115,7 @@ class LossAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="loss_answered
 
 Record = (
     Begun
+    | Expected
     | Done
     | Up
     | Resets
@@ -123,6 +134,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     vm: str
     incarnation: int
     boot: str = ""
+    arrival: str = ""
     restored: bool = False
     begun: dt.datetime | None = None
     done: dt.datetime | None = None
@@ -133,10 +145,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def records(self) -> Iterator[Record]:
         """Yield the records from which this follows."""
         vm, incarnation = self.vm, self.incarnation
+        if self.arrival and self.begun is not None:
+            yield Expected(
+                vm=vm,
+                incarnation=incarnation,
+                boot=self.boot,
+                migration=self.arrival,
+                time=self.begun,
+            )
         if self.tombstone is not None:
             # A run that is over needs no more than its promise, and whether it used up a memory.
             yield self.tombstone
-        if self.begun is not None and (self.tombstone is None or self.restored):
+        begun_here = self.begun is not None and not self.arrival
+        if self.begun is not None and begun_here and (self.tombstone is None or self.restored):
             yield Begun(
                 vm=vm,
                 incarnation=incarnation,
@@ -204,6 +225,16 @@ class Remembered:
     def apply(self, record: Record) -> None:
         """Take up one record; a record that says what is known already changes nothing."""
         match record:
+            case Expected():
+                key = RunKey(record.vm, record.incarnation)
+                self.runs[key] = Run(
+                    vm=key.vm,
+                    incarnation=key.incarnation,
+                    boot=record.boot,
+                    arrival=record.migration,
+                    begun=record.time,
+                )
+                self._incarnations.setdefault(key.vm, set()).add(key.incarnation)
             case Begun() | Done() | Up() | Resets() | Tombstone():
                 self._apply_to_run(record)
             case JobBegun() | JobEnded():

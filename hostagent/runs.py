@@ -81,6 +81,19 @@ class Runs:
         await desk.journal.write(*records)
         _log.info("adopted", vm=key.vm, incarnation=key.incarnation)
 
+    async def land(self, key: RunKey) -> None:
+        """Let an incarnation run that came in, now that its source has nothing of it."""
+        desk = self._desk
+        run = desk.journal.known.runs.get(key)
+        if run is None or not run.arrival or run.tombstone is not None or run.done is not None:
+            return
+        async with self._lanes.calls, asyncio.timeout(desk.timings.call_timeout_s):
+            await desk.driver.resume(key.vm, key.incarnation)
+        await desk.journal.write(Done(vm=key.vm, incarnation=key.incarnation, time=utc_now()))
+        desk.touched.add(key.vm)
+        _log.info("landed", vm=key.vm, incarnation=key.incarnation)
+        desk.wake.set()
+
     async def end(self, action: End) -> None:
         """See to it that an incarnation is gone, promise that it stays so, and say it."""
         desk, key = self._desk, action.run

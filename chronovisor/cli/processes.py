@@ -169,6 +169,10 @@ def agent_run(
         str | None,
         typer.Option(help="Serve health and metrics: 127.0.0.1:PORT or a Unix socket's path."),
     ] = None,
+    migration: Annotated[
+        str,
+        typer.Option(help="Send and take in running VMs: this host's ADDRESS or ADDRESS:PORT."),
+    ] = "",
     time_scale: Annotated[
         float, typer.Option(help="Multiplies every time-out.", envvar="CHRONOVISOR_TIME_SCALE")
     ] = 1.0,
@@ -179,7 +183,13 @@ def agent_run(
     from hostagent.process import run_agent
 
     process = real_agent(
-        folder, libvirt, storage=storage, hardware=hardware, time_scale=time_scale, status=status
+        folder,
+        libvirt,
+        storage=storage,
+        hardware=hardware,
+        time_scale=time_scale,
+        status=status,
+        migration=migration,
     )
     run_part("agent", lambda stop: run_agent(process, stop))
 

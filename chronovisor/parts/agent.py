@@ -12,6 +12,7 @@ from hostagent.identity import read_hardware_id
 from hostagent.process import AgentProcess, run_agent
 
 STORAGE = "storage"
+MIGRATION_PORT = 54329
 
 
 async def run(
@@ -38,6 +39,7 @@ def real_agent(
     hardware: str | None = None,
     time_scale: float = 1.0,
     status: str | None = None,
+    migration: str = "",
 ) -> AgentProcess:
     """Return the process of this machine's agent; VMs' files lie in `storage`."""
     from hostagent.libvirt_driver import LibvirtDriver  # noqa: PLC0415 - needs the extra `host`
@@ -48,5 +50,12 @@ def real_agent(
         folder=folder,
         make_driver=lambda: LibvirtDriver(uri, place),
         hardware=hardware if hardware is not None else read_hardware_id(),
+        migration_address=_with_port(migration),
     )
     return AgentProcess(hosts=(setup,), time_scale=time_scale, status=status)
+
+
+def _with_port(address: str) -> str:
+    """Return ADDRESS:PORT of an address that may come without its port."""
+    has_port = address.rpartition(":")[2].isdigit() and not address.endswith("]")
+    return address if not address or has_port else f"{address}:{MIGRATION_PORT}"

@@ -140,6 +140,7 @@ class Engine:
                 compare_s=settings.hosts.compare_interval_s * scale,
             ),
             Renewals(self._handler, enrolment),
+            self._secret.migration_ticket,
         )
         return server_config(
             gateway.app(),

@@ -48,6 +48,7 @@ from events.wire.agent import (
     CapabilitiesItem,
     FullStateItem,
     Hello,
+    Intent,
     Item,
     JobItem,
     Orders,
@@ -72,6 +73,10 @@ SourceFor = Callable[[str], ContextSource]
 """Gives the source of contexts for an actor."""
 
 
+Ticket = Callable[[str, str, str], str]
+"""Gives the ticket of a migration (its id) of a VM to a host."""
+
+
 class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     """What agents are told to keep, in seconds."""
 
@@ -83,7 +88,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 class Gateway:
     """Answers agents. An agent is heard for its own host only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the gateway joins what others are built from
         self,
         handler: Handler,
         reader: LogReader,
@@ -93,6 +98,7 @@ class Gateway:
         source_for: SourceFor,
         intervals: Intervals,
         renewals: Renewals,
+        ticket: Ticket | None = None,
     ) -> None:
         self._handler = handler
         self._reader = reader
@@ -101,6 +107,7 @@ class Gateway:
         self._telemetry = telemetry
         self._source_for = source_for
         self._intervals = intervals
+        self._ticket = ticket
         self._renewals = renewals
         self._desks: dict[str, _Desk] = {}
 
@@ -152,7 +159,7 @@ class Gateway:
             Welcome(
                 session=answer["session"],
                 protocol=answer["protocol"],
-                intent=self._view.intent(host),
+                intent=self._with_tickets(self._view.intent(host), host),
                 telemetry_interval_s=self._intervals.telemetry_s,
                 poll_s=self._intervals.poll_s,
                 compare_interval_s=self._intervals.compare_s,
@@ -176,7 +183,7 @@ class Gateway:
                 ) from None
             left_s = deadline - asyncio.get_running_loop().time()
             if changes is not None:
-                return _json(Orders(changes=changes))
+                return _json(Orders(changes=self._with_tickets(changes, host)))
             if left_s <= 0:
                 return Response(status_code=204)
             try:
@@ -184,6 +191,30 @@ class Gateway:
                     await signal.wait()
             except TimeoutError:
                 continue
+
+    def _with_tickets(self, intent: Intent, host: str) -> Intent:
+        """Give a migration's source its ticket, and its destination the ticket's digest."""
+        if self._ticket is None:
+            return intent
+        jobs = []
+        for job in intent.jobs:
+            sending = job.sending
+            if sending is not None:
+                migration = job.id.partition("/")[0]
+                secret = self._ticket(migration, job.vm, sending.destination)
+                sending = msgspec.structs.replace(sending, ticket=secret)
+                job = msgspec.structs.replace(job, sending=sending)  # noqa: PLW2901
+            jobs.append(job)
+        vms = []
+        for item in intent.vms:
+            receiving = item.receiving
+            if receiving is not None:
+                secret = self._ticket(receiving.migration, item.vm, host)
+                digest = hashlib.sha256(secret.encode()).hexdigest()
+                receiving = msgspec.structs.replace(receiving, ticket_sha256=digest)
+                item = msgspec.structs.replace(item, receiving=receiving)  # noqa: PLW2901
+            vms.append(item)
+        return msgspec.structs.replace(intent, jobs=tuple(jobs), vms=tuple(vms))
 
     async def _report(self, request: Request, host: str) -> Response:
         report = await _body(request, Report)

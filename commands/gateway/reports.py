@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from commands.gateway import restored
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Fold, World
+from commands.state import migrations
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
 from commands.state.orders import order_job
@@ -38,6 +39,8 @@ PROGRESS_STEP_PERCENT = 5
 """Progress in smaller steps than this is not worth an event."""
 SKEW_S_MAX = 5.0
 _BOOTING = frozenset({VmStatus.POWERING_UP, VmStatus.RESTORING_STATE})
+_MAY_PAUSE = frozenset({VmStatus.PAUSED, VmStatus.SAVING_STATE, VmStatus.MIGRATING})
+"""Where a pause is known already, or a part of what goes on."""
 _ENDED_BY_ORDER = frozenset({DownReason.ADMIN, DownReason.WITHDRAWN})
 
 
@@ -80,7 +83,12 @@ def decide_vm_state(
     for event in restored.adoption(world, host.state, vm.state, item):
         vm.add(event)
     run = vm.state.run
-    if run is None or run.host != host.id or run.incarnation != item.incarnation:
+    migration = migrations.moving(vm.state, host.id, item.incarnation)
+    if migration is not None:
+        arrival = migrations.at_destination(vm.state, migration, item)
+        if arrival is not None:
+            vm.add(arrival)
+    elif run is None or run.host != host.id or run.incarnation != item.incarnation:
         _stale(vm, host, item)
     elif item.state is Reported.ABSENT:
         _ended(vm, host, run, item)
@@ -161,9 +169,14 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
             )
         )
         return
-    reason = item.reason or DownReason.CRASHED
+    reason: DownReason = item.reason or DownReason.CRASHED
     if reason is DownReason.WITHDRAWN and run.started:
         reason = DownReason.ADMIN  # It had begun to run before the order to drop it came.
+    if migrations.departs(state):
+        for new in migrations.departure(state, reason, item.detail):
+            vm.put(new)
+        return
+    reason, detail = migrations.why_ended(state, reason, item.detail)
     vm.add(
         e.VmDown(
             name=state.name,
@@ -171,7 +184,7 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
             host_name=host.state.name,
             incarnation=run.incarnation,
             reason=reason,
-            detail=item.detail,
+            detail=detail,
             restored=_used_memory(run, item, reason),
         )
     )
@@ -191,6 +204,10 @@ def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
     state = vm.state
     assert state is not None  # noqa: S101 - the caller has looked
     name, incarnation = state.name, run.incarnation
+    if state.migration is not None and state.migration.departed:
+        if item.state is Reported.PAUSED:
+            return  # It has arrived, and is about to be let run.
+        vm.add(migrations.landed(state, state.migration))
     if not run.started:
         started = e.VmStarted(
             name=name,
@@ -206,7 +223,7 @@ def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
     if run.stopping:
         return  # It is being powered off: whatever it does meanwhile is of no interest.
     if item.state is Reported.PAUSED:
-        if vm.state is not None and vm.state.status not in {VmStatus.PAUSED, VmStatus.SAVING_STATE}:
+        if vm.state is not None and vm.state.status not in _MAY_PAUSE:
             reason = item.pause_reason or PauseReason.OTHER
             vm.add(e.VmPaused(name=name, incarnation=incarnation, reason=reason))
     elif vm.state is not None and vm.state.status is VmStatus.PAUSED:

@@ -16,12 +16,12 @@ from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.snapshots import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.orders import is_outdated
-from commands.state.vm import VM, VmState, VmStatus, removed_vm
+from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
 from events.types.job import Job
 from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
-from events.wire.agent import Intent, IntentVm, Role
+from events.wire.agent import Intent, IntentVm, Receiving, Role
 
 State = TypeVar("State")
 WITHDRAWN_JOBS_MAX = 1_000
@@ -266,7 +266,10 @@ def intent_vms(vm: VmState, host: str, restored: int = 0) -> list[IntentVm]:
         for where, incarnation in vm.stale_copies
         if where == host
     ]
-    run = vm.run
+    run, migration = vm.run, vm.migration
+    incoming = migration is not None and not migration.departed and not migration.dropped
+    if migration is not None and incoming and migration.destination == host:
+        items.append(_incoming(vm, migration))
     if run is None or run.host != host:
         return items
     ending = run.stopping or run.withdrawn
@@ -275,11 +278,12 @@ def intent_vms(vm: VmState, host: str, restored: int = 0) -> list[IntentVm]:
         IntentVm(
             vm=vm.id,
             incarnation=run.incarnation,
-            role=Role.ABSENT if ending else Role.RUN,
+            role=Role.ABSENT if ending else _role(migration),
             position=run.position,
             started=run.started or run.position <= restored,
             spec=None if ending else run.spec,
             reason=reason if ending else None,
+            receiving=_receiving(migration) if migration and migration.departed else None,
         )
     )
     return items
@@ -305,3 +309,27 @@ def _hosts(vm: VmState) -> set[str]:
         *(entry.host for entry in vm.jobs),
         *(host for host, _incarnation in vm.stale_copies),
     }
+
+
+def _role(migration: Migration | None) -> Role:
+    leaving = migration is not None and not (migration.departed or migration.failed)
+    return Role.OUTGOING if leaving else Role.RUN
+
+
+def _incoming(vm: VmState, migration: Migration) -> IntentVm:
+    """Return what the destination is to do until the source has let go."""
+    over = migration.failed or vm.run is None
+    return IntentVm(
+        vm=vm.id,
+        incarnation=vm.incarnation,
+        role=Role.ABSENT if over else Role.INCOMING,
+        position=migration.position,
+        started=over,  # whatever there is of it is destroyed
+        spec=None if vm.run is None or over else vm.run.spec,
+        reason=DownReason.WITHDRAWN if over else None,
+        receiving=None if over else _receiving(migration),
+    )
+
+
+def _receiving(migration: Migration) -> Receiving:
+    return Receiving(migration=migration.id, source=migration.source)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from commands.policies import host_maintenance, vm_create, vm_power, vm_remove, vm_start
+from commands.policies import (
+    host_maintenance,
+    vm_create,
+    vm_migrate,
+    vm_power,
+    vm_remove,
+    vm_start,
+)
 from commands.policies.saga import Saga
 
 SAGAS: dict[str, Saga] = {
@@ -11,6 +18,7 @@ SAGAS: dict[str, Saga] = {
         vm_create.SAGA,
         vm_start.SAGA,
         *vm_power.SAGAS,
+        vm_migrate.SAGA,
         vm_remove.SAGA,
         host_maintenance.SAGA,
     )

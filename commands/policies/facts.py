@@ -26,6 +26,7 @@ from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
 from events.types.vm import VmPlaced, VmStaleCopyFound
+from events.types.vm_migration import VmMigrationStarted
 
 State = TypeVar("State")
 Timer = tuple[dt.datetime, str, str]
@@ -218,7 +219,7 @@ class Facts:
         self.vms[key] = after
         self._account(after, 1)
         self._forget_removed(recorded.stream)
-        if isinstance(recorded.event, VmPlaced):
+        if isinstance(recorded.event, VmPlaced | VmMigrationStarted):
             self.give_back(key)
 
     def _account(self, vm: VmState | None, sign: int) -> None:
@@ -312,6 +313,9 @@ def ended_with_host(vm: VmState, host: HostState) -> bool:
         return False
     run = vm.run
     placed_before = run is not None and run.host == host.id and run.position < host.proved_off
+    move = vm.migration
+    if move is not None and not move.dropped and not move.departed:
+        placed_before |= move.destination == host.id and move.position < host.proved_off
     return placed_before or any(where == host.id for where, _incarnation in vm.stale_copies)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from commands.kernel.command import Decision
 from commands.kernel.fold import World
 from commands.policies.facts import ended_with_host, given_up
+from commands.state import migrations
 from commands.state.host import HOST
 from commands.state.orders import is_outdated, withdraw_job, withdraw_run_jobs
 from commands.state.vm import VM, OpenJob
@@ -35,10 +36,13 @@ def end_lost(world: World, vm_id: str, host_id: str) -> Decision:
         for where, incarnation in vm.stale_copies
         if where == host_id
     ]
+    left = msgspec.structs.replace(vm, jobs=tuple(job for job in vm.jobs if job not in undone))
+    moved = migrations.lost_with_host(left, host_id)
+    if moved:
+        return Decision(id=vm_id, events=(*events, *moved), correlation=vm.operation)
     run = vm.run
     if run is None or run.host != host_id or run.position >= host.proved_off:
         return Decision(id=vm_id, events=tuple(events))
-    left = msgspec.structs.replace(vm, jobs=tuple(job for job in vm.jobs if job not in undone))
     down = VmDown(
         name=vm.name,
         host=host_id,

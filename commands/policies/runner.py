@@ -36,6 +36,7 @@ from events.log.port import (
 from events.types import operation as e
 from events.types.policy import PolicyElected
 from events.types.vm import VmPlaced
+from events.types.vm_migration import VmMigrationStarted
 
 POLICY = "operations"
 _STREAM = f"policy/{POLICY}"
@@ -204,9 +205,9 @@ class Runner:
         if not events:
             return False
         placed = {
-            new.stream.partition("/")[2]: new.event.host
+            new.stream.partition("/")[2]: host
             for new in events
-            if isinstance(new.event, VmPlaced)
+            if (host := _place_taken(new)) is not None
         }
         for vm, host in placed.items():
             self._facts.reserve(vm, host)
@@ -376,6 +377,13 @@ def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]
         step=step, input=scene.input, reason=f"{refusal.detail} {refusal.remedy}"
     )
     return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
+
+
+def _place_taken(new: NewEvent) -> str | None:
+    """Return the host whose memory an event takes, if it takes any."""
+    if isinstance(new.event, VmMigrationStarted):
+        return new.event.destination
+    return new.event.host if isinstance(new.event, VmPlaced) else None
 
 
 def _superseded() -> SupersededError:

@@ -57,7 +57,23 @@ def _tried(need: Need, candidate: Candidate) -> str | None:
 
 
 def _left(need: Need, candidate: Candidate) -> str | None:
-    return "The VM runs there." if candidate.host.id == need.leaves else None
+    if candidate.host.id == need.leaves:
+        return "The VM runs there."
+    abilities = candidate.host.capabilities
+    if not need.moves or abilities is None:
+        return None
+    if not abilities.migration_address:
+        return "Its agent takes no VMs in: start it with --migration ADDRESS."
+    if need.storage_id is None or (need.storage_id and need.storage_id == abilities.storage_id):
+        return None
+    return "It does not see the storage folder that the VM's files lie in."
+
+
+def _not_left(need: Need, columns: Columns) -> Mask | None:
+    if not need.moves:
+        return _without(columns, (need.leaves,) if need.leaves else ())
+    hosts = [candidate.host.id for candidate in columns.candidates if _left(need, candidate)]
+    return _without(columns, tuple(hosts))
 
 
 def _without(columns: Columns, hosts: tuple[str, ...]) -> Mask | None:
@@ -173,7 +189,7 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter(
         name="Migration",
-        passing=lambda need, columns: _without(columns, (need.leaves,) if need.leaves else ()),
+        passing=_not_left,
         objection=_left,
     ),
     Filter(name="ClusterInMaintenance", passing=_nowhere, objection=_maintained),

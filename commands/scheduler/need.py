@@ -22,7 +22,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     """What a VM, or its disks, need of a host.
 
     `starts` is False where only disks are to lie there. `leaves` is the host that a running VM is
-    to be moved from; `tried` are hosts that could not start it.
+    to be moved from; `tried` are hosts that could not start it. `moves` is True where it is moved
+    while it runs; `storage_id` names the folder of its files then, None where it has no files.
     """
 
     cluster: str
@@ -37,6 +38,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     only_host: str | None = None
     only_host_why: str = ""
     leaves: str | None = None
+    moves: bool = False
+    storage_id: str | None = None
     tried: tuple[str, ...] = ()
 
 

@@ -8,7 +8,13 @@ from events.types.job import Job, JobKind
 from events.types.vm import VmJobOrdered, VmJobWithdrawn, VmStopRequested
 
 _ABOUT_A_RUN = frozenset(
-    {JobKind.VM_SHUTDOWN, JobKind.VM_REBOOT, JobKind.VM_SUSPEND, JobKind.VM_CONTINUE}
+    {
+        JobKind.VM_SHUTDOWN,
+        JobKind.VM_REBOOT,
+        JobKind.VM_SUSPEND,
+        JobKind.VM_CONTINUE,
+        JobKind.VM_MIGRATE,
+    }
 )
 
 

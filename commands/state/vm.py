@@ -9,6 +9,7 @@ import msgspec
 from commands.kernel.fold import Fold
 from events.envelope import Recorded
 from events.types import vm as e
+from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import Job
 from events.types.run_spec import RunSpec, VmConfiguration
@@ -33,6 +34,7 @@ class VmStatus(enum.StrEnum):
     REBOOT_IN_PROGRESS = "reboot_in_progress"
     POWERING_DOWN = "powering_down"
     SAVING_STATE = "saving_state"
+    MIGRATING = "migrating"
     SUSPENDED = "suspended"
     UNKNOWN = "unknown"
     REMOVING = "removing"
@@ -42,7 +44,8 @@ class VmStatus(enum.StrEnum):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The VM's current run, from being placed until it is down for certain.
 
-    `position` is that of `vm.placed`. `withdrawn` and `stopping` say that the host is to end it.
+    `position` is that from which on it may be there: of `vm.placed`, or of the migration that
+    brought it. `withdrawn` and `stopping` say that the host is to end it.
     """
 
     host: str
@@ -55,6 +58,26 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: bool = False
     stopping: bool = False
     resets: int = 0
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """A move of the run to another host that is not settled on both hosts yet.
+
+    `position` is that of its start. `failed`: the destination is to drop its half. `dropped`: it
+    has. `departed`: the source has nothing any more, for `reason`. `arrived`: the destination runs.
+    """
+
+    id: str
+    source: str
+    destination: str
+    destination_name: str
+    position: int
+    arrived: bool = False
+    failed: bool = False
+    dropped: bool = False
+    departed: bool = False
+    reason: e.DownReason = e.DownReason.MIGRATED
+    detail: str = ""
 
 
 class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +154,7 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     operation: str | None = None
     stale_copies: tuple[tuple[str, int], ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
+    migration: Migration | None = None
 
     def never_ordered(self, incarnation: int) -> bool:
         """Tell whether this log never gave out an incarnation: a restored one has forgotten it."""
@@ -167,9 +191,19 @@ def evolve(state: VmState | None, recorded: Recorded) -> VmState | None:
         return None
     if state.status is VmStatus.REMOVED:
         # A tombstone: only what hosts still owe about it counts.
-        left = _evolve_jobs(state, event, recorded) or _evolve_copies(state, event, recorded)
-        return left or state
-    for part in (_evolve_settings, _evolve_jobs, _evolve_run, _evolve_requests, _evolve_copies):
+        for part in (_evolve_jobs, _evolve_copies, _evolve_migration):
+            left = part(state, event, recorded)
+            if left is not None:
+                return left
+        return state
+    for part in (
+        _evolve_settings,
+        _evolve_jobs,
+        _evolve_run,
+        _evolve_requests,
+        _evolve_copies,
+        _evolve_migration,
+    ):
         changed = part(state, event, recorded)
         if changed is not None:
             return changed
@@ -338,6 +372,68 @@ def _evolve_copies(state: VmState, event: Event, recorded: Recorded) -> VmState 
             return None
 
 
+def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
+    change = msgspec.structs.replace
+    match event:
+        case m.VmMigrationRequested():
+            return change(state, status=VmStatus.MIGRATING, operation=recorded.correlation)
+        case m.VmMigrationStarted():
+            migration = Migration(
+                id=event.migration,
+                source=event.host,
+                destination=event.destination,
+                destination_name=event.destination_name,
+                position=recorded.position,
+            )
+            may_run_on = (*state.may_run_on, event.destination)
+            return change(state, migration=migration, may_run_on=may_run_on)
+        case m.VmMigrationCancelling():
+            return change(state, jobs=tuple(_cancelled(entry) for entry in state.jobs))
+        case m.VmMigrationArrived():
+            return change(state, migration=_moving(state, arrived=True))
+        case m.VmMigrationDeparted():
+            left = tuple(host for host in state.may_run_on if host != event.host)
+            since = state.migration.position if state.migration else recorded.position
+            place = {"host": event.destination, "host_name": event.destination_name}
+            return change(
+                state,
+                run=_run(state, position=since, **place),
+                may_run_on=left,
+                migration=_moving(state, departed=True, reason=event.reason, detail=event.detail),
+            )
+        case m.VmMigrated():
+            return change(state, status=_up_again(state), migration=None)
+        case m.VmMigrationFailed():
+            return change(state, status=_up_again(state), migration=_moving(state, failed=True))
+        case m.VmMigrationDropped():
+            left = tuple(host for host in state.may_run_on if host != event.destination)
+            over = state.migration is not None and (state.migration.failed or state.run is None)
+            moving = None if over else _moving(state, dropped=True)
+            return change(state, may_run_on=left, migration=moving)
+        case _:
+            return None
+
+
+def _cancelled(entry: OpenJob) -> OpenJob:
+    sending = entry.job.sending
+    if sending is None:
+        return entry
+    change = msgspec.structs.replace
+    return change(entry, job=change(entry.job, sending=change(sending, cancelled=True)))
+
+
+def _moving(state: VmState, **changes: object) -> Migration | None:
+    """Return the migration after a change; one that failed and left nothing is over."""
+    if state.migration is None:
+        return None
+    after = msgspec.structs.replace(state.migration, **changes)
+    return None if after.failed and after.dropped else after
+
+
+def _up_again(state: VmState) -> VmStatus:
+    return VmStatus.UP if state.status is VmStatus.MIGRATING else state.status
+
+
 def _done(event: Event) -> bool:
     return isinstance(event, e.VmJobDone)
 
@@ -393,7 +489,12 @@ def _memory_used(state: VmState) -> VmState:
 
 def _ended(state: VmState, host: str) -> VmState:
     may_run_on = tuple(other for other in state.may_run_on if other != host)
-    return msgspec.structs.replace(state, run=None, may_run_on=may_run_on, pause_reason=None)
+    migration = state.migration
+    if migration is not None and (migration.departed or migration.dropped):
+        migration = None
+    return msgspec.structs.replace(
+        state, run=None, may_run_on=may_run_on, pause_reason=None, migration=migration
+    )
 
 
 def removed_vm(key: str, name: str) -> VmState:

@@ -20,6 +20,7 @@ _ALLOWED = frozenset(
         VmStatus.POWERING_UP,
         VmStatus.RESTORING_STATE,
         VmStatus.UP,
+        VmStatus.MIGRATING,
         VmStatus.PAUSED,
         VmStatus.REBOOT_IN_PROGRESS,
         VmStatus.POWERING_DOWN,

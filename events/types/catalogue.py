@@ -6,10 +6,19 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from events.types import cluster, data_center, host, log, operation, policy, vm
+from events.types import cluster, data_center, host, log, operation, policy, vm, vm_migration
 from events.types.base import registered_types
 
-MODULES: tuple[ModuleType, ...] = (data_center, cluster, host, vm, operation, policy, log)
+MODULES: tuple[ModuleType, ...] = (
+    data_center,
+    cluster,
+    host,
+    vm,
+    vm_migration,
+    operation,
+    policy,
+    log,
+)
 """The modules whose event types make up the log: importing this one registers them all."""
 
 TYPES = registered_types()

@@ -22,7 +22,11 @@ def gate_key(host: str) -> str:
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host reports of itself; sizes in bytes."""
+    """What a host reports of itself; sizes in bytes.
+
+    `migration_address` is where its agent takes VMs in ("" if it does not). `storage_id` names the
+    storage folder: hosts that report the same one see the same files ("" if it is the host's own).
+    """
 
     architecture: str
     cpus: int
@@ -35,6 +39,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor_version: str = ""
     agent_version: str = ""
     hostname: str = ""
+    migration_address: str = ""
+    storage_id: str = ""
 
 
 @event("host.added")

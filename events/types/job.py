@@ -18,6 +18,20 @@ class JobKind(enum.StrEnum):
     VM_REBOOT = "vm.reboot"  # the guest was reset after the job began
     VM_SUSPEND = "vm.suspend"  # the saved memory is whole, the domain is gone
     VM_CONTINUE = "vm.continue"  # the incarnation's domain is running
+    VM_MIGRATE = "vm.migrate"  # the incarnation's domain is gone, to the destination
+
+
+class Sending(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a VM is to be sent: the destination's id, and where its agent takes VMs in.
+
+    `ticket` lets it in there, once; it is put in on the way to the source, never into an event.
+    `cancelled`: the source is to stop, if it is not too late.
+    """
+
+    destination: str
+    address: str
+    ticket: str = ""
+    cancelled: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `incarnation` is the run that the job is about, 0 where the VM need not run. `volumes` are
     files in the storage folder to remove, `disks` those to make, `saved_memory` the file that a
-    suspend writes. `timeout_s` bounds what waits for the guest.
+    suspend writes. `timeout_s` bounds what waits for the guest. `sending` is a migration's.
     """
 
     id: str
@@ -37,3 +51,4 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     saved_memory: str | None = None
     timeout_s: float | None = None
+    sending: Sending | None = None

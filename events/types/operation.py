@@ -171,6 +171,12 @@ _FAILURES = {
         severity=Severity.WARNING,
         message="VM {name} did not shut down: {reason}",
     ),
+    "vm.migrate": Audit(
+        code=65,
+        name="VM_MIGRATION_FAILED",
+        severity=Severity.ERROR,
+        message="VM {name} was not migrated: {reason}",
+    ),
     "vm.suspend": Audit(
         code=521,
         name="USER_SUSPEND_VM_FINISH_FAILURE",

@@ -37,6 +37,7 @@ class DownReason(enum.StrEnum):
     START_FAILED = "start_failed"  # it never ran: the host could not start it
     WITHDRAWN = "withdrawn"  # it never ran: the order was taken back in time
     SUSPENDED = "suspended"  # its memory is saved
+    MIGRATED = "migrated"  # it goes on at another host
 
 
 NORMAL_REASONS = frozenset(

@@ -36,6 +36,14 @@ class Role(enum.StrEnum):
     ABSENT = "absent"
 
 
+class Receiving(msgspec.Struct, frozen=True, kw_only=True):
+    """From where a VM comes in: the migration's id, the source host's id, the ticket's SHA-256."""
+
+    migration: str
+    source: str
+    ticket_sha256: str = ""
+
+
 class IntentVm(msgspec.Struct, frozen=True, kw_only=True):
     """What one incarnation is to be on the host.
 
@@ -43,6 +51,7 @@ class IntentVm(msgspec.Struct, frozen=True, kw_only=True):
     already: such a run is never started a second time, only reported absent if it is gone.
     `spec` is there for every role but absent. `reason` is what to report of a run that is ended
     because of role absent: admin for a power-off, withdrawn for a start that was taken back.
+    `receiving` is there for role incoming, and for role run until the VM runs where it came to.
     """
 
     vm: str
@@ -52,6 +61,7 @@ class IntentVm(msgspec.Struct, frozen=True, kw_only=True):
     started: bool = False
     spec: RunSpec | None = None
     reason: DownReason | None = None
+    receiving: Receiving | None = None
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import vm as e
+from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
@@ -303,6 +304,41 @@ def _down(document: VmDocument, event: e.VmDown, recorded: Recorded) -> Changes:
     }
 
 
+def _migration_requested(
+    document: VmDocument, event: m.VmMigrationRequested, recorded: Recorded
+) -> Changes:
+    return known(document, VmStatus.MIGRATING, recorded)
+
+
+def _migration_started(
+    document: VmDocument, event: m.VmMigrationStarted, recorded: Recorded
+) -> Changes:
+    destination = Reference(id=event.destination, name=event.destination_name)
+    return {"may_run_on": (*document.may_run_on, destination)}
+
+
+def _migration_departed(
+    document: VmDocument, event: m.VmMigrationDeparted, recorded: Recorded
+) -> Changes:
+    return {
+        "host": Reference(id=event.destination, name=event.destination_name),
+        "may_run_on": tuple(other for other in document.may_run_on if other.id != event.host),
+    }
+
+
+def _migration_dropped(
+    document: VmDocument, event: m.VmMigrationDropped, recorded: Recorded
+) -> Changes:
+    left = tuple(other for other in document.may_run_on if other.id != event.destination)
+    return {"may_run_on": left}
+
+
+def _not_migrating(document: VmDocument, event: Event, recorded: Recorded) -> Changes:
+    if document.last_known_status is VmStatus.MIGRATING:
+        return known(document, VmStatus.UP, recorded)
+    return {}
+
+
 def _remove_requested(
     document: VmDocument, event: e.VmRemoveRequested, recorded: Recorded
 ) -> Changes:
@@ -339,6 +375,12 @@ CHANGES: dict[type[Event], Change] = {
     e.VmMemoryDiscarded: _memory_discarded,
     e.VmDown: _down,
     e.VmRemoveRequested: _remove_requested,
+    m.VmMigrationRequested: _migration_requested,
+    m.VmMigrationStarted: _migration_started,
+    m.VmMigrationDeparted: _migration_departed,
+    m.VmMigrationDropped: _migration_dropped,
+    m.VmMigrated: _not_migrating,
+    m.VmMigrationFailed: _not_migrating,
 }
 
 VIEW: View[VmDocument] = View(
@@ -356,6 +398,8 @@ VIEW: View[VmDocument] = View(
             e.VmStartWithdrawn,  # asked of the host; what came of it is told by vm.down
             e.VmStaleCopyFound,  # the VM's state is untouched; the audit log tells of it
             e.VmStaleCopyGone,
+            m.VmMigrationCancelling,  # asked of the host; its operation shows what came of it
+            m.VmMigrationArrived,
         }
     ),
 )

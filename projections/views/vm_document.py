@@ -25,6 +25,7 @@ class VmStatus(enum.StrEnum):
     REBOOT_IN_PROGRESS = "reboot_in_progress"
     POWERING_DOWN = "powering_down"
     SAVING_STATE = "saving_state"
+    MIGRATING = "migrating"
     SUSPENDED = "suspended"
     UNKNOWN = "unknown"
     REMOVING = "removing"

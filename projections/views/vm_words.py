@@ -17,6 +17,7 @@ _DOWN: dict[DownReason, str] = {
     DownReason.START_FAILED: "It could not be started.",
     DownReason.WITHDRAWN: "Its start was taken back.",
     DownReason.SUSPENDED: "It was suspended.",
+    DownReason.MIGRATED: "It went on at another host.",
 }
 
 _PAUSED: dict[PauseReason, tuple[str, str]] = {
@@ -62,6 +63,10 @@ _WORDS: dict[VmStatus, tuple[str, str]] = {
     VmStatus.SAVING_STATE: (
         "Its memory is being saved.",
         "It is suspended as soon as that is done.",
+    ),
+    VmStatus.MIGRATING: (
+        "It moves from host {host} to another one, and runs meanwhile.",
+        "It is up there once all of its memory is; its operation shows how far it is.",
     ),
     VmStatus.SUSPENDED: (
         "Its memory is saved on host {memory_host}.",

@@ -27,6 +27,7 @@ class RealHost:
         self.storage = machine.folder / "storage"
         self.id = ""
         self.time_scale = 1.0
+        self.migrates = False
         self._agent: HostProcess | None = None
 
     def stock(self, guest: Guest) -> None:
@@ -62,6 +63,7 @@ class RealHost:
             self._cli(
                 *("agent", "run", "--dir", self.state, "--storage", self.storage),
                 *("--libvirt", "qemu:///system", "--hardware", self.machine.hardware_id),
+                *(("--migration", self.machine.address) if self.migrates else ()),
             ),
             self.agent_log,
             folder=PROJECT,

@@ -9,6 +9,7 @@ from commands.state.host import HOST, HostStatus
 from commands.state.vm import VM, VmStatus
 from events.types import host as h
 from events.types import vm as v
+from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.cluster import ClusterCreated
 from events.types.data_center import DataCenterCreated
@@ -125,6 +126,7 @@ VMS: dict[VmStatus, tuple[Event, ...]] = {
     VmStatus.REBOOT_IN_PROGRESS: (*_UP, v.VmRebootRequested(name="web01", incarnation=1)),
     VmStatus.POWERING_DOWN: (*_UP, v.VmShutdownRequested(name="web01", incarnation=1)),
     VmStatus.SAVING_STATE: (*_UP, v.VmSuspendRequested(name="web01", incarnation=1)),
+    VmStatus.MIGRATING: (*_UP, m.VmMigrationRequested(name="web01", incarnation=1)),
     VmStatus.SUSPENDED: (*_UP, SUSPENDED),
     VmStatus.UNKNOWN: _UP,
     VmStatus.REMOVING: (*_DOWN, v.VmRemoveRequested(name="web01", data_center=DATA_CENTER)),

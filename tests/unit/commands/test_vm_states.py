@@ -12,6 +12,7 @@ from commands.kernel.command import Command
 from commands.kernel.refusal import NotFound, WrongState
 from commands.kernel.testing import given
 from commands.state.vm import VmStatus
+from commands.vm.migrate import MigrateVm
 from commands.vm.reboot import RebootVm
 from commands.vm.remove import RemoveVm
 from commands.vm.resume import ResumeVm
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "stop": StopVm(id=VM_ID),
     "reboot": RebootVm(id=VM_ID),
     "suspend": SuspendVm(id=VM_ID),
+    "migrate": MigrateVm(id=VM_ID),
     "remove": RemoveVm(id=VM_ID),
     "update": UpdateVm(id=VM_ID, description="new"),
 }
@@ -43,6 +45,7 @@ ALLOWED: dict[str, frozenset[VmStatus]] = {
     - {S.IMAGE_LOCKED, S.IMAGE_ILLEGAL, S.DOWN, S.SAVING_STATE, S.UNKNOWN, S.REMOVING},
     "reboot": frozenset({S.UP, S.POWERING_UP}),
     "suspend": frozenset({S.UP}),
+    "migrate": frozenset({S.UP}),
     "remove": frozenset({S.DOWN, S.IMAGE_ILLEGAL}),
     "update": frozenset(S) - {S.IMAGE_LOCKED, S.IMAGE_ILLEGAL, S.REMOVING},
 }

@@ -71,7 +71,7 @@ def test_the_numbers_are_libvirts(
         ([(Lifecycle.STOPPED, Stopped.FAILED)], DownReason.CRASHED),
         ([(Lifecycle.STOPPED, Stopped.SAVED)], DownReason.SUSPENDED),
         ([(Lifecycle.CRASHED, 0), (Lifecycle.STOPPED, Stopped.DESTROYED)], DownReason.CRASHED),
-        ([(Lifecycle.STOPPED, Stopped.MIGRATED)], None),
+        ([(Lifecycle.STOPPED, Stopped.MIGRATED)], DownReason.MIGRATED),
         ([(Lifecycle.STOPPED, 99)], None),
     ],
 )

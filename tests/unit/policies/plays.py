@@ -9,6 +9,7 @@ from commands.host.maintenance import MaintainHost
 from commands.kernel.command import Command
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
+from commands.vm.migrate import MigrateVm
 from commands.vm.reboot import RebootVm
 from commands.vm.remove import RemoveVm
 from commands.vm.resume import ResumeVm
@@ -136,6 +137,10 @@ async def _suspend(stage: Stage) -> Command:
     return SuspendVm(id=await _up(stage))
 
 
+async def _migrate(stage: Stage) -> Command:
+    return MigrateVm(id=await _up(stage))
+
+
 async def _continue(stage: Stage) -> Command:
     return ResumeVm(id=await _paused(stage))
 
@@ -159,6 +164,7 @@ PLAYS = (
     Play("power off", "vm.stop", _stop),
     Play("reboot", "vm.reboot", _reboot, JobKind.VM_REBOOT),
     Play("suspend", "vm.suspend", _suspend, JobKind.VM_SUSPEND),
+    Play("migrate", "vm.migrate", _migrate, JobKind.VM_MIGRATE),
     Play("continue", "vm.continue", _continue, JobKind.VM_CONTINUE),
     Play("remove with a disk", "vm.remove", _remove, JobKind.VOLUMES_REMOVE, Outcome.SUCCEEDED),
     Play("maintain an empty host", "host.maintenance", _maintain_empty),

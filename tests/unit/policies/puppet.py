@@ -45,11 +45,13 @@ async def answers(stage: Stage, host: str, failing: Collection[str] = ()) -> lis
             items.append(failed(job.id, job.vm))
             continue
         items += await _work(stage, job)
-        if job.kind in {JobKind.VM_SHUTDOWN, JobKind.VM_SUSPEND}:
+        if job.kind in {JobKind.VM_SHUTDOWN, JobKind.VM_SUSPEND, JobKind.VM_MIGRATE}:
             ended.add(job.vm)
     for item in intent.vms:
         vm = await stage.vm(item.vm)
         over = _ended_by_job(vm)
+        if item.role is Role.INCOMING:
+            continue  # it waits for what the source sends
         if over is not None:
             items.append(absent(vm.id, item.incarnation, reason=over))
         elif item.vm not in ended and not (vm.status is VmStatus.PAUSED and item.role is Role.RUN):
@@ -66,6 +68,8 @@ def _ended_by_job(vm: VmState) -> DownReason | None:
                 return DownReason.ADMIN
             if step == "suspend":
                 return DownReason.SUSPENDED
+            if step == "copy" and vm.migration is not None and not vm.migration.departed:
+                return DownReason.MIGRATED
     return None
 
 
@@ -76,6 +80,13 @@ async def _work(stage: Stage, job: Job) -> list[Item]:
             return [outcome, absent(job.vm, job.incarnation, reason=DownReason.ADMIN)]
         case JobKind.VM_SUSPEND:
             return [outcome, absent(job.vm, job.incarnation, reason=DownReason.SUSPENDED)]
+        case JobKind.VM_MIGRATE:
+            if job.sending is not None and job.sending.cancelled:
+                return [
+                    failed(job.id, job.vm, "it was cancelled"),
+                    running(job.vm, job.incarnation),
+                ]
+            return [outcome, absent(job.vm, job.incarnation, reason=DownReason.MIGRATED)]
         case JobKind.VM_REBOOT:
             if (await stage.vm(job.vm)).status is not VmStatus.REBOOT_IN_PROGRESS:
                 return [outcome]  # as its journal says, it did reset the guest
@@ -219,6 +230,8 @@ def _has_open_order(operation: OperationState, vm: VmState) -> bool:
         return False
     if _ended_by_job(vm) is not None:
         return True  # the host owes the word that the run is over
+    if vm.migration is not None and vm.migration.id == operation.id:
+        return True  # the destination is to run it, or to drop it
     if operation.incarnation not in {0, vm.run.incarnation}:
         return False
     starting = operation.kind == "vm.start" and vm.status not in SETTLED

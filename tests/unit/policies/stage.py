@@ -51,6 +51,7 @@ CAPABILITIES = Capabilities(
     machine_types=("pc-q35-7.2",),
     bridges=("br0",),
     storage_free_bytes=100 * GIB,
+    migration_address="192.0.2.1:54329",
 )
 
 

@@ -1,0 +1,109 @@
+"""What follows from what is heard of a VM that moves between two hosts.
+
+Whatever ends the run on the source, the VM's place is the destination from then on: there it goes
+on, or it is said to be over. So neither order of the two reports can lose a copy or make a second.
+"""
+
+from __future__ import annotations
+
+from commands.state.orders import withdraw_run_jobs
+from commands.state.vm import Migration, VmState
+from events.envelope import NewEvent
+from events.types import vm_migration as e
+from events.types.base import Event
+from events.types.vm import DownReason
+from events.wire.agent import VmState as Reported
+from events.wire.agent import VmStateItem
+
+LOST = "The VM left its host and did not come to run on the one that it was migrated to."
+
+
+def moving(state: VmState, host: str, incarnation: int) -> Migration | None:
+    """Return the migration by which an incarnation may be on a host that is not its place."""
+    migration = state.migration
+    if migration is None or migration.dropped or migration.destination != host:
+        return None
+    return migration if state.incarnation == incarnation and not migration.departed else None
+
+
+def at_destination(state: VmState, migration: Migration, item: VmStateItem) -> Event | None:
+    """Return what follows from what the destination says while the source has not let go."""
+    if item.state is Reported.ABSENT:
+        return e.VmMigrationDropped(
+            name=state.name, incarnation=item.incarnation, destination=migration.destination
+        )
+    if item.state is Reported.RUNNING and not migration.arrived and not migration.failed:
+        return e.VmMigrationArrived(
+            name=state.name, incarnation=item.incarnation, destination=migration.destination
+        )
+    return None
+
+
+def departs(state: VmState) -> bool:
+    """Tell whether the end of the run on its host is a departure to another one."""
+    migration = state.migration
+    if migration is None or state.run is None:
+        return False
+    return not (migration.departed or migration.failed or migration.dropped)
+
+
+def departure(state: VmState, reason: DownReason, detail: str) -> tuple[NewEvent, ...]:
+    """Return what follows from the source's having nothing of the VM any more."""
+    run, migration = state.run, state.migration
+    assert run is not None  # noqa: S101 - the caller has asked `departs`
+    assert migration is not None  # noqa: S101
+    stream = f"vm/{state.id}"
+    departed = e.VmMigrationDeparted(
+        name=state.name,
+        incarnation=run.incarnation,
+        host=run.host,
+        destination=migration.destination,
+        destination_name=migration.destination_name,
+        reason=reason,
+        detail=detail,
+    )
+    events = [NewEvent(stream, departed, migration.destination)]
+    if migration.arrived:
+        events.append(NewEvent(stream, landed(state, migration)))
+    return tuple(events)
+
+
+def landed(state: VmState, migration: Migration) -> e.VmMigrated:
+    """Return the event that the move is complete."""
+    return e.VmMigrated(
+        name=state.name,
+        incarnation=state.incarnation,
+        host=migration.destination,
+        host_name=migration.destination_name,
+    )
+
+
+def why_ended(state: VmState, reason: DownReason, detail: str) -> tuple[DownReason, str]:
+    """Return why a run is over: where it ended on its way, the source may know better."""
+    migration = state.migration
+    if migration is not None and migration.departed and reason is DownReason.CRASHED:
+        if migration.reason is DownReason.MIGRATED:
+            return DownReason.CRASHED, f"{LOST} {detail}".strip()
+        return migration.reason, migration.detail
+    if reason is DownReason.MIGRATED:
+        return DownReason.CRASHED, LOST
+    return reason, detail
+
+
+def lost_with_host(state: VmState, host: str) -> tuple[NewEvent, ...]:
+    """Return what follows for a migration from the proof that one of its hosts is off.
+
+    Of the source, the VM goes on at the destination if it had come that far; else it is dropped.
+    """
+    migration = state.migration
+    if migration is None:
+        return ()
+    if moving(state, host, state.incarnation) is not None:
+        dropped = e.VmMigrationDropped(
+            name=state.name, incarnation=state.incarnation, destination=host
+        )
+        return (NewEvent(f"vm/{state.id}", dropped),)
+    if departs(state) and state.run is not None and state.run.host == host:
+        left = departure(state, DownReason.HOST_LOST, "The host was confirmed to be off.")
+        return (*withdraw_run_jobs(state), *left)
+    return ()

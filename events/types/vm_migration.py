@@ -1,0 +1,136 @@
+"""Events of a running VM's move to another host: on the VM's own stream `vm/<id>`.
+
+The incarnation stays the same. The destination may run the VM from `vm.migration_started` on, which
+comes before the source is ordered to send it; the place moves with `vm.migration_departed`, when
+the source promised that it runs the VM no more; only then may the destination let it run.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from events.claims import Claim, check, release, shared
+from events.types.base import Audit, Event, event
+from events.types.host import gate_key
+from events.types.vm import DownReason
+
+
+@event("vm.migration_requested")
+class VmMigrationRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the VM to run on another host, which is to be chosen."""
+
+    name: str
+    incarnation: int
+
+
+@event("vm.migration_started")
+class VmMigrationStarted(Event, frozen=True, kw_only=True):
+    """The destination is to take the VM in (addressed to it), and may run it from now on."""
+
+    name: str
+    incarnation: int
+    migration: str
+    host: str
+    host_name: str
+    destination: str
+    destination_name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=62,
+            name="VM_MIGRATION_START",
+            message="VM {name} migrates from host {host_name} to host {destination_name}.",
+        ),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the destination, whose gate must be open."""
+        return (
+            check(gate_key(self.destination), stream),
+            shared(f"host/{self.destination}", f"{stream}/incoming"),
+        )
+
+
+@event("vm.migration_cancelling")
+class VmMigrationCancelling(Event, frozen=True, kw_only=True):
+    """The source is to stop sending (addressed to it); it may be too late for that."""
+
+    name: str
+    migration: str
+    host: str
+
+
+@event("vm.migration_arrived")
+class VmMigrationArrived(Event, frozen=True, kw_only=True):
+    """The destination runs the VM; the source has not yet said that it does not."""
+
+    name: str
+    incarnation: int
+    destination: str
+
+
+@event("vm.migration_departed")
+class VmMigrationDeparted(Event, frozen=True, kw_only=True):
+    """The source runs the VM no more, for certain: its place is the destination (addressed to it).
+
+    `reason` is migrated, or why the run ended on the source; then it may have ended with it.
+    """
+
+    name: str
+    incarnation: int
+    host: str
+    destination: str
+    destination_name: str
+    reason: DownReason
+    detail: str = ""
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the destination instead of the source."""
+        return (
+            release(f"host/{self.host}", stream),
+            release(f"host/{self.destination}", f"{stream}/incoming"),
+            shared(f"host/{self.destination}", stream),
+        )
+
+
+@event("vm.migrated")
+class VmMigrated(Event, frozen=True, kw_only=True):
+    """The VM runs on the destination, and not on the source."""
+
+    name: str
+    incarnation: int
+    host: str
+    host_name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=63,
+            name="VM_MIGRATION_DONE",
+            message="VM {name} runs on host {host_name} now.",
+            resolves="VM_MIGRATION_START",
+        ),
+    )
+
+
+@event("vm.migration_failed")
+class VmMigrationFailed(Event, frozen=True, kw_only=True):
+    """The VM runs on as before on its host; a destination is to drop its half (addressed to it)."""
+
+    name: str
+    incarnation: int
+    host_name: str
+    destination: str = ""
+    reason: str
+
+
+@event("vm.migration_dropped")
+class VmMigrationDropped(Event, frozen=True, kw_only=True):
+    """The destination has nothing of the VM, for certain."""
+
+    name: str
+    incarnation: int
+    destination: str
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """The VM is not coming to the host any more."""
+        return (release(f"host/{self.destination}", f"{stream}/incoming"),)
