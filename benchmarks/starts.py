@@ -1,6 +1,6 @@
 """Starts of the engine and the policies: their folds from a snapshot against folding all.
 
-`python -m benchmarks.starts [--events 100000] [--vms 5000]` (BENCH=full: 1,000,000 and 50,000). A
+`python -m benchmarks.starts [--events 50000] [--vms 3000]` (BENCH=full: 1,000,000 and 50,000). A
 log in PostgreSQL is folded whole, as a first start does; a snapshot is written; and another
 process's fold takes that up and reads the tail. The longer the log, the more the ratio says: a
 snapshot grows with what there is, not with what happened.
@@ -17,7 +17,8 @@ import uvloop
 from benchmarks._report import compare
 from commands.gateway.view import SHAPE as VIEW
 from commands.gateway.view import GatewayView
-from commands.kernel.snapshots import Keeper, Shape
+from commands.kernel.shapes import Shape
+from commands.kernel.snapshots import Keeper
 from commands.policies.facts import SHAPE as FACTS
 from commands.policies.facts import Facts
 from events.codec import CODEC
@@ -64,8 +65,8 @@ def main() -> None:
     """Measure both folds."""
     full = os.environ.get("BENCH") == "full"
     parser = argparse.ArgumentParser(prog="benchmarks.starts", description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000 if full else 100_000)
-    parser.add_argument("--vms", type=int, default=50_000 if full else 5_000)
+    parser.add_argument("--events", type=int, default=1_000_000 if full else 50_000)
+    parser.add_argument("--vms", type=int, default=50_000 if full else 3_000)
     asked = parser.parse_args()
     workspace = Workspace()
     try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
-from commands.kernel.snapshots import Shape, Tables
+from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.orders import is_outdated
 from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm

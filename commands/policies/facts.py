@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from commands.kernel.fold import Fold, Loaded, World
-from commands.kernel.snapshots import Shape, Tables
+from commands.kernel.shapes import Shape, Tables
 from commands.scheduler.fleet import Fleet, Share, share_of
 from commands.scheduler.need import Choice, Need
 from commands.state.cluster import CLUSTER, ClusterState

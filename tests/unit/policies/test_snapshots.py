@@ -7,7 +7,8 @@ import pytest
 from commands.gateway.view import SHAPE as VIEW
 from commands.gateway.view import GatewayView
 from commands.kernel.fold import Loaded
-from commands.kernel.snapshots import Keeper, Shape
+from commands.kernel.shapes import Shape
+from commands.kernel.snapshots import Keeper
 from commands.policies.facts import SHAPE as FACTS
 from commands.policies.facts import Facts
 from commands.state.vm import VmStatus
