@@ -1,6 +1,6 @@
 """Commands over HTTPS: durable ones against the same path without the append (goal 1).
 
-`python -m benchmarks.http [--seconds 8] [--connections 128]`. Three servers answer the same load,
+`python -m benchmarks.http [--seconds 5] [--connections 128]`. Three servers answer the same load,
 one after the other, from a process of their own: the engine's API on PostgreSQL; the same API whose
 log accepts without storing; and an application that answers 202 and does nothing else. The load
 comes from wrk, over TLS with a token, each request the creation of a VM of another name.
@@ -228,7 +228,7 @@ def _load(
 def main() -> None:
     """Measure the three and print their ratios."""
     parser = argparse.ArgumentParser(prog="benchmarks.http", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=128)
     arguments = parser.parse_args()
     workspace = Workspace()

@@ -1,6 +1,6 @@
 """The relay to Kafka against a server cursor over the same log (goal 6).
 
-`python -m benchmarks.relay [--events 100000]`. A log in PostgreSQL is published to a real broker of
+`python -m benchmarks.relay [--events 50000]`. A log in PostgreSQL is published to a real broker of
 one node, every record acknowledged. The goal speaks of one core, so the ratio counts the relay's
 own processor time; the time that passed, broker included, is beside it.
 """
@@ -50,7 +50,7 @@ async def publish(dsn: str, bootstrap: str, events: int) -> tuple[float, float]:
 def main() -> None:
     """Measure, and print the ratios."""
     parser = argparse.ArgumentParser(prog="benchmarks.relay", description=__doc__)
-    count = 1_000_000 if os.environ.get("BENCH") == "full" else 100_000
+    count = 1_000_000 if os.environ.get("BENCH") == "full" else 50_000
     parser.add_argument("--events", type=int, default=count)
     asked = parser.parse_args()
     workspace = Workspace()

@@ -50,7 +50,7 @@ VMS_ON_A_HOST = 10
 VM_MEMORY_BYTES = 48 * 1024**3  # ten fit on a simulated host of 512 GiB
 HOSTS_IN_A_PROCESS = 500
 CONNECTIONS = 128
-PROBES = 20
+PROBES = 8
 READS = 30
 TELEMETRY_INTERVAL_S = 60.0
 LAUNCH_TIMEOUT_S = 3_600.0
@@ -409,7 +409,7 @@ def main() -> None:
     parser.add_argument(
         "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
     )
-    parser.add_argument("--steady", type=float, default=180.0 if full else 20.0, help="seconds")
+    parser.add_argument("--steady", type=float, default=180.0 if full else 15.0, help="seconds")
     asked = parser.parse_args()
     show({vms: measure(vms, asked.steady) for vms in asked.vms})
 
