@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -48,13 +49,20 @@ from commands.gateway.placement import Placement
 from commands.kernel.command import Command, Context, Declaration
 from commands.kernel.handler import Accepted, ContextSource, Handler
 from commands.kernel.refusal import PreconditionFailed, Refusal
-from events.log.port import LogReader, OverloadedError, UnavailableError
+from events.log.port import (
+    QUEUE_COMMANDS_MAX,
+    WAIT_MS_MAX,
+    LogReader,
+    OverloadedError,
+    UnavailableError,
+)
 from events.wire.agent import Join
 
 JOINS_AT_ONCE_MAX = 16
-COMMANDS_AT_ONCE_MAX = 256
-"""How many commands are decided and appended at once: as many as a group of the log's has. More
-would only wait here, the longer the more of them there are, instead of being told to come again.
+COMMANDS_AT_ONCE_MIN = 256
+"""So many commands are always let in: as many as a group of the log's has. Beyond, only while the
+oldest has not waited long: more would only wait, the longer the more of them there are, instead of
+being told to come again.
 """
 OVERLOADED_RETRY_S = 1.0
 TOKEN_COMMAND = "host.token"  # noqa: S105  the name of a command
@@ -90,22 +98,28 @@ class Api:
         self._tokens = tokens
         self._health = health
         self._joining = 0
-        self._commands = 0
+        self._places: dict[int, float] = {}
+        self._numbers = itertools.count()
 
     def require_place(self) -> None:
-        """Raise OverloadedError where all places for commands are taken."""
-        if self._commands >= COMMANDS_AT_ONCE_MAX:
+        """Raise OverloadedError where there are too many commands already (contract A's bounds)."""
+        places = self._places
+        if len(places) < COMMANDS_AT_ONCE_MIN:
+            return
+        waited_s = time.monotonic() - next(iter(places.values()))
+        if len(places) >= QUEUE_COMMANDS_MAX or waited_s > WAIT_MS_MAX / 1000:
             raise OverloadedError(OVERLOADED_RETRY_S)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of the places for commands; raises OverloadedError where all are taken."""
+        """Count a command in while it is decided and appended; raises OverloadedError."""
         self.require_place()
-        self._commands += 1
+        number = next(self._numbers)
+        self._places[number] = time.monotonic()
         try:
             yield
         finally:
-            self._commands -= 1
+            del self._places[number]
 
     async def close(self) -> None:
         """Let go of what was begun."""
