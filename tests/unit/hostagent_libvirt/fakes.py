@@ -149,6 +149,17 @@ class FakeLibvirt:
     def resume(self, connection: object, uuid: str) -> None:
         self._called("resume")
 
+    def migrate(self, connection: object, uuid: str, libvirtd: str, stream: str) -> None:
+        self._called("migrate")
+        self.end(uuid, Stopped.MIGRATED)
+
+    def migrated_percent(self, connection: object, uuid: str) -> int | None:
+        self._called("migrated_percent")
+        return None
+
+    def abort_job(self, connection: object, uuid: str) -> None:
+        self._called("abort_job")
+
     def has_no_space(self, connection: object, uuid: str) -> bool:
         self._called("has_no_space")
         return True
