@@ -35,6 +35,9 @@ SILENCE: frozenset[type[Event]] = frozenset(
     {
         host_events.HostSilent,
         host_events.HostSessionStarted,
+        host_events.HostStateUnconfirmed,
+        host_events.HostStateConfirmed,
+        host_events.HostConfirmedOff,
         host_events.HostApproved,
         host_events.HostDuplicateRefused,
         host_events.HostJoinRequested,

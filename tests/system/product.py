@@ -53,6 +53,10 @@ class Product:
         self._http: httpx.Client | None = None
         self.output = self.root / "up.log"
 
+    def run_hosts(self, hosts: int) -> None:
+        """Have another number of simulated hosts from the next start on."""
+        self._arguments = ("--hosts", str(hosts))
+
     def start(self, port: int = 0) -> None:
         """Start everything and wait until it says that it is up."""
         with self.output.open("ab") as output:

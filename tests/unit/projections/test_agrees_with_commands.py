@@ -69,6 +69,9 @@ def _about_host(history: History) -> Event:
         host_events.HostActivated(name="h"),
         host_events.HostDuplicateRefused(name="h", boots=("a",)),
         host_events.HostApproved(name="h"),
+        host_events.HostStateUnconfirmed(name="h", incarnations_from=1_000),
+        host_events.HostStateConfirmed(name="h", reported=True),
+        host_events.HostConfirmedOff(name="h"),
     ]
     return history.random.choice(events)
 
