@@ -1,6 +1,6 @@
 # One line for each thing that a developer does. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up test check lint fmt docs lock bench chaos venv venv-host real clean
+.PHONY: help up test check lint fmt docs lock bench chaos simulate venv venv-host real clean
 SHELL := /bin/bash
 
 bin := .venv/bin
@@ -40,6 +40,9 @@ lock: venv ## Pin what the *.in files ask for: newest versions, with hashes
 
 bench: venv ## Measure, as ratios
 	$(bin)/python -m benchmarks $(ARGS)
+
+simulate: venv ## Play seeds of the simulation (SEEDS=1000 FIRST=1)
+	@$(bin)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)
 
 chaos: real ## Kill, freeze, cut off and fill up everything (MINUTES=10 SEED=random)
 	$(bin)/python -m tests.system.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
