@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import stat
 from pathlib import Path
 
 import msgspec
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from access.certificates import CertificateAuthority
 from access.files import make_private_folder, read_bounded, write_atomically
@@ -59,13 +62,34 @@ class Installation:
         if file is None:
             return self.postgres().dsn
         try:
-            return read_bounded(file).decode().strip()
-        except OSError as error:
+            text = read_bounded(file).decode().strip()
+        except (OSError, ValueError) as error:
             message = f"the file of setting database.dsn_file cannot be read: {error}"
             raise SettingsError(message) from error
+        if not _is_connection_string(text):
+            # Nothing of it is told: it may be a password.
+            message = (
+                f"the file of setting database.dsn_file, {file}, holds no connection string, such "
+                "as 'host=db dbname=chronovisor user=chronovisor passfile=/etc/chronovisor.pgpass'"
+            )
+            raise SettingsError(message)
+        return text
 
     def prepare(self) -> None:
-        """Make what an installation needs before its first start: folders, secrets, its CA."""
+        """Make what an installation needs before its first start: folders, secrets, its CA.
+
+        Raises OSError, or ValueError where something that is there is damaged.
+        """
+        try:
+            self._prepare()
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise OSError(
+                    error.errno, "no space is left, free some", str(self.folder.root)
+                ) from error
+            raise
+
+    def _prepare(self) -> None:
         make_private_folder(self.folder.root)
         self.prepare_sockets()
         ensure_admin_token(self.folder.admin_token)
@@ -111,6 +135,13 @@ class Installation:
             return msgspec.json.decode(self.folder.addresses.read_bytes(), type=Addresses)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
+
+
+def _is_connection_string(text: str) -> bool:
+    try:
+        return bool(conninfo_to_dict(text))
+    except psycopg.Error:
+        return False
 
 
 def _is_address(name: str) -> bool:

@@ -44,6 +44,7 @@ _DAMAGED = (
     "invalid checkpoint record",
     "is not a database cluster directory",
     'could not open file "global/pg_control"',
+    'could not read file "global/pg_control"',
     "incorrect checksum in control file",
     "database files are incompatible with server",
 )

@@ -39,7 +39,7 @@ from chronovisor.supervisor_parts import (
     start_order,
 )
 from chronovisor.supervisor_probes import PROBE_TIMEOUT_S
-from chronovisor.supervisor_process import Child, describe_exit, rotate_log
+from chronovisor.supervisor_process import Child, describe_exit, last_words, rotate_log
 
 LOCK_NAME = "chronovisor.lock"
 STATUS_NAME = "parts.json"
@@ -51,7 +51,6 @@ STABLE_S = 5.0
 PROBE_INTERVAL_S = 0.05
 PROBE_INTERVAL_MAX_S = 0.5
 LOG_CHECK_INTERVAL_S = 5.0
-ERROR_CHARACTERS_MAX = 2000
 _log = structlog.get_logger(__name__)
 
 
@@ -262,7 +261,9 @@ class _Runner:
         self._child = None
         if ready_at is not None and asyncio.get_running_loop().time() - ready_at >= STABLE_S:
             self._failures = 0
-        return _Ended(reason=_last_words(child, code), code=code)
+        said = last_words(self.part, child.launched.log_text())
+        how = describe_exit(code)
+        return _Ended(reason=f"{how}; it said: {said}" if said else how, code=code)
 
     async def _becomes_ready(self, child: Child, exited: "asyncio.Task[int]") -> bool:
         """Probe until ready (True) or ended (False); PartFailed if the first start takes too long.
@@ -282,7 +283,7 @@ class _Runner:
                         return not exited.done()
             if loop.time() >= deadline and not self.first_ready.is_set():
                 reason = f"it was not ready within {self.part.ready_timeout_s:g} s"
-                said = _shortened(child.launched.log_text())
+                said = last_words(self.part, child.launched.log_text())
                 raise self._failed(f"{reason}; it said: {said}" if said else reason)
             await asyncio.wait([exited], timeout=interval_s)
             interval_s = min(interval_s * 1.5, PROBE_INTERVAL_MAX_S)
@@ -361,15 +362,6 @@ async def _all_set(events: list[asyncio.Event]) -> None:
 
 def _ended_as_failed(task: asyncio.Task[None]) -> bool:
     return task.done() and not task.cancelled() and isinstance(task.exception(), PartFailed)
-
-
-def _last_words(child: Child, code: int) -> str:
-    said = _shortened(child.launched.log_text())
-    return f"{describe_exit(code)}; it said: {said}" if said else describe_exit(code)
-
-
-def _shortened(text: str) -> str:
-    return text.strip()[-ERROR_CHARACTERS_MAX:]
 
 
 def _now() -> dt.datetime:

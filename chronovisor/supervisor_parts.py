@@ -75,7 +75,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     later it has to bear their restarts. Without `ready` a part is ready once it runs.
     `environment` comes on top of our own, or alone where `inherit_environment` is off.
     `before_start` runs in a thread before each start; what it raises counts as a failed start.
-    `death_signal` is what the kernel sends the part should the supervisor die.
+    `death_signal` is what the kernel sends the part should the supervisor die. `explain` finds in
+    the end of its log why it ended, None where that does not tell.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 10.0
     death_signal: int = signal.SIGKILL
     before_start: Callable[[], None] | None = None
+    explain: Callable[[str], str | None] | None = None
 
 
 class PartStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,11 @@ def postgres_part(postgres: EmbeddedPostgres, *, name: str = "postgres") -> Part
     supervisor's folder: never before, or a second supervisor would stop the first one's database.
     """
     command = postgres.command()
+
+    def explain(log_text: str) -> str | None:
+        refusal = postgres.explain(log_text)
+        return None if refusal is None else str(refusal)
+
     return Part(
         name=name,
         argv=command.argv,
@@ -24,6 +29,7 @@ def postgres_part(postgres: EmbeddedPostgres, *, name: str = "postgres") -> Part
         uid=command.uid,
         gid=command.gid,
         before_start=postgres.prepare,
+        explain=explain,
         ready=ready_when_true(postgres.ready),
         ready_timeout_s=READY_TIMEOUT_S,
         stop_signal=command.stop_signal,

@@ -14,10 +14,15 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from chronovisor.supervisor_parts import Launched, Part
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOGS_KEPT = 5
+ERROR_CHARACTERS_MAX = 2000
+ENDINGS = ("a setting is wrong", "the process ends")
+"""The last things that our processes log (chronovisor/running.py), each with a reason."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -120,6 +125,27 @@ def describe_exit(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
+
+
+def last_words(part: Part, text: str) -> str:
+    """What the end of a part's log says of its end, as briefly as it can be said.
+
+    The part's own explanation, else the reason that our processes log last, else the text's end.
+    """
+    explained = None if part.explain is None else part.explain(text)
+    if explained:
+        return explained
+    for line in reversed(text.splitlines()):
+        with contextlib.suppress(msgspec.MsgspecError):
+            said = msgspec.json.decode(line, type=_Said)
+            if said.event in ENDINGS and said.reason:
+                return " ".join(said.reason.split())
+    return text.strip()[-ERROR_CHARACTERS_MAX:]
+
+
+class _Said(msgspec.Struct):
+    event: str = ""
+    reason: str = ""
 
 
 def _die_with_parent(number: int) -> Callable[[], None]:

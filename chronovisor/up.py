@@ -209,7 +209,19 @@ def _require_free_ports(installation: Installation) -> None:
         (settings.gateway.host, settings.gateway.port or (settings.api.port or -1) + 1),
     ):
         if port:
-            bind(host, port).close()
+            _bindable(host, port)
+
+
+def _bindable(host: str, port: int) -> int:
+    """Return the port that could be had; raises PortInUse, or OSError that names the address."""
+    try:
+        with bind(host, port) as free:
+            found: int = free.getsockname()[1]
+            return found
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the address {host} of the settings: {error.strerror}"
+        ) from error
 
 
 def run_up(folder: Path, plan: Plan, port: int | None, say: Say) -> None:
@@ -227,7 +239,6 @@ def run_up(folder: Path, plan: Plan, port: int | None, say: Say) -> None:
         ):
             if section == "GATEWAY" and installation.settings.gateway.port:
                 continue
-            with bind(host, 0) as free:
-                os.environ[f"{PREFIX}{section}__PORT"] = str(free.getsockname()[1])
+            os.environ[f"{PREFIX}{section}__PORT"] = str(_bindable(host, 0))
         installation = Installation.open(folder)
     asyncio.run(up(installation, plan, say))

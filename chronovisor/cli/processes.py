@@ -63,7 +63,7 @@ def up(
     configure_logging(quiet=True)
     try:
         run_up(folder, Plan(hosts=hosts, libvirt=libvirt), port, typer.echo)
-    except (SupervisorRefusal, SettingsError, PortInUse, OSError) as error:
+    except (SupervisorRefusal, SettingsError, PortInUse, OSError, ValueError) as error:
         typer.echo(f"chronovisor up: {error}", err=True)
         raise typer.Exit(ERROR) from None
 
