@@ -105,16 +105,26 @@ def test_beyond_capacity_it_turns_away_at_once_and_serves_the_rest(product: Plai
 def test_a_database_that_hangs_fills_no_memory_and_delays_no_refusal(
     product: PlainProduct,
 ) -> None:
+    """Who comes before the oldest has waited 250 ms waits; whoever comes later is not kept."""
     before = product.engine_bytes()
-    flood = product.flood("hang")
+    first, flood = product.flood("first"), product.flood("hang")
+
+    async def hang() -> Answers:
+        waiting = asyncio.create_task(first.run(20, 0.5))
+        await asyncio.sleep(2)
+        answers = await flood.run(BEYOND, 10, patient=True)
+        await waiting
+        return answers
+
     database = product.pid("postgres")
     pause_tree(database)
     try:
-        answers = asyncio.run(flood.run(BEYOND, 12, patient=True))
+        answers = asyncio.run(hang())
         grown = product.engine_bytes() - before
     finally:
         resume_tree(database)
     check_refusals(answers)
+    assert max(first.answers.overloaded_s) < ACCEPTED_S_MAX * 2
     assert answers.accepted_s == []
     assert statistics.median(answers.overloaded_s) < REFUSED_MEDIAN_S_MAX
     assert grown < GROWTH_BYTES_MAX
