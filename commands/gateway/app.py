@@ -24,7 +24,7 @@ from commands.gateway.reports import (
     decide_job,
     decide_vm_state,
 )
-from commands.gateway.restored import decide_confirmed, strays, tells_all
+from commands.gateway.restored import decide_confirmed, missing, strays, tells_all
 from commands.gateway.sessions import (
     ClonedIdentity,
     NotYourHost,
@@ -241,6 +241,7 @@ class Gateway:
         lanes: dict[str, list[Item]] = {"": []}
         for item in report.items:
             if isinstance(item, FullStateItem):
+                self._note_strays(host, item)
                 for state in item.vms if item.known else ():
                     if not self._is_known(_decider(host, fingerprint, report, state), state):
                         lanes.setdefault(state.vm, []).append(state)
@@ -265,9 +266,14 @@ class Gateway:
         speaker = self._view.hosts.get(host)
         if speaker is not None and speaker.unconfirmed and tells_all(report):
             # Only now, that all it runs is known: from here on it gets orders.
-            decide = _decider(host, fingerprint, report, None, confirms=True)
+            lost = missing(report, self._view.expected(host))
+            decide = _decider(host, fingerprint, report, None, confirms=lost)
             positions.append(await self._take(host, report, "confirmed", decide))
         return positions
+
+    def _note_strays(self, host: str, item: FullStateItem) -> None:
+        if item.known:
+            self._view.note_strays(host, (state.vm for state in self._strays(host, item)))
 
     def _strays(self, host: str, item: Item | None) -> tuple[VmStateItem, ...]:
         """Return what may be a stray in a full state, by what this process knows."""
@@ -407,13 +413,13 @@ def _decider(
     item: Item | None,
     suspects: Sequence[VmStateItem] = (),
     *,
-    confirms: bool = False,
+    confirms: tuple[str, ...] | None = None,
 ) -> Decide:
     def decide(world: World, context: Context) -> Decision:
         state = require_speaker(world, host_id, fingerprint)
         require_session(state, report.session)
-        if confirms:
-            return decide_confirmed(state)
+        if confirms is not None:
+            return decide_confirmed(state, confirms)
         host = ReportingHost(world, host_id)
         match item:
             case VmStateItem():

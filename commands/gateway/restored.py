@@ -8,6 +8,7 @@ gets no orders. What it then tells is one of these:
 | the run that the log knows                    | as ever                                         |
 | an older one, which the log knows to be over  | as ever: a stale copy, destroyed                |
 | a newer one, and the log knows of no other    | `vm.adopted`: it goes on there                  |
+| that run, which the log has on another host   | `vm.adopted`: it has moved                      |
 | a newer one, while another host runs the VM   | left alone, shown as not managed: for an admin  |
 | a VM that the log does not know               | left alone, shown as not managed: for an admin  |
 
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 
 from commands.kernel.command import Decision, on
 from commands.kernel.fold import World
-from commands.state import lookup
+from commands.state import lookup, migrations
 from commands.state.host import HOST, HostState
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.types.base import Event
@@ -56,6 +57,7 @@ def adoption(world: World, host: HostState, state: VmState, item: VmStateItem) -
             cpu_model=cluster.cpu_model,
         ),
         memory_host=state.memory.host if state.memory is not None else None,
+        left_host=state.migration.destination if state.migration is not None else None,
         disks=bool(configuration.disks) and state.disks_host is None,
     )
     over = () if state.run is None else (_is_over(state, state.run),)
@@ -80,11 +82,23 @@ def tells_all(report: Report) -> bool:
     return any(isinstance(item, FullStateItem) and item.known for item in report.items)
 
 
-def decide_confirmed(state: HostState) -> Decision:
+def missing(report: Report, expected: Iterable[VmState]) -> tuple[str, ...]:
+    """Return the VMs that should be on a host, and that its report of all it runs leaves out."""
+    mentioned = {
+        state.vm
+        for item in report.items
+        if isinstance(item, FullStateItem)
+        for state in item.vms
+        if state.state is not Reported.ABSENT
+    }
+    return tuple(sorted(vm.id for vm in expected if vm.id not in mentioned))
+
+
+def decide_confirmed(state: HostState, lost: tuple[str, ...]) -> Decision:
     """Record that a host has told all that it runs; from now on it gets orders."""
     if not state.unconfirmed:
         return Decision(id=state.id)
-    confirmed = HostStateConfirmed(name=state.name, reported=True)
+    confirmed = HostStateConfirmed(name=state.name, reported=True, missing=lost)
     return Decision(id=state.id, events=on(HOST.stream(state.id), confirmed))
 
 
@@ -92,13 +106,28 @@ def _is_adoptable(world: World, host: HostState, state: VmState, item: VmStateIt
     # What this log gives out itself is numbered from `incarnations_from` on: only what lies between
     # was lost, and a state that is merely not the newest is never taken for a restored one.
     lost = state.incarnation < item.incarnation < host.incarnations_from
-    if not lost or item.state is Reported.ABSENT or state.status in _GOING:
+    there = lost and item.state is not Reported.ABSENT
+    if not (there or _has_moved(host, state, item)) or state.status in _GOING:
         return False
     run = state.run
     if run is None or not run.started:
         return True
     where = world.get(HOST, run.host)
-    return where is None or where.unconfirmed or where.removed
+    if where is None or where.unconfirmed or where.removed:
+        return True
+    return state.id in where.missing and run.position <= where.restored
+
+
+def _has_moved(host: HostState, state: VmState, item: VmStateItem) -> bool:
+    """Tell whether the newest run that the log knows goes on here, and the log has it elsewhere.
+
+    It was migrated, then, in what the log has lost; only what runs counts, not what is held.
+    """
+    run, known = state.run, state.incarnation == item.incarnation
+    if not (host.unconfirmed and known and item.state is Reported.RUNNING):
+        return False
+    elsewhere = run is None or run.host != host.id
+    return elsewhere and migrations.moving(state, host.id, item.incarnation) is None
 
 
 def _is_stray(world: World, host: HostState, item: VmStateItem) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
 
+from commands.gateway.aftermath import Aftermath
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
-from commands.state.orders import is_outdated
 from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
@@ -71,6 +71,7 @@ class GatewayView:
         self._withdrawn: dict[str, deque[tuple[int, str]]] = defaultdict(
             lambda: deque(maxlen=WITHDRAWN_JOBS_MAX)
         )
+        self._restore = Aftermath()
         self._signals: dict[str, asyncio.Event] = {}
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self.on_barred: Callable[[str], None] | None = None
@@ -126,6 +127,7 @@ class GatewayView:
         self.position = position
         for key, host in tables["host"].items():
             self.hosts[key] = host
+            self._restore.take(host)
             if host.token is not None:
                 self._tokens[host.token.id] = key
         for key, vm in tables["vm"].items():
@@ -145,7 +147,7 @@ class GatewayView:
 
     def intent(self, host: str) -> Intent:
         """Return all that should be on a host as of `position`; nothing while it is unconfirmed."""
-        if self._is_unconfirmed(host):
+        if self._restore.waits_for(host):
             return Intent(position=self.position)
         return self._intent_of(host, self._vms_of.get(host, set()), ())
 
@@ -154,7 +156,7 @@ class GatewayView:
 
         Raises TooOldError where that cannot be told any more.
         """
-        if self._is_unconfirmed(host):
+        if self._restore.waits_for(host):
             return None
         vms = {vm for vm, position in self._changed.get(host, {}).items() if position > after}
         withdrawn = self._withdrawn[host]
@@ -171,9 +173,20 @@ class GatewayView:
         """
         return self._signals.setdefault(host, asyncio.Event())
 
-    def _is_unconfirmed(self, host: str) -> bool:
+    def note_strays(self, host: str, vms: Iterable[str]) -> None:
+        """Note what a host runs and nobody may touch; it matters after a restore (`Aftermath`)."""
+        self._restore.note_strays(host, vms)
+
+    def expected(self, host: str) -> list[VmState]:
+        """Return the VMs that should run on a host because of what was ordered before a restore."""
         state = self.hosts.get(host)
-        return state is not None and state.unconfirmed
+        restored = state.restored if state is not None else 0
+        placed = (self.vms[vm] for vm in self._vms_of.get(host, ()) if vm in self.vms)
+        return [
+            vm
+            for vm in placed
+            if vm.run is not None and vm.run.host == host and vm.run.position <= restored
+        ]
 
     def _wake(self, host: str) -> None:
         waiting = self._signals.pop(host, None)
@@ -189,9 +202,14 @@ class GatewayView:
         self.hosts[key] = after
         if isinstance(recorded.event, HostEnrolmentTokenIssued):
             self._tokens[recorded.event.token] = key
+        self._restore.take(after)
         if before is not None and before.unconfirmed and not after.unconfirmed:
             # All that was kept from it until now is news to it.
             self._changed[key].update(dict.fromkeys(self._vms_of.get(key, ()), recorded.position))
+        for vm in self._restore.released(recorded):
+            for host in _hosts(self.vms[vm]) if vm in self.vms else ():
+                self._changed[host][vm] = recorded.position
+                self._wake(host)
         if before is None or _voice(before) != _voice(after):
             self._wake(key)
         if before is not None and _bars(before, after) and self.on_barred is not None:
@@ -234,11 +252,12 @@ class GatewayView:
         for key in sorted(vms):
             vm = self.vms.get(key)
             if vm is not None:
-                items += intent_vms(vm, host, restored)
+                in_doubt = state is not None and self._restore.in_doubt(vm, state)
+                items += intent_vms(vm, host, restored, in_doubt=in_doubt)
                 jobs += [
                     entry.job
                     for entry in vm.jobs
-                    if entry.host == host and not is_outdated(entry, restored)
+                    if entry.host == host and self._restore.may_be_done(vm, entry, restored)
                 ]
         return Intent(
             position=self.position,
@@ -248,11 +267,14 @@ class GatewayView:
         )
 
 
-def intent_vms(vm: VmState, host: str, restored: int = 0) -> list[IntentVm]:
+def intent_vms(
+    vm: VmState, host: str, restored: int = 0, *, in_doubt: bool = False
+) -> list[IntentVm]:
     """Return what a VM's incarnations are to be on a host: its run, and copies to destroy.
 
     A run that was ordered before the log was restored (up to position `restored`) may have been and
-    ended since: it goes on if it is there, and is never started.
+    ended since: it goes on if it is there, and is never started. With `in_doubt` nothing is asked
+    about it yet.
     """
     items = [
         IntentVm(
@@ -268,9 +290,9 @@ def intent_vms(vm: VmState, host: str, restored: int = 0) -> list[IntentVm]:
     ]
     run, migration = vm.run, vm.migration
     incoming = migration is not None and not migration.departed and not migration.dropped
-    if migration is not None and incoming and migration.destination == host:
+    if migration is not None and incoming and migration.destination == host and not in_doubt:
         items.append(_incoming(vm, migration))
-    if run is None or run.host != host:
+    if run is None or run.host != host or in_doubt:
         return items
     ending = run.stopping or run.withdrawn
     reason = DownReason.ADMIN if run.stopping else DownReason.WITHDRAWN

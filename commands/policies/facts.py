@@ -186,15 +186,15 @@ class Facts:
 
     def outdated(self) -> list[str]:
         """Return the VMs with jobs about a run that were ordered before a restore."""
-        return [
-            vm.id
-            for vm in self.vms.values()
-            if any(
-                is_outdated(entry, self.hosts[entry.host].restored)
-                for entry in vm.jobs
-                if entry.host in self.hosts
-            )
-        ]
+        return [vm for vm in self.vms if self.has_outdated(vm)]
+
+    def has_outdated(self, vm: str) -> bool:
+        """Tell whether a VM has jobs about a run that were ordered before a restore."""
+        return vm in self.vms and any(
+            is_outdated(entry, self.hosts[entry.host].restored)
+            for entry in self.vms[vm].jobs
+            if entry.host in self.hosts
+        )
 
     def lost(self) -> list[tuple[str, str]]:
         """Return (VM, host) for each VM with a copy that ended because its host was proved off, or

@@ -13,8 +13,9 @@ from commands.policies.facts import ended_with_host, given_up
 from commands.state import migrations
 from commands.state.host import HOST
 from commands.state.orders import is_outdated, withdraw_job, withdraw_run_jobs
-from commands.state.vm import VM, OpenJob
+from commands.state.vm import VM, OpenJob, VmState
 from events.envelope import NewEvent
+from events.types.job import JobKind
 from events.types.vm import DownReason, VmDown, VmJobFailed, VmStaleCopyGone
 
 
@@ -65,8 +66,25 @@ def withdraw_outdated(world: World, vm_id: str) -> Decision:
         return Decision(id=vm_id)
     hosts = {entry.host: world.get(HOST, entry.host) for entry in vm.jobs}
     restored = {name: host.restored for name, host in hosts.items() if host is not None}
-    outdated = (entry for entry in vm.jobs if is_outdated(entry, restored.get(entry.host, 0)))
+    outdated = (
+        entry
+        for entry in vm.jobs
+        if is_outdated(entry, restored.get(entry.host, 0)) and not _is_in_doubt(world, vm, entry)
+    )
     return Decision(id=vm_id, events=tuple(withdraw_job(entry) for entry in outdated))
+
+
+def _is_in_doubt(world: World, vm: VmState, entry: OpenJob) -> bool:
+    """Tell whether a migration may have come to its end in what the log has lost.
+
+    Taken back, its destination would be told to destroy what it has: not before both hosts have
+    reported, and never while the VM runs there.
+    """
+    if entry.job.kind is not JobKind.VM_MIGRATE or vm.migration is None:
+        return False
+    hosts = (world.get(HOST, name) for name in (entry.host, vm.migration.destination))
+    unheard = any(host is not None and host.unconfirmed for host in hosts)
+    return unheard or (vm.migration.arrived and not vm.migration.departed)
 
 
 def _not_done(entry: OpenJob) -> VmJobFailed:

@@ -333,17 +333,15 @@ class Runner:
 
         There is nothing of it but at a start: a restore happens while nothing runs.
         """
-        waiting, self._outdated = self._outdated, []
-        for vm_id in waiting:
+        for vm_id in self._outdated:
             world = FactsWorld(self._facts)
             decision = withdraw_outdated(world, vm_id)
             if decision.events:
                 fenced = world.reads | {_STREAM: self._elected_version}
                 context = self._source(f"policy/{POLICY}")
-                outcome = await self._append(context, fenced, decision.events, None, None)
-                if not isinstance(outcome, Appended):
-                    self._outdated.append(vm_id)
+                await self._append(context, fenced, decision.events, None, None)
             await self._catch_up(collect=True)
+        self._outdated = [vm_id for vm_id in self._outdated if self._facts.has_outdated(vm_id)]
 
     async def _fire_timers(self) -> None:
         now = self._source(f"policy/{POLICY}").time
@@ -360,7 +358,7 @@ class Runner:
         await self._catch_up(collect=True)
 
     def _until_next_timer_s(self) -> float:
-        if self._put_off or self._outdated or self._facts.lost():
+        if self._put_off or self._facts.lost():
             return _RETRY_S
         now = self._source(f"policy/{POLICY}").time
         due = self._facts.next_due()

@@ -78,9 +78,20 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
 def _may_know_of_it(scene: Scene, vm: VmState) -> HostState | None:
     """Return a host that may run the VM though a restored log does not know of it."""
     for host in scene.unconfirmed:
-        if host.cluster == vm.cluster and vm.disks_host in {None, host.id}:
+        if host.cluster == vm.cluster and _may_reach_disks(scene, vm, host):
             return host
     return None
+
+
+def _may_reach_disks(scene: Scene, vm: VmState, host: HostState) -> bool:
+    """Tell whether a host can run the VM: its disks may lie where several hosts see them."""
+    if vm.disks_host is None or vm.disks_host == host.id:
+        return True
+    holder = scene.world.get(HOST, vm.disks_host)
+    if holder is None or holder.capabilities is None or host.capabilities is None:
+        return True
+    shared = holder.capabilities.storage_id
+    return bool(shared) and host.capabilities.storage_id == shared
 
 
 def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:

@@ -68,8 +68,9 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     was heard of since: a machine that speaks is on, and speaks for itself.
 
     `unconfirmed`: since the log was restored, nobody has told what runs there. `restored` is the
-    position at which it last became so: orders from before may be outdated. Incarnations count from
-    `incarnations_from` on at least.
+    position at which it last became so: orders from before may be outdated. `missing` are the VMs
+    that it should have run then, and did not mention. Incarnations count from `incarnations_from`
+    on at least.
 
     `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
     counts as well, so that a host which never got it, or died while storing it, is not locked out.
@@ -99,6 +100,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False
     unconfirmed: bool = False
     restored: int = 0
+    missing: tuple[str, ...] = ()
     incarnations_from: int = 0
 
     @property
@@ -156,6 +158,7 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
             silent=True,
             unconfirmed=True,
             restored=recorded.position,
+            missing=(),
             incarnations_from=event.incarnations_from,
         )
     return _evolve_enrolment(state, event) or _evolve_life(state, event) or state
@@ -227,7 +230,7 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
                 skewed=False,
             )
         case e.HostStateConfirmed():
-            return msgspec.structs.replace(state, unconfirmed=False)
+            return msgspec.structs.replace(state, unconfirmed=False, missing=event.missing)
         case e.HostSilent():
             return msgspec.structs.replace(state, silent=True)
         case e.HostCapabilitiesReported():

@@ -315,10 +315,15 @@ class HostStateUnconfirmed(Event, frozen=True, kw_only=True):
 
 @event("host.state_confirmed")
 class HostStateConfirmed(Event, frozen=True, kw_only=True):
-    """After a restore: the host told all that it runs (`reported`), or an admin vouched for it."""
+    """After a restore: the host told all that it runs (`reported`), or an admin vouched for it.
+
+    `missing` are the VMs that the log has there and the host did not mention: they are over, or run
+    on another host, which is known once all have told.
+    """
 
     name: str
     reported: bool
+    missing: tuple[str, ...] = ()
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

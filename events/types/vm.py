@@ -214,7 +214,8 @@ class VmAdopted(Event, frozen=True, kw_only=True):
     """A host runs the VM as an incarnation that a restored log does not know: it goes on there.
 
     `spec` is what that run is taken for: the VM's configuration as the log has it. `memory_host` is
-    where a saved memory lies that was used or given up since. `disks`: they lie with the run.
+    where a saved memory lies that was used or given up since, `left_host` the destination of a
+    migration that is over since. `disks`: they lie with the run.
     """
 
     name: str
@@ -223,6 +224,7 @@ class VmAdopted(Event, frozen=True, kw_only=True):
     incarnation: int
     spec: RunSpec
     memory_host: str | None = None
+    left_host: str | None = None
     disks: bool = False
 
     audits: ClassVar[tuple[Audit, ...]] = (
@@ -237,9 +239,10 @@ class VmAdopted(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Refer to the host, whether or not its gate is open: the VM is there."""
-        host, memory = f"host/{self.host}", self.memory_host
+        host, memory, left = f"host/{self.host}", self.memory_host, self.left_host
         return (
             shared(host, stream),
+            *((release(f"host/{left}", f"{stream}/incoming"),) if left is not None else ()),
             *((release(f"host/{memory}", f"{stream}/memory"),) if memory is not None else ()),
             *((shared(host, f"{stream}/disks"),) if self.disks else ()),
         )

@@ -168,7 +168,6 @@ def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Chan
 
 def _adopted(document: VmDocument, event: e.VmAdopted, recorded: Recorded) -> Changes:
     host = Reference(id=event.host, name=event.host_name)
-    others = tuple(other for other in document.may_run_on if other.id != event.host)
     changes: Changes = {
         "host": host,
         "incarnation": event.incarnation,
@@ -178,7 +177,7 @@ def _adopted(document: VmDocument, event: e.VmAdopted, recorded: Recorded) -> Ch
         "addresses": (),
         "down_reason": None,
         "down_detail": "",
-        "may_run_on": (*others, host),
+        "may_run_on": (host,),
         **_pending(event.spec.configuration, configuration_of(document)),
         **known(document, VmStatus.POWERING_UP, recorded),
     }

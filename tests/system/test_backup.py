@@ -79,12 +79,12 @@ class Life:
         return int(self.first.history("select count(*) from vm_samples")[0][0])
 
     def _back_up(self) -> None:
+        self.samples = self._count_samples()
         sealed = ("--passphrase-file", str(self.passphrase))
         done = command("backup", str(self.backup), "--dir", str(self.first.root), *sealed)
         assert done.returncode == 0, done.stderr
         done = command("verify", str(self.backup), *sealed)
         assert done.returncode == 0, done.stderr
-        self.samples = self._count_samples()
         self.position = int(self.first.get("/v1/health")["head"])
 
 
@@ -207,8 +207,7 @@ def _lives_on(life: Life, product: Product) -> None:
     for verb in ("stop", "start"):
         assert product.finish(product.post(f"/v1/vms/{vm}/{verb}"))["status"] == "succeeded"
     assert product.await_status(f"/v1/vms/{vm}", "up")["incarnation"] > 1_000_000
-    health = product.get("/v1/health")
-    assert health["ok"] is True, health
+    wait_until(lambda: product.get("/v1/health")["ok"] is True, what="every part to be well")
     wait_until(
         lambda: product.history("select count(*) from events")[0][0] > life.position,
         what="the warehouse to be seeded anew",
