@@ -79,7 +79,10 @@ def _write(name: str, content: bytes) -> Callable[[Path], object]:
         (_write("chronovisor.toml", b'[notifier]\nfilter = "x"\n'), ("notifier", "include:")),
         (_write("chronovisor.toml", b'[api]\nhost = "192.0.2.1"\n'), ("192.0.2.1",)),
         (
-            _write("chronovisor.toml", b'[notifier.smtp]\nserver="m"\nuser="u"\npassword_file="/no/such"\n'),
+            _write(
+                "chronovisor.toml",
+                b'[notifier.smtp]\nserver="m"\nuser="u"\npassword_file="/no/such"\n',
+            ),
             ("mail", "/no/such"),
         ),
     ],
