@@ -4,8 +4,11 @@ Every write goes to a temporary name in the same folder, is flushed, and then ta
 one step, so that a crash leaves the old file or the new one and never half of one.
 """
 
+import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 PRIVATE_MODE = 0o600
@@ -43,6 +46,17 @@ def create_once(path: Path, data: bytes, *, mode: int = PRIVATE_MODE) -> bool:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
     return True
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold `folder` against others who ask for the same; the kernel gives it back to the next."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_bounded(path: Path, *, bytes_max: int = FILE_BYTES_MAX) -> bytes:

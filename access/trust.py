@@ -17,7 +17,13 @@ from access.certificates import (
     CertificateRefusal,
     fingerprint,
 )
-from access.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomically
+from access.files import (
+    PUBLIC_MODE,
+    alone_in,
+    make_private_folder,
+    read_bounded,
+    write_atomically,
+)
 
 RENEW_BEFORE = dt.timedelta(days=30)
 BUNDLE_CERTIFICATES_MAX = 16
@@ -100,11 +106,14 @@ def ensure_server_files(
         trust=authority_folder / TRUST_BUNDLE_NAME,
     )
     make_private_folder(folder)
-    if not _serves(files, authority, names, addresses, now):
-        issued = authority.issue_server(names, addresses, now, valid_days=SERVER_VALID_DAYS)
-        # A crash between the two leaves a pair that does not match, which `_serves` notices.
-        write_atomically(files.key, issued.key)
-        write_atomically(files.certificate, issued.certificate, mode=PUBLIC_MODE)
+    with alone_in(
+        folder
+    ):  # or engines that start at once leave one's key and another's certificate
+        if not _serves(files, authority, names, addresses, now):
+            issued = authority.issue_server(names, addresses, now, valid_days=SERVER_VALID_DAYS)
+            # A crash between the two leaves a pair that does not match, which `_serves` notices.
+            write_atomically(files.key, issued.key)
+            write_atomically(files.certificate, issued.certificate, mode=PUBLIC_MODE)
     return files
 
 

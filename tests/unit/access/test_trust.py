@@ -1,5 +1,6 @@
 import datetime as dt
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_server_files_of_which_one_is_stale_are_made_again(tmp_path: Path) -> No
     assert second != first
     key = serialization.load_pem_private_key((tmp_path / "tls" / "api.key").read_bytes(), None)
     assert key.public_key() == x509.load_pem_x509_certificate(second).public_key()
+
+
+def test_engines_that_start_at_once_leave_a_pair_that_matches(tmp_path: Path) -> None:
+    CertificateAuthority.create(tmp_path / "ca", NOW)
+
+    def start(number: int) -> bytes:  # each finds that another's does not serve it
+        return ensure(tmp_path, [f"engine{number}"], NOW)
+
+    with ThreadPoolExecutor(8) as engines:
+        list(engines.map(start, range(64)))
+
+    certificate = x509.load_pem_x509_certificate((tmp_path / "tls/api.crt").read_bytes())
+    pem = (tmp_path / "tls/api.key").read_bytes()
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert certificate.public_key() == key.public_key()
 
 
 def test_a_host_key_is_private_and_survives_a_second_joining(tmp_path: Path) -> None:
