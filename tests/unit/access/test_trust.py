@@ -1,5 +1,7 @@
 import datetime as dt
+import random
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from access import trust
 from access.certificates import BrokenAuthority, CertificateAuthority, CertificateRefusal
+from access.files import write_atomically
 from access.host_keys import make_host_key_and_request
 from access.trust import (
     BUNDLE_CERTIFICATES_MAX,
@@ -92,14 +96,23 @@ def test_server_files_of_which_one_is_stale_are_made_again(tmp_path: Path) -> No
     assert key.public_key() == x509.load_pem_x509_certificate(second).public_key()
 
 
-def test_engines_that_start_at_once_leave_a_pair_that_matches(tmp_path: Path) -> None:
+def test_engines_that_start_at_once_leave_a_pair_that_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     CertificateAuthority.create(tmp_path / "ca", NOW)
+    dice = random.Random(1)
+
+    def write_slowly(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        time.sleep(dice.uniform(0, 0.01))
+        write_atomically(path, data, mode=mode)
+
+    monkeypatch.setattr(trust, "write_atomically", write_slowly)
 
     def start(number: int) -> bytes:  # each finds that another's does not serve it
         return ensure(tmp_path, [f"engine{number}"], NOW)
 
     with ThreadPoolExecutor(8) as engines:
-        list(engines.map(start, range(64)))
+        list(engines.map(start, range(24)))
 
     certificate = x509.load_pem_x509_certificate((tmp_path / "tls/api.crt").read_bytes())
     pem = (tmp_path / "tls/api.key").read_bytes()
