@@ -106,9 +106,8 @@ def ensure_server_files(
         trust=authority_folder / TRUST_BUNDLE_NAME,
     )
     make_private_folder(folder)
-    with alone_in(
-        folder
-    ):  # or engines that start at once leave one's key and another's certificate
+    # Engines that start at once would else leave the key of one and the certificate of another.
+    with alone_in(folder):
         if not _serves(files, authority, names, addresses, now):
             issued = authority.issue_server(names, addresses, now, valid_days=SERVER_VALID_DAYS)
             # A crash between the two leaves a pair that does not match, which `_serves` notices.
