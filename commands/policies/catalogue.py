@@ -1,6 +1,8 @@
-"""All sagas, by the kind of operation that they move."""
+"""All sagas, by the kind of operation that they move, and all watches, which begin some."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from commands.policies import (
     host_maintenance,
@@ -10,7 +12,8 @@ from commands.policies import (
     vm_remove,
     vm_start,
 )
-from commands.policies.saga import Saga
+from commands.policies.saga import Saga, Timeouts
+from commands.policies.watch import Watch
 
 SAGAS: dict[str, Saga] = {
     saga.kind: saga
@@ -23,3 +26,6 @@ SAGAS: dict[str, Saga] = {
         host_maintenance.SAGA,
     )
 }
+
+WATCHES: tuple[Callable[[Timeouts], Watch], ...] = ()
+"""What makes each watch, for one takeover of the policies."""

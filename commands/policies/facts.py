@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from commands.kernel.fold import Fold, Loaded, World
@@ -54,11 +54,28 @@ class FactsWorld(World):
         return cast("State | None", loaded.state)
 
 
-class Facts:
-    """The fold. `position` is that of the last event taken in."""
+class Observer:
+    """Is told of every change of a state: of what it was, or None, and what it is, or None."""
 
-    def __init__(self) -> None:
+    def vm(self, before: VmState | None, after: VmState | None) -> None:
+        """Learn of a change of a VM."""
+
+    def host(self, before: HostState | None, after: HostState | None) -> None:
+        """Learn of a change of a host."""
+
+    def cluster(self, before: ClusterState | None, after: ClusterState | None) -> None:
+        """Learn of a change of a cluster."""
+
+    def operation(self, before: OperationState | None, after: OperationState | None) -> None:
+        """Learn of a change of an operation; its end is the last, with `after.outcome`."""
+
+
+class Facts:
+    """The fold. `position` is that of the last event taken in; the observers see each change."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.position = 0
+        self._observers = tuple(observers)
         self.clusters: dict[str, ClusterState] = {}
         self._versions: dict[str, int] = {}
         self._fleet = Fleet()
@@ -103,12 +120,14 @@ class Facts:
         """Take up a snapshot; the facts are empty."""
         self.position = position
         self._versions.update(tables["versions"])
-        self.clusters.update(tables["cluster"])
+        for key, cluster in tables["cluster"].items():
+            self._put_cluster(key, cluster)
         for host in tables["host"].values():
             self._put_host(host)
         for key, vm in tables["vm"].items():
             self.vms[key] = vm
             self._account(vm, 1)
+            self._show_vm(None, vm)
         for key, operation in tables["operation"].items():
             self._put_operation(key, operation)
             for timer, due in operation.timers.items():
@@ -218,6 +237,7 @@ class Facts:
         self._account(before, -1)
         self.vms[key] = after
         self._account(after, 1)
+        self._show_vm(before, after)
         self._forget_removed(recorded.stream)
         if isinstance(recorded.event, VmPlaced | VmMigrationStarted):
             self.give_back(key)
@@ -241,6 +261,8 @@ class Facts:
             self._put_host(after)
 
     def _put_host(self, host: HostState) -> None:
+        for observer in self._observers:
+            observer.host(self.hosts.get(host.id), host)
         self._fleet.put(host)
         self._proved_off.pop(host.id, None)
         self._unconfirmed.pop(host.id, None)
@@ -265,7 +287,7 @@ class Facts:
             if isinstance(recorded.event, OperationTimerSet):
                 heapq.heappush(self._timers, (recorded.event.due, key, recorded.event.timer))
             return
-        self.operations.pop(key, None)
+        self._show_operation(self.operations.pop(key, None), after)
         self._versions.pop(recorded.stream, None)
         waiting = self._by_target.get(after.target, set())
         waiting.discard(key)
@@ -274,6 +296,7 @@ class Facts:
             self._forget_removed(after.target)
 
     def _put_operation(self, key: str, operation: OperationState) -> None:
+        self._show_operation(self.operations.get(key), operation)
         self.operations[key] = operation
         self._by_target[operation.target].add(key)
 
@@ -286,11 +309,25 @@ class Facts:
         if target not in self._by_target:
             self._account(vm, -1)
             del self.vms[key]
+            self._show_vm(vm, None)
 
     def _take_cluster(self, recorded: Recorded) -> None:
         after = CLUSTER.evolve(self.clusters.get(recorded.object_id), recorded)
         if after is not None:
-            self.clusters[recorded.object_id] = after
+            self._put_cluster(recorded.object_id, after)
+
+    def _put_cluster(self, key: str, cluster: ClusterState) -> None:
+        for observer in self._observers:
+            observer.cluster(self.clusters.get(key), cluster)
+        self.clusters[key] = cluster
+
+    def _show_vm(self, before: VmState | None, after: VmState | None) -> None:
+        for observer in self._observers:
+            observer.vm(before, after)
+
+    def _show_operation(self, before: OperationState | None, after: OperationState) -> None:
+        for observer in self._observers:
+            observer.operation(before, after)
 
     def _hosts_of(self, vm: str) -> set[str]:
         state = self.vms.get(vm)

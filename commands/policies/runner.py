@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+import msgspec
 import structlog
 
-from commands.kernel.command import Context
+from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
 from commands.kernel.snapshots import EVENTS_BETWEEN, Keeper
-from commands.policies.catalogue import SAGAS
+from commands.policies.beginnings import Beginnings, Due
+from commands.policies.catalogue import SAGAS, WATCHES
 from commands.policies.facts import SHAPE, Facts, FactsWorld
 from commands.policies.lost import end_lost, withdraw_outdated
 from commands.policies.saga import Saga, Scene, Timeouts
+from commands.policies.watch import Watch
 from commands.state.operation import OPERATION, OperationState, StepState
 from events.codec import CODEC
 from events.envelope import NewEvent, Recorded
@@ -67,13 +70,16 @@ class Runner:
         process: str,
         *,
         snapshot_events: int = EVENTS_BETWEEN,
+        watches: Sequence[Callable[[Timeouts], Watch]] = WATCHES,
     ) -> None:
         self._log = events
         self._keeper = Keeper(events, SHAPE, events_between=snapshot_events)
         self._source = source
         self._timeouts = timeouts
         self._process = process
-        self._facts = Facts()
+        observers = [make(timeouts) for make in watches]
+        self._beginnings = Beginnings(observers, timeouts.retry_s)
+        self._facts = Facts(observers)
         self._reading = asyncio.Lock()
         self._elected_version = 0
         self._dirty: dict[str, None] = {}
@@ -120,6 +126,7 @@ class Runner:
         await self._end_lost_runs()
         await self._withdraw_outdated()
         await self._fire_timers()
+        await self._begin_due()
         while self._dirty:
             batch = list(itertools.islice(self._dirty, _AT_ONCE_MAX))
             for operation in batch:
@@ -132,12 +139,7 @@ class Runner:
 
         Decisions are made one at a time, each counting what those before it reserved.
         """
-        ended = await asyncio.gather(
-            *(self._advance(operation) for operation in operations), return_exceptions=True
-        )
-        failures = [one for one in ended if isinstance(one, BaseException)]
-        for failure in sorted(failures, key=lambda one: not isinstance(one, SupersededError)):
-            raise failure
+        await _all(self._advance(operation) for operation in operations)
 
     async def _elect(self) -> None:
         while True:
@@ -322,11 +324,7 @@ class Runner:
         for vm_id, host_id in self._facts.lost():
             world = FactsWorld(self._facts)
             decision = end_lost(world, vm_id, host_id)
-            if decision.events:
-                fenced = world.reads | {_STREAM: self._elected_version}
-                context = self._source(f"policy/{POLICY}")
-                await self._append(context, fenced, decision.events, None, None)
-            await self._catch_up(collect=True)
+            await self._append_decided(decision, world)
 
     async def _withdraw_outdated(self) -> None:
         """Take back what was ordered before the log was restored and may be done or undone since.
@@ -336,12 +334,15 @@ class Runner:
         for vm_id in self._outdated:
             world = FactsWorld(self._facts)
             decision = withdraw_outdated(world, vm_id)
-            if decision.events:
-                fenced = world.reads | {_STREAM: self._elected_version}
-                context = self._source(f"policy/{POLICY}")
-                await self._append(context, fenced, decision.events, None, None)
-            await self._catch_up(collect=True)
+            await self._append_decided(decision, world)
         self._outdated = [vm_id for vm_id in self._outdated if self._facts.has_outdated(vm_id)]
+
+    async def _append_decided(self, decision: Decision, world: World) -> None:
+        if decision.events:
+            fenced = world.reads | {_STREAM: self._elected_version}
+            context = self._source(f"policy/{POLICY}")
+            await self._append(context, fenced, decision.events, None, None)
+        await self._catch_up(collect=True)
 
     async def _fire_timers(self) -> None:
         now = self._source(f"policy/{POLICY}").time
@@ -357,14 +358,42 @@ class Runner:
             )
         await self._catch_up(collect=True)
 
+    async def _begin_due(self) -> None:
+        """Begin what the watches want begun, many at once, until they want no more for now."""
+        for _round in range(_MOVES_MAX):
+            context = self._source(f"policy/{POLICY}")
+            batch = self._beginnings.due(self._facts, context.time, _AT_ONCE_MAX)
+            if not batch:
+                return
+            await _all(self._begin(each) for each in batch)
+            await self._catch_up(collect=True)
+
+    async def _begin(self, due: Due) -> None:
+        """Begin an operation, unless it was begun before or its command refuses."""
+        context = self._source(f"policy/{POLICY}")
+        decided = self._beginnings.decide(due, FactsWorld(self._facts), context)
+        if decided is None:
+            return
+        events, reads = decided
+        operation = due.beginning.operation
+        outcome = await self._append(
+            msgspec.structs.replace(context, command=operation),
+            reads | {_STREAM: self._elected_version},
+            events,
+            str(operation),
+            f"{_STREAM}@{self._elected_version}",
+        )
+        self._beginnings.conclude(due, outcome)
+
     def _until_next_timer_s(self) -> float:
         if self._put_off or self._facts.lost():
             return _RETRY_S
         now = self._source(f"policy/{POLICY}").time
-        due = self._facts.next_due()
-        if due is None:
+        wanted = (self._facts.next_due(), self._beginnings.next_due(now))
+        due = [each for each in wanted if each is not None]
+        if not due:
             return _WAIT_S_MAX
-        return max(0.01, min(_WAIT_S_MAX, (due - now).total_seconds()))
+        return max(0.01, min(_WAIT_S_MAX, (min(due) - now).total_seconds()))
 
 
 def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]:
@@ -382,6 +411,14 @@ def _place_taken(new: NewEvent) -> str | None:
     if isinstance(new.event, VmMigrationStarted):
         return new.event.destination
     return new.event.host if isinstance(new.event, VmPlaced) else None
+
+
+async def _all(moves: Iterable[Awaitable[None]]) -> None:
+    """Let several things be done beside each other; raise the worst that came of it."""
+    ended = await asyncio.gather(*moves, return_exceptions=True)
+    failures = [one for one in ended if isinstance(one, BaseException)]
+    for failure in sorted(failures, key=lambda one: not isinstance(one, SupersededError)):
+        raise failure
 
 
 def _superseded() -> SupersededError:
