@@ -8,8 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-COLLECTED = "CHRONOVISOR_BENCH_COLLECTED"
-"""Names the file that `python -m benchmarks` has each benchmark append its figures to."""
+COLLECTED = "BENCH_COLLECTED"
+"""Names the file that `python -m benchmarks` has each benchmark append its figures to.
+
+Not a name of the product's settings: those refuse what they do not know.
+"""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
