@@ -12,7 +12,8 @@ from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.leadership import Leadership
 from chronovisor.running import together
-from commands.policies.runner import Runner, SupersededError, new_process_name
+from commands.policies.office import SupersededError
+from commands.policies.runner import Runner, new_process_name
 from commands.policies.saga import Timeouts
 from events.log.postgres import PostgresLog
 

@@ -22,13 +22,13 @@ from commands.policies.beginnings import Beginnings, Due
 from commands.policies.catalogue import SAGAS, WATCHES
 from commands.policies.facts import SHAPE, Facts, FactsWorld
 from commands.policies.lost import end_lost, withdraw_outdated
+from commands.policies.office import ContextSource, Office, SupersededError
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.policies.watch import Watch
 from commands.state.operation import OPERATION, OperationState, StepState
 from events.codec import CODEC
 from events.envelope import NewEvent, Recorded
 from events.log.port import (
-    Append,
     Appended,
     Claimed,
     Conflict,
@@ -37,12 +37,9 @@ from events.log.port import (
     UnavailableError,
 )
 from events.types import operation as e
-from events.types.policy import PolicyElected
 from events.types.vm import VmPlaced
 from events.types.vm_migration import VmMigrationStarted
 
-POLICY = "operations"
-_STREAM = f"policy/{POLICY}"
 _AT_ONCE_MAX = 128
 """How many operations are moved beside each other."""
 _MOVES_MAX = 50
@@ -51,12 +48,6 @@ _RETRY_S = 0.5
 _WAIT_S_MAX = 30.0
 
 log = structlog.get_logger(__name__)
-ContextSource = Callable[[str], Context]
-"""Gives a fresh context for an actor."""
-
-
-class SupersededError(Exception):
-    """Another process took the policy over: this one must end."""
 
 
 class Runner:
@@ -74,14 +65,12 @@ class Runner:
     ) -> None:
         self._log = events
         self._keeper = Keeper(events, SHAPE, events_between=snapshot_events)
-        self._source = source
+        self._office = Office(events, source, process)
         self._timeouts = timeouts
-        self._process = process
         observers = [make(timeouts) for make in watches]
         self._beginnings = Beginnings(observers, timeouts.retry_s)
         self._facts = Facts(observers)
         self._reading = asyncio.Lock()
-        self._elected_version = 0
         self._dirty: dict[str, None] = {}
         self._put_off: set[str] = set()
         self._outdated: list[str] = []
@@ -112,7 +101,7 @@ class Runner:
 
     async def begin(self) -> None:
         """Take the policy over and catch up with the log."""
-        await self._elect()
+        await self._office.take()
         await self._keeper.restore(self._facts)
         await self._catch_up(collect=False)
         self._dirty = dict.fromkeys(self._facts.operations)
@@ -141,18 +130,6 @@ class Runner:
         """
         await _all(self._advance(operation) for operation in operations)
 
-    async def _elect(self) -> None:
-        while True:
-            stored = await self._log.load(_STREAM)
-            version = stored[-1].version if stored else 0
-            context = self._source(f"policy/{POLICY}")
-            elected = NewEvent(_STREAM, PolicyElected(policy=POLICY, process=self._process))
-            outcome = await self._append(context, {_STREAM: version}, (elected,), None, None)
-            if isinstance(outcome, Appended):
-                self._elected_version = version + 1
-                log.info("policies taken over", process=self._process, position=outcome.last)
-                return
-
     async def _catch_up(self, *, collect: bool) -> None:
         """Take in everything new; with `collect`, note which operations it may move."""
         async with self._reading:
@@ -167,8 +144,7 @@ class Runner:
             await self._catch_up(collect=True)
 
     def _take(self, recorded: Recorded, *, collect: bool) -> None:
-        if recorded.stream == _STREAM and recorded.version > self._elected_version:
-            raise _superseded()
+        self._office.look(recorded)
         before = self._facts.concerned(recorded) if collect else set()
         self._facts.take(recorded)
         if collect:
@@ -201,7 +177,7 @@ class Runner:
         It is decided on the facts, which may lag: then the append is refused, and it is decided
         again once they have caught up.
         """
-        context = self._source(f"policy/{POLICY}")
+        context = self._office.context()
         world = FactsWorld(self._facts)
         events = self._next_events(operation, saga, world, context)
         if not events:
@@ -262,40 +238,8 @@ class Runner:
         events: Sequence[NewEvent],
         reads: dict[str, int],
     ) -> Appended | Claimed | Conflict:
-        return await self._append(
-            context,
-            {event.stream: 0 for event in events} | reads | {_STREAM: self._elected_version},
-            events,
-            operation.id,
-            f"{_STREAM}@{self._elected_version}",
-        )
-
-    async def _append(
-        self,
-        context: Context,
-        reads: dict[str, int],
-        events: Iterable[NewEvent],
-        correlation: str | None,
-        causation: str | None,
-    ) -> Appended | Claimed | Conflict:
-        outcome = await self._log.append(
-            Append(
-                command=context.command,
-                principal=f"policy/{POLICY}",
-                actor=context.actor,
-                reads=reads,
-                events=tuple(events),
-                correlation=correlation,
-                causation=causation,
-                time=context.time,
-            )
-        )
-        if isinstance(outcome, Conflict) and outcome.stream == _STREAM and self._elected_version:
-            raise _superseded()
-        if isinstance(outcome, Appended | Claimed | Conflict):
-            return outcome
-        message = f"an append under a fresh command id met {outcome}"
-        raise RuntimeError(message)
+        written = {event.stream: 0 for event in events}
+        return await self._office.append(context, written | reads, events, operation.id)
 
     async def _ask_for_attention(self, operation: OperationState, error: Exception) -> None:
         reason = f"Its policy failed: {type(error).__name__}: {error}"[:500]
@@ -309,12 +253,11 @@ class Runner:
             input=self._facts.position,
         )
         stream = OPERATION.stream(operation.id)
-        outcome = await self._append(
-            self._source(f"policy/{POLICY}"),
-            {stream: operation.version, _STREAM: self._elected_version},
+        outcome = await self._office.append(
+            self._office.context(),
+            {stream: operation.version},
             (NewEvent(stream, attention),),
             operation.id,
-            None,
         )
         if not isinstance(outcome, Appended):
             self._put_off.add(operation.id)
@@ -339,29 +282,26 @@ class Runner:
 
     async def _append_decided(self, decision: Decision, world: World) -> None:
         if decision.events:
-            fenced = world.reads | {_STREAM: self._elected_version}
-            context = self._source(f"policy/{POLICY}")
-            await self._append(context, fenced, decision.events, None, None)
+            await self._office.append(self._office.context(), world.reads, decision.events)
         await self._catch_up(collect=True)
 
     async def _fire_timers(self) -> None:
-        now = self._source(f"policy/{POLICY}").time
+        now = self._office.context().time
         for _due, operation_id, timer in self._facts.due(now):
             operation = self._facts.operations[operation_id]
             stream = OPERATION.stream(operation_id)
-            await self._append(
-                self._source(f"policy/{POLICY}"),
-                {stream: operation.version, _STREAM: self._elected_version},
+            await self._office.append(
+                self._office.context(),
+                {stream: operation.version},
                 (NewEvent(stream, e.OperationTimerFired(timer=timer)),),
                 operation_id,
-                None,
             )
         await self._catch_up(collect=True)
 
     async def _begin_due(self) -> None:
         """Begin what the watches want begun, many at once, until they want no more for now."""
         for _round in range(_MOVES_MAX):
-            context = self._source(f"policy/{POLICY}")
+            context = self._office.context()
             batch = self._beginnings.due(self._facts, context.time, _AT_ONCE_MAX)
             if not batch:
                 return
@@ -370,25 +310,20 @@ class Runner:
 
     async def _begin(self, due: Due) -> None:
         """Begin an operation, unless it was begun before or its command refuses."""
-        context = self._source(f"policy/{POLICY}")
+        context = self._office.context()
         decided = self._beginnings.decide(due, FactsWorld(self._facts), context)
         if decided is None:
             return
         events, reads = decided
         operation = due.beginning.operation
-        outcome = await self._append(
-            msgspec.structs.replace(context, command=operation),
-            reads | {_STREAM: self._elected_version},
-            events,
-            str(operation),
-            f"{_STREAM}@{self._elected_version}",
-        )
+        context = msgspec.structs.replace(context, command=operation)
+        outcome = await self._office.append(context, reads, events, str(operation))
         self._beginnings.conclude(due, outcome)
 
     def _until_next_timer_s(self) -> float:
         if self._put_off or self._facts.lost():
             return _RETRY_S
-        now = self._source(f"policy/{POLICY}").time
+        now = self._office.context().time
         wanted = (self._facts.next_due(), self._beginnings.next_due(now))
         due = [each for each in wanted if each is not None]
         if not due:
@@ -419,10 +354,6 @@ async def _all(moves: Iterable[Awaitable[None]]) -> None:
     failures = [one for one in ended if isinstance(one, BaseException)]
     for failure in sorted(failures, key=lambda one: not isinstance(one, SupersededError)):
         raise failure
-
-
-def _superseded() -> SupersededError:
-    return SupersededError(f"policy {POLICY} was taken over by another process")
 
 
 def new_process_name() -> str:

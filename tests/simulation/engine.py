@@ -18,7 +18,8 @@ from commands.gateway.tls import PEER_CERTIFICATE
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context
 from commands.kernel.handler import Handler
-from commands.policies.runner import Runner, SupersededError
+from commands.policies.office import SupersededError
+from commands.policies.runner import Runner
 from commands.policies.saga import Timeouts
 from events.codec import CODEC
 from events.log.memory import MemoryLog

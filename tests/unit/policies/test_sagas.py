@@ -9,7 +9,7 @@ from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import WrongState
 from commands.operation.cancel import CancelOperation
-from commands.policies.runner import SupersededError
+from commands.policies.office import SupersededError
 from commands.state.host import HostStatus
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput, NicInput

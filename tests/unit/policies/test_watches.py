@@ -10,7 +10,8 @@ import pytest
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.policies.facts import Facts
-from commands.policies.runner import Runner, SupersededError
+from commands.policies.office import SupersededError
+from commands.policies.runner import Runner
 from commands.policies.saga import Timeouts
 from commands.policies.watch import Beginning, Watch
 from commands.state.host import Duty, HostState
