@@ -7,7 +7,8 @@ import pytest
 from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
-from commands.policies import catalogue, runner
+from commands.policies import catalogue
+from commands.policies.office import SupersededError
 from commands.policies.saga import Saga, Scene, Step
 from commands.scheduler.fleet import Fleet
 from commands.scheduler.need import HOSTS_TOLD_MAX, VERDICTS_MAX, Need
@@ -203,7 +204,7 @@ async def test_an_idle_process_that_lost_its_place_ends_as_soon_as_it_reads_so()
     stage = Stage()
     await stage.open()
     await stage.new_runner("second").begin()
-    with pytest.raises(runner.SupersededError):
+    with pytest.raises(SupersededError):
         await stage.runner.turn()
 
 
