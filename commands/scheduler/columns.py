@@ -57,7 +57,7 @@ class Columns:
                 column[row] = _has(candidate, kind, name)
 
     def having(self, kind: str, name: str) -> Mask:
-        """Return which hosts have a name among their `machine_types`, `cpu_models`, `bridges`."""
+        """Return which hosts have a name among those that `_NAMES` looks at."""
         column = self._named.get((kind, name))
         if column is None:
             column = np.fromiter(
@@ -90,6 +90,7 @@ _NAMES: dict[str, Callable[[Capabilities], tuple[str, ...]]] = {
     "machine_types": lambda abilities: abilities.machine_types,
     "cpu_models": lambda abilities: abilities.cpu_models,
     "bridges": lambda abilities: abilities.bridges,
+    "storage_ids": lambda abilities: (abilities.storage_id,),
 }
 
 

@@ -56,6 +56,15 @@ def _tried(need: Need, candidate: Candidate) -> str | None:
     return "It was tried and could not start the VM." if tried else None
 
 
+def _folder(need: Need, candidate: Candidate) -> str | None:
+    abilities = candidate.host.capabilities
+    if need.moves or not need.storage_id or abilities is None:
+        return None
+    if need.storage_id == abilities.storage_id:
+        return None
+    return "It does not see the storage folder that the VM's files lie in."
+
+
 def _left(need: Need, candidate: Candidate) -> str | None:
     if candidate.host.id == need.leaves:
         return "The VM runs there."
@@ -192,6 +201,13 @@ FILTERS: tuple[Filter, ...] = (
         passing=_not_left,
         objection=_left,
     ),
+    Filter(
+        name="StorageFolder",
+        passing=lambda need, columns: (
+            None if need.moves else _having("storage_ids", (need.storage_id or None,), columns)
+        ),
+        objection=_folder,
+    ),
     Filter(name="ClusterInMaintenance", passing=_nowhere, objection=_maintained),
     Filter(
         name="Memory",
@@ -223,8 +239,8 @@ FILTERS: tuple[Filter, ...] = (
 )
 """All filters, in the order in which their reasons are told.
 
-Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`, `Tried`
-and `Storage` have no name in oVirt, which leaves such hosts out before its filters.
+Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`,
+`Tried`, `StorageFolder` and `Storage` have no name in oVirt, which looks at them before it filters.
 """
 
 

@@ -88,6 +88,7 @@ class Fleet:
 
         Where only one host will do, nothing is compared.
         """
+        need = self._widened(need)
         columns = self._columns(need.cluster)
         row = None
         if need.only_host is not None:
@@ -106,6 +107,7 @@ class Fleet:
 
     def assess(self, need: Need) -> list[Assessment]:
         """Return what the scheduler makes of each host: the best first, then the rest by name."""
+        need = self._widened(need)
         columns = self._columns(need.cluster)
         rows = _rows(passing(need, columns))
         scores = _scores(need, columns, rows)
@@ -136,6 +138,16 @@ class Fleet:
             for row, candidate in enumerate(columns.candidates)
             if row not in fitting
         ]
+
+    def _widened(self, need: Need) -> Need:
+        """Let hosts that share the folder of the VM's files take it as well as their holder."""
+        if not need.for_files or need.only_host is None:
+            return need
+        holder = self._candidates.get(need.only_host)
+        abilities = holder.host.capabilities if holder is not None else None
+        if abilities is None or not abilities.storage_id:
+            return need
+        return msgspec.structs.replace(need, only_host=None, storage_id=abilities.storage_id)
 
     def _show(self, candidate: Candidate) -> None:
         columns = self._clusters.get(candidate.host.cluster)

@@ -24,6 +24,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     `starts` is False where only disks are to lie there. `leaves` is the host that a running VM is
     to be moved from; `tried` are hosts that could not start it. `moves` is True where it is moved
     while it runs; `storage_id` names the folder of its files then, None where it has no files.
+    `for_files`: `only_host` is where its files lie; a host that shares their folder will do too.
     """
 
     cluster: str
@@ -37,6 +38,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     storage_bytes: int = 0
     only_host: str | None = None
     only_host_why: str = ""
+    for_files: bool = False
     leaves: str | None = None
     moves: bool = False
     storage_id: str | None = None
@@ -110,6 +112,7 @@ def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> 
         bridges=tuple(nic.bridge for nic in vm.configuration.nics),
         only_host=only,
         only_host_why=why,
+        for_files=vm.memory is None,
         leaves=vm.run.host if vm.run is not None else None,
         tried=tried,
     )

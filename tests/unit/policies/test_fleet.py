@@ -121,6 +121,12 @@ REFUSED = [
         "It has no bridge br1, br7.",
     ),
     (
+        "StorageFolder",
+        able(1, storage_id="mine"),
+        Need(cluster="c", storage_id="another"),
+        "It does not see the storage folder that the VM's files lie in.",
+    ),
+    (
         "Storage",
         able(1, storage_free_bytes=0),
         Need(cluster="c", storage_bytes=1),
@@ -148,6 +154,7 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
     if need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE:
         need = msgspec.structs.replace(need, starts=False)  # disks are still made there
     names = {"bridges": need.bridges, "machine_types": (need.machine_type or "",)}
+    names |= {"storage_id": need.storage_id or ""}
     fit = able(9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40)
     assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
     assert chosen(fleet_of(fit), need) == "h9"
@@ -256,6 +263,7 @@ NEEDS = st.builds(
     bridges=st.sampled_from([(), ("br0",), ("br0", "br1")]),
     storage_bytes=st.integers(0, 1),
     only_host=st.sampled_from([None, None, None, "h0", "h1", "h99"]),
+    storage_id=st.sampled_from([None, None, "", "shared"]),
     leaves=st.sampled_from([None, "h0"]),
     tried=st.sampled_from([(), ("h1",), ("h2", "h99")]),
     scheduling=st.builds(
@@ -280,6 +288,7 @@ def states(draw: st.DrawFn, number: int) -> HostState:
     abilities = msgspec.structs.replace(
         state.capabilities,
         storage_free_bytes=storage,
+        storage_id=draw(st.sampled_from(["", "shared"])),
         bridges=draw(st.sampled_from([(), ("br0",), ("br0", "br1")])),
         machine_types=draw(st.sampled_from([("pc-q35-7.2",), ("other",)])),
     )
@@ -395,3 +404,19 @@ def test_no_process_loads_numpy_that_places_nothing() -> None:
     imports = "".join(f"import chronovisor.parts.{part}\n" for part in parts)
     code = f"{imports}import chronovisor.cli.main, sys\nassert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_vm_starts_where_its_files_are_seen_though_their_holder_is_away() -> None:
+    hosts = [
+        able(1, storage_id="shared"),
+        able(2, storage_id="another"),
+        able(3, storage_id="shared"),
+    ]
+    need = Need(cluster="c", only_host="h1", only_host_why="Its disks lie on h1.", for_files=True)
+    lonely = msgspec.structs.replace(hosts[0], session=None)
+
+    assert chosen(fleet_of(lonely, *hosts[1:]), need) == "h3"
+    assert chosen(fleet_of(lonely, hosts[1]), need) is None
+    own = able(1, storage_id="")
+    assert chosen(fleet_of(own, able(2, storage_id="")), need) == "h1"
+    assert chosen(fleet_of(msgspec.structs.replace(own, session=None), able(2)), need) is None
