@@ -63,6 +63,8 @@ class Guests:
         domain, run = desk.domains.get(key), desk.journal.known.runs.get(key)
         up = run is not None and run.up
         wait_s = desk.timings.guest_refresh_s if up else desk.timings.guest_poll_s
+        if run is not None and run.done is None:
+            wait_s = desk.timings.poll_pause_s  # it is being launched: ask as soon as it is
         self._due[key] = moment() + wait_s
         if domain is None or run is None or run.done is None or run.tombstone is not None:
             return

@@ -45,7 +45,7 @@ class Host:
         self.driver: SimulatedDriver
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, faults: Faults | None = None) -> None:
+    async def start(self, faults: Faults | None = None, timings: Timings = TIMINGS) -> None:
         """Start the agent, as a new process would."""
         self.driver = SimulatedDriver(self.folder / "machine", name="host01", faults=faults)
         identity = Identity(
@@ -59,7 +59,7 @@ class Host:
             self.driver,
             FakeGateway(self.engine),
             Journal.open(self.folder / "state"),
-            timings=TIMINGS,
+            timings=timings,
         )
         self._task = asyncio.create_task(self.agent.run())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from events.types.job import JobKind
@@ -9,7 +10,7 @@ from events.types.vm import DownReason, PauseReason
 from events.wire.agent import FullStateItem, Role, VmState
 from hostagent.journal import JournalLockedError
 from hostagent.simulated_state import Control, Do, Faults
-from tests.unit.hostagent.conftest import Host
+from tests.unit.hostagent.conftest import TIMINGS, Host
 from tests.unit.hostagent.samples import OTHER, VM, a_job, run_item
 
 
@@ -25,6 +26,15 @@ async def test_an_ordered_vm_starts_and_comes_up(host: Host) -> None:
     assert state.state is VmState.RUNNING
     assert state.hostname == "web-01"
     assert await host.incarnations() == [(VM, 1)]
+
+
+async def test_a_guest_is_asked_as_soon_as_it_is_launched_not_a_poll_later(host: Host) -> None:
+    seldom = msgspec.structs.replace(TIMINGS, guest_poll_s=3_600.0)
+    await host.start(Faults(start_s=0.1), timings=seldom)
+
+    host.engine.order(run_item())
+
+    await host.engine.until(lambda e: (VM, 1) in e.states and e.states[VM, 1].guest_up)
 
 
 async def test_vms_ordered_before_hello_start_too(host: Host) -> None:
