@@ -15,7 +15,8 @@ CREATE TABLE inventory.cursor (
 );
 
 -- Documents are the rendered JSON, uncompressed, so that a list is a mere concatenation of them:
--- hence storage EXTERNAL, and a tuple target that keeps all but the largest in the row itself.
+-- hence storage EXTERNAL, and a tuple target that keeps all but the largest in the row itself. A
+-- summary is what a list shows where the document is too much for it.
 CREATE TABLE inventory.data_centers (
     id text COLLATE "C" PRIMARY KEY,
     name text COLLATE "C" NOT NULL,
@@ -64,6 +65,7 @@ CREATE TABLE inventory.vms (
     configuration_version int NOT NULL,
     search text COLLATE "C" NOT NULL,
     position bigint NOT NULL,
+    summary bytea NOT NULL,
     document bytea NOT NULL
 ) WITH (toast_tuple_target = 8160);
 
@@ -101,6 +103,7 @@ ALTER TABLE inventory.data_centers ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.clusters ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.hosts ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.vms ALTER COLUMN document SET STORAGE EXTERNAL;
+ALTER TABLE inventory.vms ALTER COLUMN summary SET STORAGE EXTERNAL;
 ALTER TABLE inventory.operations ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.events ALTER COLUMN document SET STORAGE EXTERNAL;
 

@@ -133,7 +133,8 @@ class Store:
                 await self.connection.execute(statement.encode())
             await self._run("indexes.sql")
         for table in NAMES:
-            await self.connection.execute(f"ANALYZE {self.schema}.{table}".encode())
+            # Vacuumed, rows need not be looked at to know that readers may see them.
+            await self.connection.execute(f"VACUUM ANALYZE {self.schema}.{table}".encode())
 
     async def rename(self, schema: str) -> None:
         """Give the schema another name; the store goes with it."""

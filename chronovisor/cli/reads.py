@@ -84,7 +84,9 @@ def _filter_help(name: str) -> str:
 
 def _run_list(kind: Kind, given: dict[str, Any]) -> None:
     with _engine(given) as engine:
-        wanted = {"sort": given["sort"]}
+        # A list shows less by default than there is; what is shown here is asked for.
+        shown = "*" if given["output"] is Output.JSON else ",".join(("id", *kind.columns))
+        wanted = {"sort": given["sort"], "fields": shown}
         for name in kind.filters:
             if given[name] is None:
                 continue

@@ -42,12 +42,16 @@ def _collection(collection: Collection, parts: dict[str, inspect.StructType]) ->
         for name, one in collection.filters.items()
     )
     sorts = ", ".join(words.code(name) for name in collection.sorts)
+    listed = ""
+    if collection.summary is not None:
+        names = ", ".join(words.code(name) for name in collection.listed)
+        listed = f" A list shows {names}, unless `fields` asks for others (`*` for all)."
     return [
         *words.heading(2, f"GET {collection.path}"),
         *words.paragraph(
             f"One {collection.one} each; by {words.code(collection.key)} at"
             f" `GET {collection.path}/{{id}}`. Sorted by {sorts}, with `-` in front"
-            f" downwards; `{collection.default_sort}` where nothing is said."
+            f" downwards; `{collection.default_sort}` where nothing is said.{listed}"
         ),
         *words.table(("filter", "", "values"), filters),
         *words.paragraph(f"**{collection.document.__name__}.** {collection.document.__doc__}"),

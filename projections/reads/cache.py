@@ -12,56 +12,59 @@ CACHE_BYTES_MAX = 48 * 1024 * 1024
 ENTRY_OVERHEAD_BYTES = 300
 """What an entry takes beside its document, roughly: key, tuple, and its place in the dict."""
 
-Key = tuple[str, str]
-"""Collection and id."""
+_NONE: tuple[int, bytes | None] = (0, None)
 
 
 class DocumentCache:
-    """A bounded cache of rendered documents; what was asked for last stays longest."""
+    """A bounded cache of rendered documents; what was asked for last stays longest.
+
+    Documents lie on shelves, by their ids: one for each collection and column. Where there is no
+    room, the fullest shelf gives up what was unused for longest.
+    """
 
     def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._bytes = 0
+        self._bytes: dict[str, int] = {}
         self._generation: object = None
-        self._entries: dict[Key, tuple[int, bytes]] = {}
+        self._shelves: dict[str, dict[str, tuple[int, bytes]]] = {}
 
     def serve(self, generation: object) -> None:
         """Note which inventory is served; everything of another one is forgotten."""
         if generation != self._generation:
             self._generation = generation
-            self._entries.clear()
-            self._bytes = 0
+            self._shelves.clear()
+            self._bytes.clear()
 
     def look_up(
-        self, collection: str, ids: Sequence[str], positions: Sequence[int]
+        self, shelf: str, ids: Sequence[str], positions: Sequence[int]
     ) -> list[bytes | None]:
         """Return the documents at these positions, None for each that is not here."""
-        found: list[bytes | None] = []
-        entries = self._entries
+        entries = self._shelves.get(shelf, {})
+        get = entries.get
+        found = [
+            entry[1] if entry[0] == position else None
+            for position, entry in zip(positions, [get(one, _NONE) for one in ids], strict=True)
+        ]
         # While there is plenty of room, nobody needs to know which was used last.
-        ordered = self._bytes > self._bytes_max // 2
-        for object_id, position in zip(ids, positions, strict=True):
-            key = (collection, object_id)
-            entry = entries.get(key)
-            if entry is None or entry[0] != position:
-                found.append(None)
-            else:
-                if ordered:
-                    entries[key] = entries.pop(key)
-                found.append(entry[1])
+        if sum(self._bytes.values()) > self._bytes_max // 2:
+            for one, document in zip(ids, found, strict=True):
+                if document is not None:
+                    entries[one] = entries.pop(one)
         return found
 
-    def keep(self, collection: str, documents: Iterable[tuple[str, int, bytes]]) -> None:
+    def keep(self, shelf: str, documents: Iterable[tuple[str, int, bytes]]) -> None:
         """Keep documents, and forget the ones unused for longest beyond the bound."""
-        for object_id, position, document in documents:
-            key = (collection, object_id)
-            self._forget(key)
-            self._entries[key] = (position, document)
-            self._bytes += len(document) + ENTRY_OVERHEAD_BYTES
-        while self._bytes > self._bytes_max:
-            self._forget(next(iter(self._entries)))
-
-    def _forget(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._bytes -= len(entry[1]) + ENTRY_OVERHEAD_BYTES
+        entries = self._shelves.setdefault(shelf, {})
+        taken = self._bytes.get(shelf, 0)
+        for one, position, document in documents:
+            former = entries.pop(one, None)
+            if former is not None:
+                taken -= len(former[1]) + ENTRY_OVERHEAD_BYTES
+            entries[one] = (position, document)
+            taken += len(document) + ENTRY_OVERHEAD_BYTES
+        self._bytes[shelf] = taken
+        while sum(self._bytes.values()) > self._bytes_max:
+            fullest = max(self._bytes, key=self._bytes.__getitem__)
+            oldest = next(iter(self._shelves[fullest]))
+            gone = self._shelves[fullest].pop(oldest)[1]
+            self._bytes[fullest] -= len(gone) + ENTRY_OVERHEAD_BYTES

@@ -12,7 +12,7 @@ from projections.views.audit import AuditDocument
 from projections.views.data_center import DataCenterStatus
 from projections.views.host import HostStatus
 from projections.views.operation import OperationStatus
-from projections.views.vm_document import VmStatus
+from projections.views.vm_document import VmStatus, VmSummary
 
 
 class Match(enum.Enum):
@@ -50,6 +50,9 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     one: str
     document: type[msgspec.Struct]
+    summary: type[msgspec.Struct] | None = None
+    """The fields that a list shows unless asked for others; without it, the whole document."""
+
     key: str = "id"
     key_kind: str = "text"
     filters: dict[str, Filter]
@@ -66,6 +69,11 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     def fields(self) -> tuple[str, ...]:
         """The names of the document's fields."""
         return self.document.__struct_fields__
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The names of the fields that a list shows unless asked for others."""
+        return (self.summary or self.document).__struct_fields__
 
 
 def _values(statuses: type[enum.StrEnum]) -> tuple[str, ...]:
@@ -125,6 +133,7 @@ VMS = Collection(
     kind=tables.VMS.kind,
     one="VM",
     document=tables.VMS.document,
+    summary=VmSummary,
     filters={
         "name": NAME,
         "search": SEARCH,

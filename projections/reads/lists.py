@@ -7,7 +7,8 @@ import binascii
 import contextlib
 import datetime as dt
 import hashlib
-from typing import Any
+import struct
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -29,7 +30,10 @@ WORDS_MAX = 10
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
 SEPARATOR = "\x1e"
-"""Separates what the database strings together, which is read faster than arrays."""
+"""Separates the keys that the database strings together, which are read faster than an array."""
+
+EVERYTHING = "*"
+"""As `fields`: whole documents, where a list shows less by default."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +52,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     sort: str
     descending: bool
     limit: int
+    column: str
     fields: tuple[str, ...] | None
     after: Cursor | None
     fingerprint: str
@@ -89,17 +94,25 @@ def parse_time(name: str, given: str) -> dt.datetime:
 
 
 def parse_fields(collection: Collection, given: str | None) -> tuple[str, ...] | None:
-    """Return the fields asked for, or None for all."""
-    if given is None:
+    """Return the fields asked for, or None where no field is named."""
+    if given is None or given == EVERYTHING:
         return None
     fields = tuple(dict.fromkeys(given.split(",")))
     unknown = [field for field in fields if field not in collection.fields]
     if unknown:
         raise InvalidParameter(
             f"There is no field {unknown[0][:100]!r} in a {collection.one}.",
-            f"Fields are: {', '.join(collection.fields)}.",
+            f"Fields are: {', '.join(collection.fields)}; or {EVERYTHING} for all.",
         )
     return fields
+
+
+def _rendered(collection: Collection, given: str | None) -> tuple[str, tuple[str, ...] | None]:
+    """Return the column that has the fields asked for, and which of its fields, if not all."""
+    fields = parse_fields(collection, given)
+    shown = collection.fields if given == EVERYTHING else fields or collection.listed
+    short = collection.summary is not None and set(shown) <= set(collection.listed)
+    return "summary" if short else "document", fields
 
 
 def chosen(fields: tuple[str, ...], document: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
@@ -179,6 +192,7 @@ def parse(collection: Collection, parameters: QueryParams) -> ListQuery:
             f"A list of {collection.name} cannot be sorted by {sort[:100]!r}.",
             f"Sort by {', '.join(collection.sorts)}; a '-' before it turns the order round.",
         )
+    column, fields = _rendered(collection, parameters.get("fields"))
     narrowed = {name: parameters[name] for name in sorted(collection.filters) if name in parameters}
     fingerprint = _fingerprint(collection, sort, narrowed)
     return ListQuery(
@@ -187,7 +201,8 @@ def parse(collection: Collection, parameters: QueryParams) -> ListQuery:
         sort=sort.removeprefix("-"),
         descending=sort.startswith("-"),
         limit=_integer("limit", parameters.get("limit", str(LIMIT_DEFAULT)), 1, LIMIT_MAX),
-        fields=parse_fields(collection, parameters.get("fields")),
+        column=column,
+        fields=fields,
         after=_read_cursor(parameters.get("cursor"), fingerprint),
         fingerprint=fingerprint,
     )
@@ -242,7 +257,7 @@ def statement(collection: Collection, query: ListQuery) -> tuple[bytes, list[Any
         "page.keys, page.positions, page.last_value FROM inventory.cursor AS place,",
         f"(SELECT {last}(sorted)::text AS last_value,",
         f"string_agg(key::text, '{SEPARATOR}') AS keys,",
-        f"string_agg(changed::text, '{SEPARATOR}') AS positions",
+        "string_agg(int8send(changed), ''::bytea) AS positions",
         f"FROM (SELECT {key} AS key, position AS changed, {sort.column} AS sorted",
         f"FROM inventory.{collection.name}",
         f"WHERE {' AND '.join(conditions)}" if conditions else "",
@@ -271,8 +286,8 @@ async def _page(collection: Collection, reads: Reads, query: ListQuery) -> Page:
         position, generation, keys, changed, last_value = rows[0]
         reads.cache.serve(generation)
         ids = keys.split(SEPARATOR) if keys else []
-        positions = [int(one) for one in changed.split(SEPARATOR)] if keys else []
-        documents, settled = await _documents(collection, reads, ids, positions)
+        positions = struct.unpack(f">{len(ids)}q", changed or b"")
+        documents, settled = await _documents(collection, reads, query.column, ids, positions)
         # A document that changed since the page was looked up may not belong into it any more.
         if settled or attempt == ATTEMPTS_MAX:
             break
@@ -281,20 +296,21 @@ async def _page(collection: Collection, reads: Reads, query: ListQuery) -> Page:
 
 
 async def _documents(
-    collection: Collection, reads: Reads, ids: list[str], positions: list[int]
+    collection: Collection, reads: Reads, column: str, ids: list[str], positions: tuple[int, ...]
 ) -> tuple[list[bytes], bool]:
     """Return the documents, from memory or the database, and whether all are at their positions."""
-    found = reads.cache.look_up(collection.name, ids, positions)
+    shelf = f"{collection.name}.{column}"
+    found = reads.cache.look_up(shelf, ids, positions)
+    if None not in found:
+        return cast("list[bytes]", found), True
     wanted = {i: p for i, p, document in zip(ids, positions, found, strict=True) if not document}
-    if not wanted:
-        return [document for document in found if document], True
     words = [
-        f"SELECT {collection.key}::text, position, document",
+        f"SELECT {collection.key}::text, position, {column}",
         f"FROM inventory.{collection.name} WHERE {collection.key} = ANY(%s)",
     ]
     keys = [int(one) for one in wanted] if collection.key_kind == "int8" else list(wanted)
     rows = await reads.query(" ".join(words).encode(), [keys])
-    reads.cache.keep(collection.name, rows)
+    reads.cache.keep(shelf, rows)
     fresh = {row[0]: row[2] for row in rows}
     complete = [document or fresh.get(i) for i, document in zip(ids, found, strict=True)]
     settled = {row[0]: row[1] for row in rows} == wanted

@@ -9,7 +9,7 @@ import msgspec
 from projections.reads.changes import KINDS
 from projections.reads.collections import COLLECTIONS, EVENTS, Collection, Filter, Match
 from projections.reads.context import MIN_POSITION_HEADER, POSITION_HEADER, POSITION_MAX
-from projections.reads.lists import LIMIT_DEFAULT, LIMIT_MAX, VALUE_CHARACTERS_MAX
+from projections.reads.lists import EVERYTHING, LIMIT_DEFAULT, LIMIT_MAX, VALUE_CHARACTERS_MAX
 from projections.reads.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from projections.reads.problems import (
     InvalidParameter,
@@ -101,7 +101,7 @@ def _list(collection: Collection) -> Schema:
             {"type": "string", "minLength": 1, "maxLength": VALUE_CHARACTERS_MAX},
             "Where the page before ended: taken from its `next`, never made up.",
         ),
-        _fields(collection),
+        _fields(collection, listed=True),
         *_positions(),
     ]
     return {
@@ -122,7 +122,7 @@ def _one(collection: Collection) -> Schema:
         "schema": {"type": "string", "pattern": pattern},
         "description": f"The {collection.one}'s id.",
     }
-    parameters = [known, _fields(collection), *_positions()]
+    parameters = [known, _fields(collection, listed=False), *_positions()]
     if collection is not EVENTS:
         when = "A time (RFC 3339): the answer is as it was then, without the counts (null)."
         parameters.append(_query("at", {"type": "string", "format": "date-time"}, when))
@@ -191,10 +191,18 @@ def _filter(name: str, found: Filter) -> Schema:
     return _query(name, schema, found.description)
 
 
-def _fields(collection: Collection) -> Schema:
+def _fields(collection: Collection, *, listed: bool) -> Schema:
     names = "|".join(collection.fields)
-    schema = {"type": "string", "pattern": f"^({names})(,({names}))*$", "maxLength": 1_000}
-    return _query("fields", schema, "The fields that the answer is to have; all by default.")
+    pattern = f"^(\\{EVERYTHING}|({names})(,({names}))*)$"
+    schema = {"type": "string", "pattern": pattern, "maxLength": 1_000}
+    default = "all"
+    if listed and collection.summary is not None:
+        default = f"{', '.join(collection.listed)}"
+    return _query(
+        "fields",
+        schema,
+        f"The fields that the answer is to have, or {EVERYTHING} for all; {default} by default.",
+    )
 
 
 def _position_schema() -> Schema:

@@ -21,7 +21,7 @@ from projections.views.data_center import DataCenterDocument
 from projections.views.host import HostDocument
 from projections.views.inventory import Inventory, Shelf
 from projections.views.operation import OperationDocument
-from projections.views.vm_document import VmDocument
+from projections.views.vm_document import VmDocument, summary_of
 
 REVISION = 1
 """Raise it where the documents' meaning changes and nothing else would show it."""
@@ -92,6 +92,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
             *shown.addresses,
         ),
         position,
+        _encode(summary_of(shown)),
         _encode(shown),
     )
 
@@ -191,6 +192,7 @@ VMS: Table[VmDocument] = Table(
         "configuration_version": "int4",
         "search": "text",
         "position": "int8",
+        "summary": "bytea",
         "document": "bytea",
     },
     _vm_row,

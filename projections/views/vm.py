@@ -10,6 +10,7 @@ from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
+from projections.views import vm_availability
 from projections.views.parts import Change, Changes, Link, Reference, View
 from projections.views.vm_document import (
     DiskDocument,
@@ -137,6 +138,7 @@ def _start_requested(
     return {
         "down_reason": None,
         "down_detail": "",
+        "restart": None,
         **known(document, VmStatus.WAITING_FOR_LAUNCH, recorded),
     }
 
@@ -380,6 +382,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrationDropped: _migration_dropped,
     m.VmMigrated: _not_migrating,
     m.VmMigrationFailed: _not_migrating,
+    **vm_availability.CHANGES,
 }
 
 VIEW: View[VmDocument] = View(

@@ -9,6 +9,7 @@ import msgspec
 from events.types import vm as e
 from events.types.run_spec import Boot, Disk, DiskBus, Nic, Topology, VmConfiguration
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
+from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
 
 
 class VmStatus(enum.StrEnum):
@@ -67,7 +68,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `status` is `unknown` while a host that may run the VM does not answer; `last_known_status` is
     then what it was, and otherwise the same as `status`. `status_reason` says why it is so and
     `next` what happens next, or what a person can do. `may_run_on` names the hosts where a copy may
-    be running. `running_configuration` is there while the VM runs with other settings than its
+    be running. `restart` is there where a policy starts the VM, or started its current run.
+    `running_configuration` is there while the VM runs with other settings than its
     configuration, which counts from the next run.
     """
 
@@ -104,6 +106,9 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     delete_protected: bool
     next_run_configuration_exists: bool = False
     running_configuration: VmConfiguration | None = None
+    high_availability: HighAvailability = HighAvailability()
+    start_with_host: StartWithHost = StartWithHost()
+    restart: Restart | None = None
     operations: tuple[OperationInProgress, ...] = ()
     version: int
     configuration_version: int = 1
@@ -111,6 +116,37 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_by: str
     updated_at: Time
     updated_by: str
+
+
+class VmSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The fields of a VM that a list shows: what people look for, and little beside it."""
+
+    id: str
+    name: str
+    status: VmStatus
+    status_since: Time
+    host: Reference | None
+    cluster: Reference
+    memory_bytes: int
+    vcpus: int
+    hostname: str
+    addresses: tuple[str, ...]
+
+
+def summary_of(document: VmDocument) -> VmSummary:
+    """Return what a list shows of a VM."""
+    return VmSummary(
+        id=document.id,
+        name=document.name,
+        status=document.status,
+        status_since=document.status_since,
+        host=document.host,
+        cluster=document.cluster,
+        memory_bytes=document.memory_bytes,
+        vcpus=document.vcpus,
+        hostname=document.hostname,
+        addresses=document.addresses,
+    )
 
 
 def _disk_document(disk: Disk, status: DiskStatus) -> DiskDocument:

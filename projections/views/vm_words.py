@@ -6,6 +6,7 @@ import msgspec
 
 from events.types.vm import DownReason, PauseReason
 from projections.views.parts import spoken
+from projections.views.vm_availability import unknown_words, waiting_words
 from projections.views.vm_document import VmDocument, VmStatus
 
 _DOWN: dict[DownReason, str] = {
@@ -88,10 +89,7 @@ def _words(document: VmDocument) -> tuple[str, str]:
                     f"Host {host} does not answer; the VM was last known to be"
                     f" {spoken(document.last_known_status)}."
                 ),
-                (
-                    "It is shown as it is once the host answers. If the host's machine is off for"
-                    f" certain, run 'host confirm-off {host}': then it can be started elsewhere."
-                ),
+                unknown_words(document, host),
             )
         case VmStatus.DOWN:
             reason = _DOWN[document.down_reason] if document.down_reason else ""
@@ -99,6 +97,8 @@ def _words(document: VmDocument) -> tuple[str, str]:
         case VmStatus.PAUSED:
             return _PAUSED[document.pause_reason or PauseReason.OTHER]
         case VmStatus.WAITING_FOR_LAUNCH if document.host is None:
+            if document.restart is not None:
+                return waiting_words(document.restart)
             return "It is to be started; a host is being chosen.", ""
         case VmStatus.WAITING_FOR_LAUNCH:
             return f"Host {host} was told to start it.", "It boots as soon as the host does so."

@@ -22,6 +22,7 @@ from events.types import vm as vm_events
 from projections.projector import Projector, ProjectorStatus
 from projections.reads.openapi import openapi_components, openapi_paths
 from projections.reads.routes import ReadApi
+from projections.views.vm_document import VmSummary
 from tests.harness.postgres import Database
 from tests.integration.test_projections_projector import running, until
 from tests.unit.projections.history import History, write_log
@@ -203,6 +204,29 @@ class TestList:
             {"name": "Db_7", "status": "down"},
             {"name": "Db_8", "status": "down"},
         ]
+
+    async def test_by_default_has_the_fields_of_the_summary(self, fleet: Site) -> None:
+        (item,) = (await fleet.get("/v1/vms", name="web00")).json()["items"]
+        one = (await fleet.get(f"/v1/vms/{item['id']}")).json()
+        assert item == {field: one[field] for field in VmSummary.__struct_fields__}
+
+    async def test_with_a_star_for_fields_has_whole_documents(self, fleet: Site) -> None:
+        (item,) = (await fleet.get("/v1/vms", name="web00", fields="*")).json()["items"]
+        assert item == (await fleet.get(f"/v1/vms/{item['id']}")).json()
+
+    async def test_has_fields_that_are_not_in_the_summary(self, fleet: Site) -> None:
+        answer = await fleet.get("/v1/vms", name="web00", fields="name,incarnation")
+        assert answer.json()["items"] == [{"name": "web00", "incarnation": 1}]
+
+    async def test_shows_a_change_of_what_it_showed_before(self, fleet: Site) -> None:
+        before = await fleet.get("/v1/vms", name="web02")
+        vm_id = before.json()["items"][0]["id"]
+        fleet.history.add(f"vm/{vm_id}", vm_events.VmGuestReported(incarnation=1, hostname="other"))
+        await fleet.settle()
+        for fields in (None, "*", "hostname,version"):
+            given = {} if fields is None else {"fields": fields}
+            (item,) = (await fleet.get("/v1/vms", name="web02", **given)).json()["items"]
+            assert item["hostname"] == "other"
 
     async def test_without_anything_is_empty(self, site: Site) -> None:
         await site.settle()

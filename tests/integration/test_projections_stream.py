@@ -176,7 +176,7 @@ async def test_resumes_after_the_last_message_without_a_gap(site: Site) -> None:
             elif message["event"] == "vm":
                 seen[message["data"]["id"]] = message["data"]
         last = max(message.get("id", 0) for message in taken)
-    answer = await site.get("/v1/vms", limit="1000")
+    answer = await site.get("/v1/vms", limit="1000", fields="*")
     assert list(seen.values()) == [seen[one] for one in seen]
     assert {item["id"]: item for item in answer.json()["items"]} == seen
     assert {item["status"] for item in seen.values()} == {"unknown"}

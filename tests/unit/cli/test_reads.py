@@ -33,6 +33,13 @@ def test_a_list_is_narrowed_and_names_become_ids(cli: Cli, engine: FakeEngine) -
     assert asked["sort"] == "name"
 
 
+def test_a_list_asks_for_what_it_shows(cli: Cli, engine: FakeEngine) -> None:
+    cli("vm", "list")
+    assert {"id", "name", "addresses"} <= set(engine.asked[-1].url.params["fields"].split(","))
+    cli.json("vm", "list")
+    assert engine.asked[-1].url.params["fields"] == "*"
+
+
 def test_pages_are_followed_up_to_the_limit(cli: Cli, engine: FakeEngine) -> None:
     engine.objects["vms"] = [{"id": f"{n}", "name": f"v{n}"} for n in range(1_234)]
     assert len(cli.json("vm", "list", "--limit", "1200")) == 1_200
