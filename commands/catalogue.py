@@ -18,12 +18,14 @@ from commands.kernel.command import declared_commands
 from commands.operation import cancel
 from commands.vm import (
     create,
+    high_availability,
     migrate,
     reboot,
     remove,
     resume,
     shutdown,
     start,
+    start_with_host,
     stop,
     suspend,
     update,
@@ -35,6 +37,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(add, host_token, approve, activate, host_maintenance, confirm_off, confirm_state),
     *(host_remove, force_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
+    *(high_availability, start_with_host),
     cancel,
 )
 """The modules whose commands make up the product."""

@@ -194,6 +194,7 @@ def _withdraw(scene: Scene, vm: VmState, run: Run, reason: str) -> tuple[NewEven
         host_name=run.host_name,
         incarnation=run.incarnation,
         reason=reason,
+        cancelled=scene.operation.cancel_requested,
     )
     undo = e.OperationUndoStarted(step="launch", input=scene.input, reason=reason)
     patience = scene.timer("launch", scene.timeouts.launch_s)
@@ -241,7 +242,8 @@ def _boot(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
 
 
 def _give_up(scene: Scene, outcome: Outcome, reason: str) -> tuple[NewEvent, ...]:
-    abandoned = VmStartAbandoned(name=scene.operation.name, reason=reason)
+    cancelled = outcome is Outcome.CANCELLED
+    abandoned = VmStartAbandoned(name=scene.operation.name, reason=reason, cancelled=cancelled)
     return (*scene.target(abandoned), *scene.ended(outcome, reason))
 
 

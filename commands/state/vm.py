@@ -7,6 +7,8 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
+from commands.state import vm_availability
+from commands.state.vm_availability import Availability
 from events.envelope import Recorded
 from events.types import vm as e
 from events.types import vm_migration as m
@@ -155,6 +157,7 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     stale_copies: tuple[tuple[str, int], ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
     migration: Migration | None = None
+    availability: Availability = Availability()
 
     def never_ordered(self, incarnation: int) -> bool:
         """Tell whether this log never gave out an incarnation: a restored one has forgotten it."""
@@ -206,8 +209,17 @@ def evolve(state: VmState | None, recorded: Recorded) -> VmState | None:
     ):
         changed = part(state, event, recorded)
         if changed is not None:
-            return changed
-    return state
+            return _with_availability(state, changed, recorded)
+    return _with_availability(state, state, recorded)
+
+
+def _with_availability(before: VmState, changed: VmState, recorded: Recorded) -> VmState:
+    stopping = before.run is not None and before.run.stopping
+    asked = stopping or before.status in {VmStatus.POWERING_DOWN, VmStatus.SAVING_STATE}
+    available = vm_availability.after(before.availability, recorded, asked=asked)
+    if available is before.availability:
+        return changed
+    return msgspec.structs.replace(changed, availability=available)
 
 
 def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmState | None:

@@ -11,6 +11,11 @@ from commands.kernel.fields import END, MIB, Bridge, Description, FileName, Id, 
 from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NameTaken, NotFound
 from commands.state import lookup
+from commands.state.availability_input import (
+    HighAvailabilityInput,
+    StartWithHostInput,
+    of_new,
+)
 from commands.state.hardware import BootInput, Memory, Processors, configuration
 from commands.state.operation import begin
 from events.types.run_spec import DiskBus
@@ -72,6 +77,8 @@ class CreateVm(Command, frozen=True, kw_only=True):
     disks: Annotated[tuple[DiskInput, ...], msgspec.Meta(max_length=32)] = ()
     nics: Annotated[tuple[NicInput, ...], msgspec.Meta(max_length=16)] = ()
     host: Id | None = None
+    high_availability: HighAvailabilityInput | None = None
+    start_with_host: StartWithHostInput | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it under a new id; where there are disks, an operation makes them."""
@@ -86,7 +93,8 @@ class CreateVm(Command, frozen=True, kw_only=True):
             delete_protected=self.delete_protected,
             configuration=configuration(object_id, self, context),
         )
-        events = on(f"vm/{object_id}", created)
+        available = of_new(self.name, self.high_availability, self.start_with_host)
+        events = on(f"vm/{object_id}", created, *available)
         if not self.disks:
             return Decision.of(object_id, *events)
         operation = begin(

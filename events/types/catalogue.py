@@ -6,7 +6,17 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from events.types import cluster, data_center, host, log, operation, policy, vm, vm_migration
+from events.types import (
+    cluster,
+    data_center,
+    host,
+    log,
+    operation,
+    policy,
+    vm,
+    vm_availability,
+    vm_migration,
+)
 from events.types.base import registered_types
 
 MODULES: tuple[ModuleType, ...] = (
@@ -15,6 +25,7 @@ MODULES: tuple[ModuleType, ...] = (
     host,
     vm,
     vm_migration,
+    vm_availability,
     operation,
     policy,
     log,

@@ -182,10 +182,11 @@ class VmStartRequested(Event, frozen=True, kw_only=True):
 
 @event("vm.start_abandoned")
 class VmStartAbandoned(Event, frozen=True, kw_only=True):
-    """The start found no host or ran out of attempts; the VM is as it was before."""
+    """The start found no host, ran out of attempts or was `cancelled`; the VM is as before."""
 
     name: str
     reason: str
+    cancelled: bool = False
 
 
 @event("vm.placed")
@@ -250,13 +251,17 @@ class VmAdopted(Event, frozen=True, kw_only=True):
 
 @event("vm.start_withdrawn")
 class VmStartWithdrawn(Event, frozen=True, kw_only=True):
-    """The host must not start this incarnation any more (addressed to it); it may already have."""
+    """The host must not start this incarnation any more (addressed to it); it may already have.
+
+    `cancelled`: somebody called the start off.
+    """
 
     name: str
     host: str
     host_name: str
     incarnation: int
     reason: str
+    cancelled: bool = False
 
 
 @event("vm.started")

@@ -126,7 +126,7 @@ def test_names_are_completed_by_the_engine(cli: Cli, engine: FakeEngine) -> None
     engine.objects["vms"] = [{"name": "web01"}, {"name": "web02"}]
     assert _completed(cli, "vm", "start", "w") == ["web01", "web02"]
     assert engine.asked[-1].url.params["name"] == "w*"
-    assert _completed(cli, "vm", "sta") == ["start"]
+    assert _completed(cli, "vm", "sta") == ["start", "start-with-host"]
 
 
 @pytest.mark.parametrize("typed", ["a*", "a/b", "ä"])

@@ -154,8 +154,10 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
     if need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE:
         need = msgspec.structs.replace(need, starts=False)  # disks are still made there
     names = {"bridges": need.bridges, "machine_types": (need.machine_type or "",)}
-    names |= {"storage_id": need.storage_id or ""}
-    fit = able(9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40)
+    files = need.storage_id or ""
+    fit = able(
+        9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40, storage_id=files
+    )
     assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
     assert chosen(fleet_of(fit), need) == "h9"
 

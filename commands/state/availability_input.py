@@ -1,0 +1,87 @@
+"""What admins say of restarting a VM, and the events that follow from it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from commands.state.vm_availability import PRIORITY_MAX, Availability
+from events.types.base import Event
+from events.types.vm_availability import VmHighAvailabilityChanged, VmStartWithHostChanged
+
+Priority = Annotated[
+    int,
+    msgspec.Meta(ge=1, le=PRIORITY_MAX, description="1 to 100; the highest goes first."),
+]
+Delay = Annotated[
+    float,
+    msgspec.Meta(ge=0, le=86_400, description="Seconds from the host's return to the start."),
+]
+
+
+class HighAvailabilityInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether the VM is restarted when it or its host fails, and in which order."""
+
+    enabled: bool = True
+    priority: Priority = 1
+
+
+class StartWithHostInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether the VM starts when its host is back after a boot, in which order, how much later."""
+
+    enabled: bool = True
+    priority: Priority = 1
+    delay_s: Delay = 0.0
+
+
+def high_availability(
+    name: str, now: Availability, *, enabled: bool, priority: int | None
+) -> tuple[Event, ...]:
+    """Return the event of a change; none where nothing differs."""
+    changed = VmHighAvailabilityChanged(
+        name=name, enabled=enabled, priority=now.priority if priority is None else priority
+    )
+    same = (changed.enabled, changed.priority) == (now.highly_available, now.priority)
+    return () if same else (changed,)
+
+
+def start_with_host(
+    name: str,
+    now: Availability,
+    *,
+    enabled: bool,
+    priority: int | None,
+    delay_s: float | None,
+) -> tuple[Event, ...]:
+    """Return the event of a change; none where nothing differs."""
+    wanted = now.start_with_host
+    changed = VmStartWithHostChanged(
+        name=name,
+        enabled=enabled,
+        priority=wanted.priority if priority is None else priority,
+        delay_s=wanted.delay_s if delay_s is None else delay_s,
+    )
+    before = (wanted.enabled, wanted.priority, wanted.delay_s)
+    return () if (changed.enabled, changed.priority, changed.delay_s) == before else (changed,)
+
+
+def of_new(
+    name: str, available: HighAvailabilityInput | None, with_host: StartWithHostInput | None
+) -> tuple[Event, ...]:
+    """Return the events of a VM that is being created."""
+    events: tuple[Event, ...] = ()
+    now = Availability()
+    if available is not None:
+        events += high_availability(
+            name, now, enabled=available.enabled, priority=available.priority
+        )
+    if with_host is not None:
+        events += start_with_host(
+            name,
+            now,
+            enabled=with_host.enabled,
+            priority=with_host.priority,
+            delay_s=with_host.delay_s,
+        )
+    return events

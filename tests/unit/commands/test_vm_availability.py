@@ -1,0 +1,167 @@
+"""What is asked of starting VMs by themselves, and how the end of a run bears on it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+import pytest
+
+from commands.kernel.refusal import WrongState
+from commands.kernel.testing import NOW
+from commands.state.vm import VM, VmStatus
+from commands.state.vm_availability import Availability
+from commands.vm.create import CreateVm
+from commands.vm.high_availability import SetHighAvailability
+from commands.vm.start_with_host import SetStartWithHost
+from events.types import vm as v
+from events.types.base import Event
+from events.types.vm import DownReason
+from events.types.vm_availability import (
+    RestartCause,
+    VmHighAvailabilityChanged,
+    VmRestartDecided,
+    VmStartWithHostChanged,
+)
+from events.types.vm_migration import VmMigrationDeparted
+from tests.unit.commands.samples import CLUSTER, HOST_ID, VM_ID, place, vm
+
+AVAILABLE = VmHighAvailabilityChanged(name="web01", enabled=True, priority=50)
+
+
+def down(reason: DownReason) -> v.VmDown:
+    return v.VmDown(name="web01", host=HOST_ID, host_name="kvm01", incarnation=1, reason=reason)
+
+
+def availability(status: VmStatus, *events: Event) -> Availability:
+    state = vm(status, *events).state(VM, VM_ID)
+    assert state is not None
+    return state.availability
+
+
+def test_high_availability_is_set_changed_and_ended() -> None:
+    vm().when(SetHighAvailability(id=VM_ID)).then(
+        VmHighAvailabilityChanged(name="web01", enabled=True, priority=1)
+    )
+    on = vm(VmStatus.UP, AVAILABLE)
+    on.when(SetHighAvailability(id=VM_ID)).then_nothing()
+    on.when(SetHighAvailability(id=VM_ID, priority=100)).then(
+        VmHighAvailabilityChanged(name="web01", enabled=True, priority=100)
+    )
+    on.when(SetHighAvailability(id=VM_ID, enabled=False)).then(
+        VmHighAvailabilityChanged(name="web01", enabled=False, priority=50)
+    )
+    removing = vm(VmStatus.REMOVING)
+    removing.when(SetHighAvailability(id=VM_ID)).refused(WrongState, "web01")
+    removing.when(SetStartWithHost(id=VM_ID)).refused(WrongState, "web01")
+
+
+def test_starting_with_the_host_is_set_changed_and_ended() -> None:
+    vm().when(SetStartWithHost(id=VM_ID, delay_s=30.0)).then(
+        VmStartWithHostChanged(name="web01", enabled=True, priority=1, delay_s=30.0)
+    )
+    changed = VmStartWithHostChanged(name="web01", enabled=True, priority=7, delay_s=30.0)
+    on = vm(VmStatus.UP, changed)
+    on.when(SetStartWithHost(id=VM_ID, priority=7)).then_nothing()
+    on.when(SetStartWithHost(id=VM_ID, enabled=False)).then(
+        VmStartWithHostChanged(name="web01", enabled=False, priority=7, delay_s=30.0)
+    )
+
+
+def test_a_vm_is_created_with_both() -> None:
+    command = CreateVm.declaration.cls
+    body = {
+        "name": "web01",
+        "cluster": CLUSTER,
+        "high_availability": {"priority": 50},
+        "start_with_host": {"delay_s": 5},
+    }
+    made = place().when(msgspec.convert(body, command, strict=False))
+    assert made.event(VmHighAvailabilityChanged) == AVAILABLE
+    assert made.event(VmStartWithHostChanged).delay_s == 5
+    plain = place().when(CreateVm(name="web01", cluster=CLUSTER))
+    assert [type(event) for event in plain.events] == [v.VmCreated]
+
+
+STOP = v.VmStopRequested(name="web01", host=HOST_ID, incarnation=1)
+SHUTDOWN = v.VmShutdownRequested(name="web01", incarnation=1)
+
+
+@pytest.mark.parametrize("reason", list(DownReason))
+def test_only_an_end_that_nobody_wanted_is_a_fall(reason: DownReason) -> None:
+    found = availability(VmStatus.UP, down(reason))
+    fell = reason in {DownReason.CRASHED, DownReason.HOST_SHUTDOWN, DownReason.HOST_LOST}
+    assert bool(found.fell) is fell
+    assert found.stopped is (reason is DownReason.ADMIN)
+    if fell:
+        assert (found.reason, found.fell, found.fell_at) == (reason, found.ended, NOW_BEFORE)
+
+
+NOW_BEFORE = NOW - dt.timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "asked", [(STOP,), (SHUTDOWN,), (v.VmSuspendRequested(name="web01", incarnation=1),)]
+)
+@pytest.mark.parametrize("reason", [DownReason.CRASHED, DownReason.HOST_LOST, DownReason.GUEST])
+def test_a_requested_stop_wins_however_the_run_ends(
+    asked: tuple[Event, ...], reason: DownReason
+) -> None:
+    found = availability(VmStatus.UP, *asked, down(reason))
+    assert found.stopped
+    assert not found.fell
+
+
+def test_a_shutdown_that_the_guest_did_not_follow_is_no_stop() -> None:
+    kept = v.VmShutdownFailed(name="web01", incarnation=1, reason="ignored")
+    assert availability(VmStatus.UP, SHUTDOWN, kept, down(DownReason.HOST_LOST)).fell
+
+
+def test_a_start_called_off_is_a_stop_even_where_its_host_dies() -> None:
+    withdrawn = v.VmStartWithdrawn(
+        name="web01",
+        host=HOST_ID,
+        host_name="kvm01",
+        incarnation=1,
+        reason="cancelled",
+        cancelled=True,
+    )
+    lost = down(DownReason.HOST_LOST)
+    assert availability(VmStatus.POWERING_UP, withdrawn, lost).stopped
+    late = v.VmStartWithdrawn(
+        name="web01", host=HOST_ID, host_name="kvm01", incarnation=1, reason="too late"
+    )
+    assert availability(VmStatus.POWERING_UP, late, lost).fell
+    called_off = v.VmStartAbandoned(name="web01", reason="cancelled", cancelled=True)
+    again = v.VmStartRequested(name="web01")
+    fallen = (down(DownReason.CRASHED), again)
+    assert not availability(VmStatus.UP, *fallen, called_off).fell
+    failed = v.VmStartAbandoned(name="web01", reason="no host")
+    kept = availability(VmStatus.UP, *fallen, failed)
+    assert kept.fell > kept.ended
+    assert not availability(VmStatus.UP, *fallen, called_off, again).stopped
+
+
+def test_what_lies_there_is_not_started_because_it_becomes_highly_available() -> None:
+    assert not availability(VmStatus.UP, down(DownReason.CRASHED), AVAILABLE).fell
+    off = VmHighAvailabilityChanged(name="web01", enabled=False, priority=50)
+    assert availability(VmStatus.UP, AVAILABLE, down(DownReason.CRASHED)).fell
+    assert not availability(VmStatus.UP, AVAILABLE, off, down(DownReason.CRASHED), AVAILABLE).fell
+
+
+def test_it_is_known_where_it_ran_and_whether_it_came_up() -> None:
+    running = availability(VmStatus.UP)
+    assert (running.host, running.up_at) == (HOST_ID, NOW_BEFORE)
+    moved = VmMigrationDeparted(
+        name="web01",
+        incarnation=1,
+        host=HOST_ID,
+        destination="h2",
+        destination_name="kvm02",
+        reason=DownReason.MIGRATED,
+    )
+    assert availability(VmStatus.MIGRATING, moved).host == "h2"
+    decided = VmRestartDecided(
+        name="web01", cause=RestartCause.HIGH_AVAILABILITY, attempt=3, not_before=NOW
+    )
+    assert availability(VmStatus.UP, decided).attempts == 3
