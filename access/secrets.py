@@ -13,11 +13,15 @@ import re
 import secrets
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from access.files import create_once, make_private_folder, read_bounded
 
 KEY_BYTES = 32
 KEY_FILE_NAME = "engine.key"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NONCE_BYTES = 12
 _TOKEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -35,6 +39,7 @@ class EngineSecret:
         self._body_key = _derive(key, "request body/1")
         self._enrolment_key = _derive(key, "host enrolment/1")
         self._migration_key = _derive(key, "migration ticket/1")
+        self._vault = AESGCM(_derive(key, "vault/1"))
 
     @classmethod
     def load_or_create(cls, path: Path) -> "EngineSecret":
@@ -82,6 +87,20 @@ class EngineSecret:
         text = f"{migration}/{vm}/{destination}".encode()
         mac = hmac.digest(self._migration_key, text, "sha256")
         return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+    def seal(self, name: str, plain: bytes) -> bytes:
+        """`plain` by AES-256-GCM, bound to a name: a fresh nonce of 12 bytes, then the text."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._vault.encrypt(nonce, plain, name.encode())
+
+    def open(self, name: str, sealed: bytes) -> bytes:
+        """What was sealed under a name; UnusableKey by another engine's key, or if altered."""
+        nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        try:
+            return self._vault.decrypt(nonce, text, name.encode())
+        except (InvalidTag, ValueError) as error:
+            message = f"{name} was sealed with another key, or was altered"
+            raise UnusableKey(message) from error
 
     def enrolment_digest(self, token_id: str) -> str:
         """What an event keeps of an enrolment token: `secret_digest` of its secret."""

@@ -38,6 +38,7 @@ from benchmarks._report import compare
 from benchmarks.append import RAW_TABLE, raw_rate
 from chronovisor.contexts import context
 from chronovisor.defaults import ensure_defaults
+from access.vault import MemoryVault
 from commands.api.app import Api
 from commands.api.application import Application
 from commands.gateway.enrolment import Enrolment
@@ -124,6 +125,7 @@ def _api(handler: Handler, log: PostgresLog, folder: Path) -> Application:
         reader=log,
         tokens=TokenVerifier.from_admin_token_file(folder / "token"),
         secret=secret,
+        vault=MemoryVault(),
         enrolment=enrolment,
         placement=Placement(GatewayView()),
         context=context,

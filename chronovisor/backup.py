@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from chronovisor import backup_files, backup_history
+from chronovisor import backup_files, backup_history, backup_vault
 from chronovisor.backup_database import database
 from chronovisor.backup_file import BackupWriter, Sink
 from chronovisor.backup_format import (
@@ -99,6 +99,7 @@ def _take_log(installation: Installation, writer: BackupWriter, progress: Progre
             name = part_name(table)
             with writer.part(name, Scope.LOG) as sink:
                 snapshot.copy(table, facts.columns[table], _Telling(sink, name, progress))
+        backup_vault.take(connection, writer)
         connection.execute("rollback")
     return facts
 

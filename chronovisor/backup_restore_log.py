@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 from uuid_utils.compat import uuid7
 
+from chronovisor import backup_vault
 from chronovisor.backup_file import BackupReader
 from chronovisor.backup_format import BackupError, BrokenBackupError, LogFacts, Part
 from chronovisor.backup_log import TABLES, LogSnapshot, connect, other_columns, part_name
@@ -74,6 +75,7 @@ def restore_log(
     """Bring the backup's log into a database that has none; raises BackupError."""
     try:
         migrate(dsn)
+        backup_vault.prepare(dsn)
         with connect(dsn) as connection:
             _require_room(connection, facts)
             with connection.transaction():
@@ -82,6 +84,7 @@ def restore_log(
                 for table in TABLES:
                     _copy_in(connection, reader, table, facts.columns[table], progress)
                 _compare(connection, reader, facts)
+                backup_vault.put(connection, reader)
                 restored = _note(connection, reader, facts, now())
             connection.execute("analyze log.log, log.claims, log.answers")
     except psycopg.Error as error:

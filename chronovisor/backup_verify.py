@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chronovisor import backup_files, backup_history
+from chronovisor import backup_files, backup_history, backup_vault
 from chronovisor.backup import Progress
 from chronovisor.backup_file import BackupReader
 from chronovisor.backup_format import BrokenBackupError, Part, Scope, SecretsSealedError
@@ -102,6 +102,9 @@ def _check_log(reader: BackupReader, progress: Progress) -> None:
     )
     check.claims(reader.chunks(_part(reader, "claims")))
     check.answers(reader.chunks(_part(reader, "answers")))
+    secrets = reader.manifest.part(backup_vault.PART)
+    if secrets is not None:
+        backup_vault.check(reader.chunks(secrets))
 
 
 def _part(reader: BackupReader, table: str) -> Part:

@@ -34,6 +34,7 @@ from chronovisor.cli.values import (
     parse_size,
 )
 from commands.kernel.command import Declaration
+from commands.kernel.fields import SECRET
 
 SPREAD = {"boot": {"devices": "boot_devices"}}
 """Structs whose fields are options of their own, and which of those get another name."""
@@ -54,6 +55,7 @@ class Shape(enum.Enum):
     PAIRS = "pairs"
     REPEATED = "repeated"
     OBJECT = "object"
+    SECRET = "secret"  # noqa: S105 - how it is typed: at a prompt, or from a file
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +126,8 @@ def _option(field: Field) -> Option:
     if parts:
         keys = ", ".join(f"{p.name}{'' if p.required else '?'}" for p in parts)
         described = f"{described} Keys: {keys}.".strip()
+    if _is_secret(field.type):
+        shape = Shape.SECRET
     if shape is Shape.OBJECT:
         described = f"The {name.replace('_', ' ')}, by its name or id."
     return Option(
@@ -175,6 +179,12 @@ def _bare(found: Type) -> tuple[Type | None, str]:
         kinds = [kind for kind in found.types if not isinstance(kind, NoneType)]
         return _bare(kinds[0])
     return found, ""
+
+
+def _is_secret(found: Type) -> bool:
+    if isinstance(found, UnionType):
+        return any(_is_secret(kind) for kind in found.types)
+    return isinstance(found, Metadata) and bool((found.extra or {}).get(SECRET))
 
 
 def _first_line(inner: Type | None) -> str:

@@ -15,6 +15,7 @@ from chronovisor.cli.exits import CliError, Exit
 from chronovisor.cli.fields import KINDS, Option, Shape, options_of, put, value_of
 from chronovisor.cli.kinds import BY_WORD
 from chronovisor.cli.output import Output, cell, print_json
+from chronovisor.cli.secrets import read_secret, secret_parameters
 from chronovisor.cli.values import BadValue, parse_duration
 from commands.catalogue import COMMANDS
 from commands.kernel.command import Declaration
@@ -69,7 +70,8 @@ def _verb(declaration: Declaration) -> Callable[..., None]:
         parameters["target"] = (Annotated[str, what], inspect.Parameter.empty)
     shown = tuple(o for o in options if not (named and o.place == ("name",)))
     for option in shown:
-        parameters |= _option(option)
+        asked = option.shape is Shape.SECRET
+        parameters |= secret_parameters(option) if asked else _option(option)
     if declaration.long:
         parameters |= {"wait": (WaitOption, False), "timeout": (TimeoutOption, TIMEOUT_DEFAULT)}
     if PreconditionFailed in declaration.refusals:
@@ -164,6 +166,10 @@ def _body(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:
     for option in options:
         if option.clearable and given.get(f"no_{option.name}"):
             put(body, option.place, None)
+        elif option.shape is Shape.SECRET:
+            secret = read_secret(option, given)
+            if secret is not None:
+                put(body, option.place, secret)
         elif given[option.name] is not None and given[option.name] != []:
             try:
                 put(body, option.place, value_of(option, given[option.name]))

@@ -16,6 +16,7 @@ from access.secrets import EngineSecret
 from access.succession import Authorities
 from access.tokens import TokenVerifier
 from access.trust import ServerFiles
+from access.vault import MIGRATIONS, SCHEMA, PostgresVault
 from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
@@ -31,10 +32,12 @@ from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.placement import Placement
 from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.tls import ServerConfig, bind, serve, server_config
+from commands.gateway.vault_keeper import VaultKeeper
 from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.handler import Handler
 from commands.kernel.snapshots import Keeper
 from events.codec import CODEC
+from events.log.migrate import migrate
 from events.log.port import LogReader, UnavailableError
 from events.log.postgres import PostgresLog
 from events.wire.telemetry import TelemetrySender, TelemetrySink
@@ -72,11 +75,13 @@ class Engine:
         )
         self._telemetry = _telemetry_sink(installation)
         self._secret = EngineSecret.load(installation.folder.secret)
+        self._vault = PostgresVault(pool, self._secret)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
         await self._keeper.restore(self._view)
         await self._contacts.prepare()
+        await asyncio.to_thread(migrate, self._installation.dsn(), SCHEMA, MIGRATIONS)
         if not await self._log.load(f"log/{self._log.log_id}"):  # a restored log had its own
             await ensure_defaults(self._handler, self._log.log_id)
         files = self._installation.server_files()
@@ -119,6 +124,7 @@ class Engine:
                 ),
                 follow(self._log, self._view, self._handler, self._keeper),
                 self._monitor.run(),
+                VaultKeeper(self._vault, self._view, self._log).run(),
                 self._telemetry.run(),
                 certificates.run(),
                 beat.run(),
@@ -158,6 +164,7 @@ class Engine:
             reader=self._log,
             tokens=TokenVerifier.from_admin_token_file(self._installation.folder.admin_token),
             secret=self._secret,
+            vault=self._vault,
             enrolment=enrolment,
             placement=Placement(self._view),
             context=context,

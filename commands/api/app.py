@@ -23,6 +23,7 @@ from access.principals import Principal
 from access.rights import allowed
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
+from access.vault import Vault
 from commands.api import metrics, placement
 from commands.api.answers import OK, answer, stored_fields
 from commands.api.bodies import BodyDecoder, decode
@@ -43,6 +44,7 @@ from commands.api.requests import (
     require_no_parameters,
     wishes,
 )
+from commands.api.sealing import sealed, secret_fields
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.placement import Placement
@@ -81,6 +83,7 @@ class Api:
         reader: LogReader,
         tokens: TokenVerifier,
         secret: EngineSecret,
+        vault: Vault,
         enrolment: Enrolment,
         placement: Placement,
         health: HealthCheck,
@@ -89,6 +92,7 @@ class Api:
     ) -> None:
         self.handler = handler
         self.secret = secret
+        self.vault = vault
         self.enrolment = enrolment
         self._placement = placement
         self._reader = reader
@@ -223,6 +227,7 @@ class CommandEndpoint:
         self.declaration = declaration
         self._api = api
         self._body = BodyDecoder(declaration)
+        self._secrets = secret_fields(declaration)
         self._versioned = PreconditionFailed in declaration.refusals
         self._lists = tuple(
             field.name
@@ -272,14 +277,16 @@ class CommandEndpoint:
         wished = wishes(headers, versioned=self._versioned)
         api.require_place()  # before the work of reading the body, too
         command = self._body.decode(await read_body(headers, receive), path)
+        mac = b"" if wished.key is None else self._mac(scope, command)
         with api.place():
-            accepted = await api.handler.handle(
-                command.decide,
-                self._source(command, principal.actor, wished.if_match),
-                principal=principal.actor,
-                key=wished.key,
-                body_mac=b"" if wished.key is None else self._mac(scope, command),
-            )
+            async with sealed(api.vault, command, self._secrets) as held:
+                accepted = held.accepted = await api.handler.handle(
+                    held.command.decide,
+                    self._source(command, principal.actor, wished.if_match),
+                    principal=principal.actor,
+                    key=wished.key,
+                    body_mac=mac,
+                )
         return accepted, wished
 
     async def _ending(self, operation: str | None, wait_s: int | None) -> Ending | None:

@@ -49,6 +49,21 @@ FileName = Annotated[
         description="The name of a file in the host's storage folder, without any path.",
     ),
 ]
+SECRET = "secret"  # noqa: S105 - the name of the mark
+"""The mark of a field whose value goes into the vault, in its type's `extra`."""
+Secret = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[^\x00-\x1f\x7f]*" + END,
+        description="A secret of at most 1,024 characters, without control characters. It is kept"
+        " sealed, and never shown again.",
+        extra_json_schema={"format": "password", "writeOnly": True},
+        extra={SECRET: True},
+    ),
+]
+"""A secret. Where it decides, a command has its reference to the vault there (`vault/<uuid>`)."""
 Bridge = Annotated[
     str,
     msgspec.Meta(

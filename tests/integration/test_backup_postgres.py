@@ -9,8 +9,11 @@ from pathlib import Path
 
 import msgspec
 import psycopg
+import psycopg_pool
 import pytest
 
+from access.secrets import EngineSecret
+from access.vault import MIGRATIONS, SCHEMA, PostgresVault, SecretForgotten
 from chronovisor import backup_restore_log
 from chronovisor.backup import make_backup
 from chronovisor.backup_file import BackupReader
@@ -27,6 +30,7 @@ from commands.kernel.command import Command
 from commands.kernel.handler import Handler
 from events.codec import CODEC
 from events.envelope import Recorded
+from events.log.migrate import migrate
 from events.log.postgres import PostgresLog
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
@@ -230,3 +234,36 @@ async def test_rows_that_read_back_differently_are_not_kept(
         await bring_back(tmp_path / "backup", installed(tmp_path / "new", second).folder.root)
 
     assert await history(second.url) == []
+
+
+async def test_the_vault_comes_back_sealed_and_opens_with_the_same_key_only(
+    tmp_path: Path, database: Database, second: Database
+) -> None:
+    async with PostgresLog.open(database.url) as log:
+        await do(log, CreateDataCenter(name="Default"))
+    await asyncio.to_thread(migrate, database.url, SCHEMA, MIGRATIONS)
+    key = EngineSecret(b"k" * 32)
+    async with opened_vault(database, key) as vault:
+        reference = await vault.put("correct horse")
+    source = installed(tmp_path / "source", database)
+    await back_up(source, tmp_path / "backup.zip")
+    assert b"correct horse" not in (tmp_path / "backup.zip").read_bytes()
+    assert verified(tmp_path / "backup.zip").events == 1
+    installed(tmp_path / "target", second)
+    await bring_back(tmp_path / "backup.zip", tmp_path / "target")
+    async with opened_vault(second, key) as vault:
+        assert await vault.get(reference) == "correct horse"
+    async with opened_vault(second, EngineSecret(b"o" * 32)) as vault:
+        with pytest.raises(SecretForgotten):
+            await vault.get(reference)
+
+
+@contextlib.asynccontextmanager
+async def opened_vault(database: Database, key: EngineSecret) -> AsyncIterator[PostgresVault]:
+    """Open the vault in a database."""
+    pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection]
+    pool = psycopg_pool.AsyncConnectionPool(
+        database.url, min_size=1, timeout=5, open=False, kwargs={"autocommit": True}
+    )
+    async with pool:
+        yield PostgresVault(pool, key)

@@ -16,6 +16,7 @@ from access.principals import BOOTSTRAP_ADMIN, host_principal
 from access.secrets import EngineSecret
 from access.succession import Authorities
 from access.tokens import TokenVerifier, token_digest
+from access.vault import MemoryVault
 from commands.api.app import Api
 from commands.api.application import Application
 from commands.gateway.enrolment import Enrolment
@@ -48,6 +49,7 @@ class Asked:
         self.handler = Handler(self.log)
         self.view = GatewayView()
         self.secret = EngineSecret(b"k" * 32)
+        self.vault = MemoryVault()
         CertificateAuthority.load_or_create(folder / "ca", dt.datetime.now(dt.UTC))
         self.enrolment = Enrolment(
             self.handler,
@@ -68,6 +70,7 @@ class Asked:
                 }
             ),
             secret=self.secret,
+            vault=self.vault,
             enrolment=self.enrolment,
             placement=Placement(self.view),
             health=self._health,
