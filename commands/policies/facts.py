@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
+
+import msgspec
 
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.shapes import Shape, Tables
@@ -36,6 +38,8 @@ Timer = tuple[dt.datetime, str, str]
 SHAPE = Shape.of("facts", 1, (CLUSTER, HOST, VM, OPERATION), versions=int)
 
 
+STARTING = frozenset({VmStatus.WAITING_FOR_LAUNCH, VmStatus.POWERING_UP, VmStatus.RESTORING_STATE})
+"""States of a VM with a run in which its host is busy with starting it."""
 _CONFIRMING = (HostStateConfirmed, HostConfirmedOff, HostRemoved)
 """What may end the wait for a host that a restore left unconfirmed."""
 
@@ -90,6 +94,7 @@ class Facts:
         self._on_host: dict[str, set[str]] = defaultdict(set)
         self._waits_for: dict[str, set[str]] = defaultdict(set)
         self._reserved: dict[str, tuple[str, Share]] = {}
+        self.starting: Counter[str] = Counter()
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
@@ -179,7 +184,14 @@ class Facts:
         return concerned
 
     def choose(self, need: Need) -> Choice:
-        """Return the host that a VM is placed on; see `Fleet.choose`."""
+        """Return the host that a VM is placed on; see `Fleet.choose`.
+
+        Hosts that start as many VMs as the need allows are left out of those that it may have.
+        """
+        if need.starts_at_once_max:
+            limit = need.starts_at_once_max
+            busy = tuple(host for host, starts in self.starting.items() if starts >= limit)
+            need = msgspec.structs.replace(need, busy=busy)
         return self._fleet.choose(need)
 
     def reserve(self, vm: str, host: str) -> None:
@@ -188,12 +200,14 @@ class Facts:
         share = share_of(self.vms[vm])
         self._reserved[vm] = (host, share)
         self._fleet.take(host, share)
+        self.starting[host] += 1
 
     def give_back(self, vm: str) -> None:
         """Count a reservation no more: its append was refused, or is folded."""
         reserved = self._reserved.pop(vm, None)
         if reserved is not None:
             self._fleet.take(*reserved, -1)
+            self._count_start(reserved[0], -1)
 
     def names_on(self, host: str) -> list[str]:
         """Return the names of the VMs that may run on a host, stale copies included."""
@@ -246,6 +260,8 @@ class Facts:
         if vm is None:
             return
         self._fleet.account(vm, sign)
+        if vm.run is not None and vm.status in STARTING:
+            self._count_start(vm.run.host, sign)
         copies = {*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies)}
         waits_for = copies | {entry.host for entry in vm.jobs}
         for index, hosts in ((self._on_host, copies), (self._waits_for, waits_for)):
@@ -254,6 +270,12 @@ class Facts:
                     index[host].add(vm.id)
                 else:
                     index[host].discard(vm.id)
+
+    def _count_start(self, host: str, sign: int) -> None:
+        """Count a start under way on a host, from the choice of the host until the guest is up."""
+        self.starting[host] += sign
+        if not self.starting[host]:
+            del self.starting[host]
 
     def _take_host(self, recorded: Recorded) -> None:
         after = HOST.evolve(self.hosts.get(recorded.object_id), recorded)

@@ -65,6 +65,17 @@ def _folder(need: Need, candidate: Candidate) -> str | None:
     return "It does not see the storage folder that the VM's files lie in."
 
 
+def _busy(need: Need, candidate: Candidate) -> str | None:
+    if candidate.host.id not in need.busy:
+        return None
+    return f"It is starting {need.starts_at_once_max} VMs already."
+
+
+def _shutting_down(need: Need, candidate: Candidate) -> str | None:
+    shutting_down = candidate.host.id in need.shutting_down
+    return "It was shutting down when the VM ended there." if shutting_down else None
+
+
 def _left(need: Need, candidate: Candidate) -> str | None:
     if candidate.host.id == need.leaves:
         return "The VM runs there."
@@ -202,6 +213,16 @@ FILTERS: tuple[Filter, ...] = (
         objection=_left,
     ),
     Filter(
+        name="StartsAtOnce",
+        passing=lambda need, columns: _without(columns, need.busy),
+        objection=_busy,
+    ),
+    Filter(
+        name="ShuttingDown",
+        passing=lambda need, columns: _without(columns, need.shutting_down),
+        objection=_shutting_down,
+    ),
+    Filter(
         name="StorageFolder",
         passing=lambda need, columns: (
             None if need.moves else _having("storage_ids", (need.storage_id or None,), columns)
@@ -240,7 +261,7 @@ FILTERS: tuple[Filter, ...] = (
 """All filters, in the order in which their reasons are told.
 
 Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`,
-`Tried`, `StorageFolder` and `Storage` have no name in oVirt, which looks at them before it filters.
+`Tried`, `StartsAtOnce`, `ShuttingDown`, `StorageFolder` and `Storage` have no name in oVirt.
 """
 
 

@@ -24,6 +24,9 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     `starts` is False where only disks are to lie there. `leaves` is the host that a running VM is
     to be moved from; `tried` are hosts that could not start it. `moves` is True where it is moved
     while it runs; `storage_id` names the folder of its files then, None where it has no files.
+    With `starts_at_once_max` (0: no limit), hosts are left out that are starting so many already:
+    those in `busy`; `shutting_down` are left out as well.
+
     `for_files`: `only_host` is where its files lie; a host that shares their folder will do too.
     """
 
@@ -39,6 +42,9 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     only_host: str | None = None
     only_host_why: str = ""
     for_files: bool = False
+    starts_at_once_max: int = 0
+    busy: tuple[str, ...] = ()
+    shutting_down: tuple[str, ...] = ()
     leaves: str | None = None
     moves: bool = False
     storage_id: str | None = None

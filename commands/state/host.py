@@ -8,8 +8,11 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
+from commands.state import host_ssh
+from commands.state.host_ssh import SshOrder, SshState
 from events.envelope import Recorded
 from events.types import host as e
+from events.types.host_ssh import HostSshEnded, SshTask
 
 FORMER_BOOTS_MAX = 32
 """How many former boot ids are remembered, to tell a clone from a reboot."""
@@ -19,6 +22,7 @@ class HostStatus(enum.StrEnum):
     """States of a host, in oVirt's words where it has them."""
 
     INSTALLING = "installing"
+    INSTALL_FAILED = "install_failed"
     PENDING_APPROVAL = "pending_approval"
     UNASSIGNED = "unassigned"
     UP = "up"
@@ -72,6 +76,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     that it should have run then, and did not mention. Incarnations count from `incarnations_from`
     on at least.
 
+    `booted` is the position, and `booted_at` the time, at which its present boot was heard of.
+
     `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
     counts as well, so that a host which never got it, or died while storing it, is not locked out.
     """
@@ -90,6 +96,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     boot: str | None = None
     former_boots: tuple[str, ...] = ()
+    booted: int = 0
+    booted_at: dt.datetime | None = None
     silent: bool = False
     proved_off: int = 0
     duplicate: bool = False
@@ -102,6 +110,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0
     missing: tuple[str, ...] = ()
     incarnations_from: int = 0
+    ssh: SshState = SshState()
 
     @property
     def mute(self) -> bool:
@@ -120,6 +129,10 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.REMOVED
         if self.duplicate:
             return HostStatus.ERROR
+        if self.ssh.installing:
+            return HostStatus.INSTALLING
+        if self.ssh.install_failed:
+            return HostStatus.INSTALL_FAILED
         if self.identity is None:
             return HostStatus.INSTALLING
         if not self.approved:
@@ -161,7 +174,36 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
             missing=(),
             incarnations_from=event.incarnations_from,
         )
+    if isinstance(event, e.HostSessionStarted) and event.boot != state.boot:
+        state = msgspec.structs.replace(state, booted=recorded.position, booted_at=recorded.time)
+    ssh = host_ssh.evolve(state.ssh, recorded, joined=state.identity is not None)
+    if ssh is not None:
+        return _evolve_ssh(state, ssh, event)
     return _evolve_enrolment(state, event) or _evolve_life(state, event) or state
+
+
+def _evolve_ssh(state: HostState, ssh: SshState, event: object) -> HostState:
+    """Fold what was done over SSH; a machine that the agent was taken from is no host any more."""
+    order = state.ssh.order
+    if not isinstance(event, HostSshEnded) or order is None or not _taken_away(order, event):
+        return msgspec.structs.replace(state, ssh=ssh)
+    return msgspec.structs.replace(
+        state,
+        ssh=ssh,
+        token=None,
+        identity=None,
+        certificate=None,
+        certificate_fingerprint=None,
+        renewed=None,
+        session=None,
+        silent=False,
+    )
+
+
+def _taken_away(order: SshOrder, ended: HostSshEnded) -> bool:
+    if ended.task is SshTask.UNINSTALL:
+        return ended.succeeded
+    return ended.task is SshTask.INSTALL and not ended.succeeded and order.fresh
 
 
 def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
@@ -170,6 +212,7 @@ def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
             token = Token(id=event.token, secret_sha256=event.secret_sha256, expires=event.expires)
             return msgspec.structs.replace(state, token=token)
         case e.HostJoinRequested():
+            # Whoever joins by hand after a failed installation need not care about that any more.
             identity = Identity(
                 public_key_sha256=event.public_key_sha256,
                 hardware=event.hardware,
@@ -182,6 +225,7 @@ def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
                 certificate=None,
                 certificate_fingerprint=None,
                 renewed=None,
+                ssh=host_ssh.forgotten(state.ssh),
             )
         case e.HostApproved():
             return msgspec.structs.replace(state, approved=True, duplicate=False, former_boots=())
@@ -236,7 +280,8 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
         case e.HostCapabilitiesReported():
             return msgspec.structs.replace(state, capabilities=event.capabilities)
         case e.HostActivated():
-            return msgspec.structs.replace(state, duty=Duty.ACTIVE)
+            ssh = host_ssh.forgotten(state.ssh)
+            return msgspec.structs.replace(state, duty=Duty.ACTIVE, ssh=ssh)
         case e.HostMaintenanceRequested():
             return msgspec.structs.replace(state, duty=Duty.PREPARING)
         case e.HostMaintenanceEntered():

@@ -82,6 +82,18 @@ REFUSED = [
         Need(cluster="c", tried=("h1",)),
         "It was tried and could not start the VM.",
     ),
+    (
+        "StartsAtOnce",
+        host(1),
+        Need(cluster="c", starts_at_once_max=4, busy=("h1",)),
+        "It is starting 4 VMs already.",
+    ),
+    (
+        "ShuttingDown",
+        host(1),
+        Need(cluster="c", shutting_down=("h1",)),
+        "It was shutting down when the VM ended there.",
+    ),
     ("Migration", host(1), Need(cluster="c", leaves="h1"), "The VM runs there."),
     (
         "ClusterInMaintenance",
@@ -155,9 +167,7 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
         need = msgspec.structs.replace(need, starts=False)  # disks are still made there
     names = {"bridges": need.bridges, "machine_types": (need.machine_type or "",)}
     files = need.storage_id or ""
-    fit = able(
-        9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40, storage_id=files
-    )
+    fit = able(9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40, storage_id=files)
     assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
     assert chosen(fleet_of(fit), need) == "h9"
 
@@ -268,6 +278,8 @@ NEEDS = st.builds(
     storage_id=st.sampled_from([None, None, "", "shared"]),
     leaves=st.sampled_from([None, "h0"]),
     tried=st.sampled_from([(), ("h1",), ("h2", "h99")]),
+    busy=st.sampled_from([(), ("h0",), ("h1", "h99")]),
+    shutting_down=st.sampled_from([(), (), ("h2", "h99")]),
     scheduling=st.builds(
         Scheduling,
         policy=st.sampled_from(SchedulingPolicy),
