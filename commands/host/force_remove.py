@@ -33,6 +33,7 @@ class ForceRemoveHost(Command, frozen=True, kw_only=True):
         """Remove it, and leave what refers to it to refer to its tombstone."""
         del context
         state = lookup.host(world, self.id)
+        lookup.require_no_ssh(state)
         _require_nothing_runs(state)
         if self.name != state.name:
             raise InvalidField(

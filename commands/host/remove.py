@@ -13,6 +13,7 @@ from events.types.host import HostRemoved
 _REMOVABLE = frozenset(
     {
         HostStatus.INSTALLING,
+        HostStatus.INSTALL_FAILED,
         HostStatus.PENDING_APPROVAL,
         HostStatus.UNASSIGNED,
         HostStatus.MAINTENANCE,
@@ -41,6 +42,7 @@ class RemoveHost(Command, frozen=True, kw_only=True):
         """Remove it; VMs whose disks lie there refuse that by their claims."""
         del context
         state = lookup.host(world, self.id)
+        lookup.require_no_ssh(state)
         if state.status not in _REMOVABLE:
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",

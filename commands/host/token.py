@@ -15,7 +15,9 @@ from commands.state import lookup
 from commands.state.host import HostStatus
 from events.types.host import HostEnrolmentTokenIssued
 
-_BEFORE_LIFE = frozenset({HostStatus.INSTALLING, HostStatus.PENDING_APPROVAL})
+_BEFORE_LIFE = frozenset(
+    {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
+)
 _REJOINING = frozenset({HostStatus.MAINTENANCE, HostStatus.ERROR})
 
 
@@ -40,6 +42,7 @@ class IssueEnrolmentToken(Command, frozen=True, kw_only=True):
     def decide(self, world: World, context: Context) -> Decision:
         """Bind the token to the host; the caller derives its secret from the token's id."""
         state = lookup.host(world, self.id)
+        lookup.require_no_ssh(state)
         if state.status not in _BEFORE_LIFE | _REJOINING:
             raise WrongState(
                 f"Host {state.name} has joined and is {state.status.replace('_', ' ')}.",

@@ -186,7 +186,8 @@ def _evolve_ssh(state: HostState, ssh: SshState, event: object) -> HostState:
     """Fold what was done over SSH; a machine that the agent was taken from is no host any more."""
     order = state.ssh.order
     if not isinstance(event, HostSshEnded) or order is None or not _taken_away(order, event):
-        return msgspec.structs.replace(state, ssh=ssh)
+        address = ssh.access.address if ssh.access is not None else state.address
+        return msgspec.structs.replace(state, ssh=ssh, address=address)
     return msgspec.structs.replace(
         state,
         ssh=ssh,
@@ -212,7 +213,6 @@ def _evolve_enrolment(state: HostState, event: object) -> HostState | None:
             token = Token(id=event.token, secret_sha256=event.secret_sha256, expires=event.expires)
             return msgspec.structs.replace(state, token=token)
         case e.HostJoinRequested():
-            # Whoever joins by hand after a failed installation need not care about that any more.
             identity = Identity(
                 public_key_sha256=event.public_key_sha256,
                 hardware=event.hardware,

@@ -37,6 +37,15 @@ def host(world: World, object_id: str) -> HostState:
     return state
 
 
+def require_no_ssh(state: HostState) -> None:
+    """Refuse while the host's agent is being installed or removed over SSH."""
+    if state.ssh.order is not None:
+        raise WrongState(
+            f"Host {state.name} is being worked on over SSH ({state.ssh.order.task}).",
+            remedy="Wait until that has ended, or cancel its operation.",
+        )
+
+
 def vm(world: World, object_id: str) -> VmState:
     """Return the VM; raises NotFound."""
     state = world.get(VM, object_id)

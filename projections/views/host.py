@@ -8,7 +8,10 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import host as e
+from events.types import host_ssh as ssh_events
 from events.types.base import Event
+from projections.views import host_ssh
+from projections.views.host_ssh import SshDocument
 from projections.views.parts import (
     Change,
     Changes,
@@ -25,6 +28,7 @@ class HostStatus(enum.StrEnum):
     """States of a host, in oVirt's words where it has them."""
 
     INSTALLING = "installing"
+    INSTALL_FAILED = "install_failed"
     PENDING_APPROVAL = "pending_approval"
     UNASSIGNED = "unassigned"
     UP = "up"
@@ -77,6 +81,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     capabilities: e.Capabilities | None = None
     unmanaged_domains: tuple[str, ...] = ()
     clock_skew_s: float | None = None
+    ssh: SshDocument = SshDocument()
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
     version: int
@@ -108,6 +113,10 @@ def _status(document: HostDocument) -> HostStatus:
     """The worst news first."""
     if document.duplicate:
         return HostStatus.ERROR
+    if document.ssh.installing:
+        return HostStatus.INSTALLING
+    if document.ssh.failed:
+        return HostStatus.INSTALL_FAILED
     if not document.joined:
         return HostStatus.INSTALLING
     if not document.approved:
@@ -131,6 +140,7 @@ def _join_requested(
         "hardware": event.hardware,
         "key_fingerprint": event.public_key_sha256,
         "certificate_expires": None,
+        "ssh": msgspec.structs.replace(document.ssh, failed=""),
     }
 
 
@@ -168,7 +178,8 @@ def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> 
 
 
 def _activated(document: HostDocument, event: e.HostActivated, recorded: Recorded) -> Changes:
-    return {"duty": Duty.ACTIVE, "maintenance_reason": ""}
+    ssh = msgspec.structs.replace(document.ssh, failed="")
+    return {"duty": Duty.ACTIVE, "maintenance_reason": "", "ssh": ssh}
 
 
 def _maintenance_requested(
@@ -217,6 +228,34 @@ def _clock_skewed(document: HostDocument, event: e.HostClockSkewed, recorded: Re
     return {"clock_skew_s": event.skew_s, "last_contact": recorded.time}
 
 
+def _ssh_ordered(
+    document: HostDocument, event: ssh_events.HostSshOrdered, recorded: Recorded
+) -> Changes:
+    ssh = host_ssh.ordered(document.ssh, document.address, event, joined=document.joined)
+    return {"ssh": ssh, "address": event.address or document.address}
+
+
+def _ssh_key_pinned(
+    document: HostDocument, event: ssh_events.HostSshKeyPinned, recorded: Recorded
+) -> Changes:
+    pinned = {"fingerprint": event.fingerprint, "key_type": event.key_type}
+    return {"ssh": msgspec.structs.replace(document.ssh, **pinned)}
+
+
+def _ssh_step(document: HostDocument, event: ssh_events.HostSshStep, recorded: Recorded) -> Changes:
+    return {"ssh": msgspec.structs.replace(document.ssh, step=event.step, text=event.text)}
+
+
+def _ssh_ended(
+    document: HostDocument, event: ssh_events.HostSshEnded, recorded: Recorded
+) -> Changes:
+    shown = {"ssh": host_ssh.ended(document.ssh, event)}
+    if not host_ssh.takes_agent_away(document.ssh, event):
+        return shown
+    gone = {"hardware": None, "key_fingerprint": None, "certificate_expires": None}
+    return {**shown, **gone, "joined": False, "session": None, "silent": False}
+
+
 CHANGES: dict[type[Event], Change] = {
     e.HostJoinRequested: _join_requested,
     e.HostApproved: _approved,
@@ -233,6 +272,10 @@ CHANGES: dict[type[Event], Change] = {
     e.HostDuplicateRefused: _duplicate_refused,
     e.HostUnmanagedDomainsFound: _unmanaged_domains_found,
     e.HostClockSkewed: _clock_skewed,
+    ssh_events.HostSshOrdered: _ssh_ordered,
+    ssh_events.HostSshKeyPinned: _ssh_key_pinned,
+    ssh_events.HostSshStep: _ssh_step,
+    ssh_events.HostSshEnded: _ssh_ended,
 }
 
 
@@ -257,14 +300,29 @@ VIEW = _HostView(
     removed=e.HostRemoved,
     # The token is between the admin and the machine; the newest certificate's end is shown from
     # when it is issued.
-    ignores=frozenset({e.HostEnrolmentTokenIssued, e.HostCertificateTakenUp}),
+    # Which worker does what over SSH, and why it is undone, shows in the operation.
+    ignores=frozenset(
+        {
+            e.HostEnrolmentTokenIssued,
+            e.HostCertificateTakenUp,
+            ssh_events.HostSshBegun,
+            ssh_events.HostSshKeyRefused,
+            ssh_events.HostSshCancelRequested,
+            ssh_events.HostSshUndoStarted,
+        }
+    ),
 )
 evolve = VIEW.evolve
 
 _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
     HostStatus.INSTALLING: (
         "It was added, and its machine has not asked to join yet.",
-        "Get a token with 'host token {name}' and run 'chronovisor agent join' on the machine.",
+        "Run 'host install {name}'; or get a token with 'host token {name}' and run 'chronovisor"
+        " agent join' on the machine.",
+    ),
+    HostStatus.INSTALL_FAILED: (
+        "Its agent could not be installed over SSH: {failed}",
+        "Put that right, and run 'host install {name}' again.",
     ),
     HostStatus.PENDING_APPROVAL: (
         "A machine asks to join as this host, with key {key}.",
@@ -316,9 +374,13 @@ def explained(document: HostDocument) -> HostDocument:
         "key": document.key_fingerprint or "",
         "last_contact": f"{contact:%Y-%m-%d %H:%M:%S} UTC" if contact else "unknown",
         "because": f" ({document.maintenance_reason})" if document.maintenance_reason else "",
+        "failed": document.ssh.failed,
     }
     reason, what_next = reason.format(**words), what_next.format(**words)
-    if document.unconfirmed and document.status is HostStatus.NON_RESPONSIVE:
+    if document.ssh.installing:
+        reason = f"Its machine is worked on over SSH ({document.ssh.task}): {document.ssh.text}"
+        what_next = "The operation shows each step, and can be cancelled."
+    elif document.unconfirmed and document.status is HostStatus.NON_RESPONSIVE:
         reason, what_next = (text.format(**words) for text in _UNCONFIRMED)
     elif document.silent and document.status is not HostStatus.NON_RESPONSIVE:
         reason += f" It does not answer either, while it is {spoken(document.status)}."

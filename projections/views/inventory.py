@@ -33,6 +33,9 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
 
 _MUTE = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.ERROR})
+_JOINING = frozenset(
+    {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
+)
 """Statuses of a host that is not heard, so that what runs there is not known."""
 IGNORED_KINDS = frozenset({"policy", "log"})
 """Kinds of streams that no view shows: who runs a policy is of no interest in the inventory, and a
@@ -349,7 +352,7 @@ def _counted(document: VmDocument | None) -> dict[tuple[str, str], int]:
 
 
 def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:
-    joining = document.status in {HostStatus.INSTALLING, HostStatus.PENDING_APPROVAL}
+    joining = document.status in _JOINING
     return HostCounts(
         total=counts.total + one,
         up=counts.up + (one if document.status is HostStatus.UP else 0),

@@ -8,6 +8,7 @@ from commands.kernel.testing import NOW, Given, given
 from commands.state.host import HOST, HostStatus
 from commands.state.vm import VM, VmStatus
 from events.types import host as h
+from events.types import host_ssh as ssh
 from events.types import vm as v
 from events.types import vm_migration as m
 from events.types.base import Event
@@ -71,9 +72,17 @@ SESSION = h.HostSessionStarted(name="kvm01", session="s1", boot="b1", protocol=1
 SILENT = h.HostSilent(name="kvm01", last_contact=NOW, timeout_s=60)
 PREPARING = h.HostMaintenanceRequested(name="kvm01")
 RESTING = h.HostMaintenanceEntered(name="kvm01")
+ORDER = "0192ffff-0000-7000-8000-00000000000f"
+SSH_INSTALL = ssh.HostSshOrdered(
+    name="kvm01", order=ORDER, task=ssh.SshTask.INSTALL, address="192.0.2.7"
+)
+SSH_FAILED = ssh.HostSshEnded(
+    name="kvm01", order=ORDER, task=ssh.SshTask.INSTALL, succeeded=False, reason="No route."
+)
 _JOINED = (ADDED, JOINED, APPROVED)
 HOSTS: dict[HostStatus, tuple[Event, ...]] = {
     HostStatus.INSTALLING: (ADDED,),
+    HostStatus.INSTALL_FAILED: (ADDED, SSH_INSTALL, SSH_FAILED),
     HostStatus.PENDING_APPROVAL: (ADDED, JOINED),
     HostStatus.UNASSIGNED: _JOINED,
     HostStatus.UP: (*_JOINED, SESSION),

@@ -43,12 +43,18 @@ COMMANDS: dict[str, Command] = {
 }
 ALLOWED: dict[str, frozenset[HostStatus]] = {
     "activate": frozenset({S.PREPARING_FOR_MAINTENANCE, S.MAINTENANCE}),
-    "approve": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.ERROR}),
+    "approve": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.ERROR}),
     "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
-    "force-remove": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.UNASSIGNED}),
+    "force-remove": frozenset(
+        {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}
+    ),
     "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE}),
-    "remove": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}),
-    "token": frozenset({S.INSTALLING, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}),
+    "remove": frozenset(
+        {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}
+    ),
+    "token": frozenset(
+        {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}
+    ),
 }
 MATRIX = [(verb, status) for verb in COMMANDS for status in HostStatus]
 
