@@ -317,8 +317,10 @@ evolve = VIEW.evolve
 _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
     HostStatus.INSTALLING: (
         "It was added, and its machine has not asked to join yet.",
-        "Run 'host install {name}'; or get a token with 'host token {name}' and run 'chronovisor"
-        " agent join' on the machine.",
+        (
+            "Run 'host install {name}'; or get a token with 'host token {name}' and run"
+            " 'chronovisor agent join' on the machine."
+        ),
     ),
     HostStatus.INSTALL_FAILED: (
         "Its agent could not be installed over SSH: {failed}",
