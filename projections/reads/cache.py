@@ -1,14 +1,17 @@
 """Rendered documents kept in memory, so that a list asks the database only which they are.
 
 An entry is known by its id and the position of its last change: another position is another
-document. All are forgotten when another generation of views (or another log) is served.
+document. All are forgotten when another generation of views (or another log) is served. Whole pages
+are kept beside them, for those who ask for the same again and again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 CACHE_BYTES_MAX = 48 * 1024 * 1024
+PAGES_BYTES_MAX = 16 * 1024 * 1024
 ENTRY_OVERHEAD_BYTES = 300
 """What an entry takes beside its document, roughly: key, tuple, and its place in the dict."""
 
@@ -68,3 +71,41 @@ class DocumentCache:
             oldest = next(iter(self._shelves[fullest]))
             gone = self._shelves[fullest].pop(oldest)[1]
             self._bytes[fullest] -= len(gone) + ENTRY_OVERHEAD_BYTES
+
+
+class PageCache:
+    """The last pages that were strung together, by what was asked for; bounded as well."""
+
+    def __init__(self, bytes_max: int = PAGES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._generation: object = None
+        self._pages: dict[Hashable, tuple[Any, int]] = {}
+
+    def serve(self, generation: object) -> bool:
+        """Note which inventory is served; return whether pages kept before are of the same one."""
+        if generation == self._generation:
+            return True
+        self._generation = generation
+        self._pages.clear()
+        self._bytes = 0
+        return False
+
+    def get(self, asked: Hashable) -> Any:  # noqa: ANN401 - whatever was kept
+        """Return the page kept for what is asked, or None; it is the last one to be forgotten."""
+        found = self._pages.pop(asked, None)
+        if found is None:
+            return None
+        self._pages[asked] = found
+        return found[0]
+
+    def keep(self, asked: Hashable, page: object, size_bytes: int) -> None:
+        """Keep a page, and forget the ones unused for longest beyond the bound."""
+        former = self._pages.pop(asked, None)
+        if former is not None:
+            self._bytes -= former[1]
+        size_bytes += ENTRY_OVERHEAD_BYTES
+        self._pages[asked] = (page, size_bytes)
+        self._bytes += size_bytes
+        while self._bytes > self._bytes_max:
+            self._bytes -= self._pages.pop(next(iter(self._pages)))[1]

@@ -18,7 +18,7 @@ from access.right_names import Right
 from access.rights import allowed
 from events.log.port import LogReader, UnavailableError
 from projections.connection import CONNECT_TIMEOUT_S, KEEPALIVE, Connection
-from projections.reads.cache import DocumentCache
+from projections.reads.cache import DocumentCache, PageCache
 from projections.reads.feed import Feed
 from projections.reads.problems import (
     InvalidParameter,
@@ -70,6 +70,7 @@ class Reads:
         self.log = log
         self.feed = Feed(dsn)
         self.cache = DocumentCache()
+        self.pages = PageCache()
         self._authenticate = authenticate
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,

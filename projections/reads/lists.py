@@ -1,4 +1,4 @@
-"""Lists: parameters to one statement that says which documents a page has, strung together here."""
+"""What a request for a list asks for: its parameters, checked."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ import binascii
 import contextlib
 import datetime as dt
 import hashlib
-import struct
-from typing import Any, cast
-from urllib.parse import urlencode
+from typing import Any
 
 import msgspec
-import psycopg
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
-from starlette.responses import Response
 
 from projections.reads.collections import Collection, Filter, Match
-from projections.reads.context import POSITION_HEADER, Reads, building
 from projections.reads.problems import InvalidCursor, InvalidParameter, UnknownParameter
 
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 100
-ATTEMPTS_MAX = 3
 VALUE_CHARACTERS_MAX = 2_000
 VALUES_MAX = 100
 WORDS_MAX = 10
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
-SEPARATOR = "\x1e"
-"""Separates the keys that the database strings together, which are read faster than an array."""
-
 EVERYTHING = "*"
 """As `fields`: whole documents, where a list shows less by default."""
 
@@ -222,121 +212,18 @@ def _read_cursor(given: str | None, fingerprint: str) -> Cursor | None:
     except (binascii.Error, msgspec.DecodeError, ValueError):
         cursor = None
     if cursor is None or cursor.list != fingerprint or "\x00" in cursor.value + cursor.key:
-        raise _damaged()
+        raise damaged()
     return cursor
 
 
-def _damaged() -> InvalidCursor:
+def damaged() -> InvalidCursor:
+    """Return the problem of a cursor that no page has given."""
     return InvalidCursor(
         "The cursor is damaged, or was given with other filters or another order.",
         "Follow the 'next' link of a page as it is, or begin without a cursor.",
     )
 
 
-def _write_cursor(cursor: Cursor) -> str:
+def write_cursor(cursor: Cursor) -> str:
+    """Return a cursor as a link has it."""
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).rstrip(b"=").decode()
-
-
-def statement(collection: Collection, query: ListQuery) -> tuple[bytes, list[Any]]:
-    """Return the statement of a page: one row that says which documents it has, and no document.
-
-    The rows come sorted out of the inner query, and the aggregate keeps that order; the last row's
-    sort value is therefore the greatest, or the least where the order is turned round.
-    """
-    sort, key = collection.sorts[query.sort], collection.key
-    conditions, arguments = list(query.conditions), list(query.arguments)
-    order, beyond, last = ("DESC", "<", "min") if query.descending else ("ASC", ">", "max")
-    if query.after is not None:
-        conditions.append(
-            f"({sort.column}, {key}) {beyond}"
-            f" (%s::text::{sort.kind}, %s::text::{collection.key_kind})"
-        )
-        arguments += [query.after.value, query.after.key]
-    words = [
-        "SELECT place.position, ROW(place.log_id, place.schema_hash)::text,",
-        "page.keys, page.positions, page.last_value FROM inventory.cursor AS place,",
-        f"(SELECT {last}(sorted)::text AS last_value,",
-        f"string_agg(key::text, '{SEPARATOR}') AS keys,",
-        "string_agg(int8send(changed), ''::bytea) AS positions",
-        f"FROM (SELECT {key} AS key, position AS changed, {sort.column} AS sorted",
-        f"FROM inventory.{collection.name}",
-        f"WHERE {' AND '.join(conditions)}" if conditions else "",
-        f"ORDER BY {sort.column} {order}, {key} {order} LIMIT %s) AS rows) AS page",
-    ]
-    return " ".join(words).encode(), [*arguments, query.limit]
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """A page: its documents, and what the last one is found by."""
-
-    position: int
-    documents: list[bytes]
-    last: Cursor | None
-
-
-async def _page(collection: Collection, reads: Reads, query: ListQuery) -> Page:
-    text, arguments = statement(collection, query)
-    for attempt in range(1, ATTEMPTS_MAX + 1):
-        try:
-            rows = await reads.query(text, arguments)
-        except psycopg.DataError as error:
-            raise _damaged() from error  # only a cursor's values are not checked before
-        if not rows:
-            raise building()
-        position, generation, keys, changed, last_value = rows[0]
-        reads.cache.serve(generation)
-        ids = keys.split(SEPARATOR) if keys else []
-        positions = struct.unpack(f">{len(ids)}q", changed or b"")
-        documents, settled = await _documents(collection, reads, query.column, ids, positions)
-        # A document that changed since the page was looked up may not belong into it any more.
-        if settled or attempt == ATTEMPTS_MAX:
-            break
-    last = Cursor(query.fingerprint, last_value, ids[-1]) if len(ids) == query.limit else None
-    return Page(position=position, documents=documents, last=last)
-
-
-async def _documents(
-    collection: Collection, reads: Reads, column: str, ids: list[str], positions: tuple[int, ...]
-) -> tuple[list[bytes], bool]:
-    """Return the documents, from memory or the database, and whether all are at their positions."""
-    shelf = f"{collection.name}.{column}"
-    found = reads.cache.look_up(shelf, ids, positions)
-    if None not in found:
-        return cast("list[bytes]", found), True
-    wanted = {i: p for i, p, document in zip(ids, positions, found, strict=True) if not document}
-    words = [
-        f"SELECT {collection.key}::text, position, {column}",
-        f"FROM inventory.{collection.name} WHERE {collection.key} = ANY(%s)",
-    ]
-    keys = [int(one) for one in wanted] if collection.key_kind == "int8" else list(wanted)
-    rows = await reads.query(" ".join(words).encode(), [keys])
-    reads.cache.keep(shelf, rows)
-    fresh = {row[0]: row[2] for row in rows}
-    complete = [document or fresh.get(i) for i, document in zip(ids, found, strict=True)]
-    settled = {row[0]: row[1] for row in rows} == wanted
-    return [document for document in complete if document], settled
-
-
-async def answer_list(collection: Collection, reads: Reads, request: Request) -> Response:
-    """Answer a page of a list, with a link to the next one where the page is full."""
-    query = parse(collection, request.query_params)
-    page = await _page(collection, reads, query)
-    documents = page.documents
-    if query.fields is not None:
-        documents = [_only(query.fields, document) for document in documents]
-    following = "null"
-    if page.last is not None:
-        kept = {k: v for k, v in request.query_params.items() if k not in {"cursor", "after"}}
-        link = f"{collection.path}?{urlencode({**kept, 'cursor': _write_cursor(page.last)})}"
-        following = f'"{link}"'
-    tail = f'],"next":{following},"position":{page.position}}}'
-    return Response(
-        b"".join((b'{"items":[', b",".join(documents), tail.encode())),
-        media_type="application/json",
-        headers={POSITION_HEADER: str(page.position)},
-    )
-
-
-def _only(fields: tuple[str, ...], document: bytes) -> bytes:
-    whole = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
-    return msgspec.json.encode(chosen(fields, whole))

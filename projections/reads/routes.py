@@ -13,8 +13,8 @@ from starlette.routing import Route
 from events.log.port import LogReader
 from projections.reads.collections import COLLECTIONS, Collection
 from projections.reads.context import POOL_CONNECTIONS_MAX, Authenticate, Reads, endpoint
-from projections.reads.lists import answer_list
 from projections.reads.objects import answer_one
+from projections.reads.pages import answer_list
 from projections.reads.stream import Hub, answer_stream
 
 

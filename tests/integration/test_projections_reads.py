@@ -228,6 +228,33 @@ class TestList:
             (item,) = (await fleet.get("/v1/vms", name="web02", **given)).json()["items"]
             assert item["hostname"] == "other"
 
+    async def test_asked_again_shows_what_came_and_went_meanwhile(self, fleet: Site) -> None:
+        before = (await fleet.get("/v1/vms")).json()
+        assert (await fleet.get("/v1/vms")).json() == before
+        gone = await first_id(fleet, "/v1/vms", name="web06")
+        fleet.history.add(f"vm/{gone}", vm_events.VmRemoved(name="web06", cluster="c"))
+        await fleet.settle()
+        after = (await fleet.get("/v1/vms")).json()
+        assert after["items"] == [item for item in before["items"] if item["id"] != gone]
+        assert after["position"] > before["position"]
+
+    async def test_asked_again_after_something_else_changed_is_of_now(self, fleet: Site) -> None:
+        before = (await fleet.get("/v1/vms", limit="3")).json()
+        fleet.history.make_data_center("Paris")
+        await fleet.settle()
+        after = (await fleet.get("/v1/vms", limit="3")).json()
+        assert after == before | {"position": before["position"] + 1}
+
+    async def test_of_another_inventory_is_read_anew(self, fleet: Site) -> None:
+        """Where the log is another one, equal positions say nothing."""
+        asked = (await fleet.get("/v1/vms", name="web00")).json()["items"]
+        with psycopg.connect(fleet.dsn) as connection:
+            connection.execute("UPDATE inventory.vms SET summary = '{}' WHERE name = 'web00'")
+        assert (await fleet.get("/v1/vms", name="web00")).json()["items"] == asked
+        with psycopg.connect(fleet.dsn) as connection:
+            connection.execute("UPDATE inventory.cursor SET log_id = gen_random_uuid()")
+        assert (await fleet.get("/v1/vms", name="web00")).json()["items"] == [{}]
+
     async def test_without_anything_is_empty(self, site: Site) -> None:
         await site.settle()
         answer = await site.get("/v1/vms")

@@ -1,6 +1,6 @@
 """The cache of rendered documents: bounded, and never of another generation or position."""
 
-from projections.reads.cache import ENTRY_OVERHEAD_BYTES, DocumentCache
+from projections.reads.cache import ENTRY_OVERHEAD_BYTES, DocumentCache, PageCache
 
 
 def test_gives_back_only_the_position_asked_for() -> None:
@@ -39,3 +39,24 @@ def test_a_document_larger_than_all_is_not_kept() -> None:
     cache = DocumentCache(bytes_max=100)
     cache.keep("vms", [("a", 7, b"x" * 1_000)])
     assert cache.look_up("vms", ["a"], [7]) == [None]
+
+
+def test_pages_unused_for_longest_are_forgotten() -> None:
+    pages = PageCache(bytes_max=2 * (ENTRY_OVERHEAD_BYTES + 10))
+    for name in "ab":
+        pages.keep(name, name, 10)
+    assert pages.get("a") == "a"
+    pages.keep("c", "c", 10)
+    assert [pages.get(name) for name in "abc"] == ["a", None, "c"]
+    pages.keep("a", "larger", ENTRY_OVERHEAD_BYTES)
+    assert [pages.get(name) for name in "abc"] == ["larger", None, None]
+
+
+def test_pages_of_another_generation_are_forgotten() -> None:
+    pages = PageCache()
+    assert not pages.serve("one")
+    pages.keep("a", "page", 10)
+    assert pages.serve("one")
+    assert pages.get("a") == "page"
+    assert not pages.serve("two")
+    assert pages.get("a") is None
