@@ -79,7 +79,7 @@ class HostAgent:
         self._runs = Runs(self.desk, self.lanes)
         self._mover = Mover(self.desk, self._runs, migrations) if migrations is not None else None
         self._jobs = Jobs(self.desk, self.lanes, self._mover)
-        address = migrations.address if migrations is not None else ""
+        address = self._mover.address if self._mover is not None else ""
         self._abilities = Abilities(driver, journal.folder, timings, migration_address=address)
         self._resets: Counter[RunKey] = Counter()
         self._full_due = False

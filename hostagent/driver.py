@@ -26,6 +26,10 @@ class UnknownStateError(DriverError):
     """The hypervisor cannot be asked now: what runs is not known (it may well run on)."""
 
 
+class RefusedMessageError(Exception):
+    """What another host said has no business in a migration; the text is for people."""
+
+
 class Domain(msgspec.Struct, frozen=True, kw_only=True):
     """A managed domain as it is now. A domain that is being started is not there yet.
 

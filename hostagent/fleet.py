@@ -23,9 +23,13 @@ from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
 from hostagent.journal import Journal
 from hostagent.libvirt_host import HostDriver
 from hostagent.metrics import Metrics
+from hostagent.migration_line import Line, TlsFiles, TlsLine
+from hostagent.migration_port import PORT_NAME, SharedPort
+from hostagent.migration_relay import RelayedMoves
 from hostagent.migrations import MigrationSetup
 from hostagent.renewal import Renewal
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
+from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do
 from hostagent.tasks import end_tasks, run_together
 from hostagent.timings import Timings
@@ -45,7 +49,8 @@ class NotJoinedError(Exception):
 class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
     """One host of a fleet: its state folder (see `join`), its driver, and what identifies it.
 
-    `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part.
+    `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part. Simulated
+    hosts take VMs in at one port of their process.
     """
 
     folder: Path
@@ -53,6 +58,7 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str
     boot_id_path: Path = BOOT_ID_PATH
     migration_address: str = ""
+    shares_port: bool = False
 
 
 class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,27 +74,27 @@ class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
     waiting_items: int
 
 
-def simulated_host(folder: Path, *, name: str, hardware: str) -> HostSetup:
-    """Return the setup of a simulated host whose machine lies in the state folder."""
+def simulated_host(
+    folder: Path, *, name: str, hardware: str, storage: Path | None = None
+) -> HostSetup:
+    """Return the setup of a simulated host whose machine lies in the state folder.
+
+    Its volumes lie in `storage`, if that is given, where other hosts see them as well.
+    """
     machine = folder / MACHINE_FOLDER
     return HostSetup(
         folder=folder,
-        make_driver=lambda: SimulatedDriver(machine, name=name),
+        make_driver=lambda: SimulatedDriver(machine, name=name, storage=storage),
         hardware=hardware,
         boot_id_path=machine / BOOT_ID_NAME,
+        shares_port=True,
     )
 
 
-def _migrations(setup: HostSetup, driver: Driver) -> MigrationSetup | None:
-    """Return how a host takes part in migrations; None where it does not."""
-    if not setup.migration_address or not isinstance(driver, HostDriver):
-        return None
-    return MigrationSetup(
-        address=setup.migration_address,
-        certificate=setup.folder / CERTIFICATE_NAME,
-        key=setup.folder / KEY_NAME,
-        trust=setup.folder / TRUST_NAME,
-        moves=driver,
+def _files(setup: HostSetup) -> TlsFiles:
+    folder = setup.folder
+    return TlsFiles(
+        certificate=folder / CERTIFICATE_NAME, key=folder / KEY_NAME, trust=folder / TRUST_NAME
     )
 
 
@@ -110,10 +116,14 @@ class Fleet:
         self._tasks: dict[Path, asyncio.Task[None]] = {}
         self._starting = asyncio.Semaphore(STARTED_AT_ONCE_MAX)
         self._off_s: dict[Path, float] = {}
+        sharing = [setup.folder for setup in self._hosts if setup.shares_port]
+        self._port = SharedPort(sharing[0] / PORT_NAME) if sharing else None
 
     async def run(self) -> None:
         """Be the agent of all hosts; VMs run on when this ends, in whatever way."""
         works = [self._keep(setup) for setup in self._hosts]
+        if self._port is not None and await self._open_port(self._port):
+            works.append(self._port.run())
         if self._control is not None:
             works.append(self._listen(ControlFolder(self._control)))
         await run_together(works)
@@ -130,6 +140,19 @@ class Fleet:
         self.metrics.unknown.set(sum(not one.hypervisor_known for one in health))
         self.metrics.domains.set(sum(one.domains for one in health))
         return self.metrics.text()
+
+    async def _open_port(self, port: SharedPort) -> bool:
+        """Open the port of simulated hosts; one that has joined knows the authority of all."""
+        trusts = [_files(setup).trust for setup in self._hosts if setup.shares_port]
+        trust = next((path for path in trusts if path.exists()), None)
+        if trust is None:
+            return False
+        try:
+            await port.open(trust)
+        except OSError as error:
+            _log.error("simulated hosts cannot take VMs in", error=str(error))
+            return False
+        return True
 
     async def _keep(self, setup: HostSetup) -> None:
         """Keep one host's agent running."""
@@ -188,8 +211,23 @@ class Fleet:
             Journal.open(setup.folder / JOURNAL_FOLDER),
             timings=self._timings,
             metrics=self.metrics,
-            migrations=_migrations(setup, driver),
+            migrations=self._migrations(setup, identity.host, driver),
         )
+
+    def _migrations(self, setup: HostSetup, host: str, driver: Driver) -> MigrationSetup | None:
+        """Return how a host takes part in migrations; None where it does not."""
+        line: Line | None = None
+        if setup.migration_address:
+            line = TlsLine(setup.migration_address, _files(setup))
+        elif self._port is not None and self._port.address and setup.shares_port:
+            line = self._port.line(host, _files(setup))
+        if line is None:
+            return None
+        if isinstance(driver, SimulatedDriver):
+            return MigrationSetup(line=line, moves=SimulatedMoves(driver))
+        if isinstance(driver, HostDriver):
+            return MigrationSetup(line=line, moves=RelayedMoves(driver))
+        return None
 
     def _health_of(self, setup: HostSetup) -> HostHealth:
         agent = self._agents.get(setup.folder)

@@ -18,9 +18,11 @@ import libvirt
 import libvirt_qemu
 import structlog
 
+from hostagent.convergence import Copying, Terms
 from hostagent.driver import DriverError
 from hostagent.libvirt_events import RawEvent, RawKind
 from hostagent.libvirt_host import HostDriver, Options
+from hostagent.libvirt_job_stats import read_copying
 from hostagent.libvirt_metadata import METADATA_NAMESPACE
 from hostagent.libvirt_port import Connection, HostFigures, Listed, LostConnectionError
 from hostagent.libvirt_xml import Ownership, ownership
@@ -288,30 +290,40 @@ class Libvirt:
         self._needed(connection, uuid).resume()
 
     @_translated
-    def migrate(self, connection: Connection, uuid: str, libvirtd: str, stream: str) -> None:
-        """Move a domain to another host, where it stands still."""
-        flags = (
-            libvirt.VIR_MIGRATE_LIVE
-            | libvirt.VIR_MIGRATE_PEER2PEER
-            | libvirt.VIR_MIGRATE_PAUSED  # it runs once this host has nothing of it for certain
-            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-            | libvirt.VIR_MIGRATE_UNSAFE  # that the folder is shared is known by its id
-        )
-        parameters = {libvirt.VIR_MIGRATE_PARAM_URI: stream}
-        self._needed(connection, uuid).migrateToURI3(libvirtd, parameters, flags)
+    def migrate(
+        self, connection: Connection, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
+        """Move a domain to another host."""
+        domain = self._needed(connection, uuid)
+        with contextlib.suppress(libvirt.libvirtError):  # some versions want the job to be there
+            domain.migrateSetMaxDowntime(terms.down_time_ms, 0)
+        domain.migrateToURI3(libvirtd, sending_parameters(stream, terms), sending_flags(terms))
 
     @_translated
-    def migrated_percent(self, connection: Connection, uuid: str) -> int | None:
+    def copying(self, connection: Connection, uuid: str) -> Copying | None:
         """Return how far a domain's job has come."""
         domain = self._domain(connection, uuid)
-        if domain is None:
-            return None
-        figures = domain.jobStats(0)
+        figures = domain.jobStats(0) if domain is not None else {}
         if figures.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
             return None
-        total = figures.get("memory_total", 0)
-        left = figures.get("memory_remaining", total)
-        return 0 if not total else max(0, min(99, 100 * (total - left) // total))
+        state, reason = domain.state(0)
+        in_post_copy = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
+        return read_copying(figures, post_copy=(state, reason) == in_post_copy)
+
+    @_translated
+    def allow_down_time(self, connection: Connection, uuid: str, down_time_ms: int) -> None:
+        """Allow a domain that is moved to stand still for so long."""
+        self._needed(connection, uuid).migrateSetMaxDowntime(down_time_ms, 0)
+
+    @_translated
+    def start_post_copy(self, connection: Connection, uuid: str) -> None:
+        """Let a domain that is moved go on at its destination at once."""
+        self._needed(connection, uuid).migrateStartPostCopy(0)
+
+    @_translated
+    def suspend(self, connection: Connection, uuid: str) -> None:
+        """Stop the CPUs of a domain that is moved."""
+        self._needed(connection, uuid).suspend()
 
     @_translated
     def abort_job(self, connection: Connection, uuid: str) -> None:
@@ -361,6 +373,35 @@ class Libvirt:
         """Return libvirt's XML on what domains may be."""
         answer = connection.getDomainCapabilities(None, architecture, "q35", virtualization, 0)
         return str(answer)
+
+
+def sending_flags(terms: Terms) -> int:
+    """Return virDomainMigrateFlags.
+
+    The domain stands still at its destination, where it runs once the source has nothing of it for
+    certain. Only post-copy cannot wait for that: there, from the switch-over on, libvirt never
+    lets the source run again.
+    """
+    flags = (
+        libvirt.VIR_MIGRATE_LIVE
+        | libvirt.VIR_MIGRATE_PEER2PEER
+        | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+        | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        | libvirt.VIR_MIGRATE_UNSAFE  # that the folder is shared is known by its id
+    )
+    own = libvirt.VIR_MIGRATE_POSTCOPY if terms.may_post_copy else libvirt.VIR_MIGRATE_PAUSED
+    return int(flags | own)
+
+
+def sending_parameters(stream: str, terms: Terms) -> dict[str, str | int]:
+    """Return the typed parameters of a migration; libvirt counts bandwidth in MiB/s."""
+    parameters: dict[str, str | int] = {libvirt.VIR_MIGRATE_PARAM_URI: stream}
+    if terms.bandwidth_bytes_per_s is not None:
+        mib_per_s = max(1, terms.bandwidth_bytes_per_s >> 20)
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = mib_per_s
+        if terms.may_post_copy:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = mib_per_s
+    return parameters
 
 
 # libvirt calls these from its event thread; each only passes on what it was told.

@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -41,10 +41,10 @@ from hostagent.libvirt_memory import SavedMemory
 from hostagent.libvirt_port import Hypervisor, Listed, LostConnectionError
 from hostagent.libvirt_processes import ProcessTable, Qemu
 from hostagent.libvirt_samples import Sampler, host_memory_bytes
+from hostagent.libvirt_sending import Sender
 from hostagent.libvirt_storage import Storage
 from hostagent.libvirt_watch import Watch
 
-SEND_POLL_S = 0.3
 CONSOLE_PASSWORD_BYTES = 6  # eight letters, all that VNC looks at
 
 log = structlog.get_logger()
@@ -107,6 +107,7 @@ class HostDriver:
         self._asked: set[tuple[str, int]] = set()
         self._unwanted: set[tuple[str, int]] = set()
         self._facts: HostFacts | None = None
+        self.sender = Sender(hypervisor, self._watch, self._needed)
 
     async def open(self) -> None:
         """Connect and keep connected; tells RECONNECTED when it is, LOST when it is not."""
@@ -316,40 +317,6 @@ class HostDriver:
     def storage_folder(self) -> Path:
         """Where volumes and images lie."""
         return self._storage.folder
-
-    async def send(
-        self, vm: str, incarnation: int, folder: Path, on_progress: Callable[[int], bool]
-    ) -> None:
-        """Move a run to where the sockets in `folder` lead; there it stands still.
-
-        `on_progress` is told the percent and answers whether to go on. Raises DriverError where it
-        failed; whether it did is known only from what is here afterwards.
-        """
-        await self._needed(vm, incarnation)
-        libvirtd = f"qemu+unix:///system?socket={folder / 'libvirt.sock'}"
-        stream = f"unix://{folder / 'qemu.sock'}"
-        moving = asyncio.ensure_future(
-            self._watch.call(
-                lambda libvirt: self._hypervisor.migrate(libvirt, vm, libvirtd, stream), long=True
-            )
-        )
-        try:
-            while not (await asyncio.wait({moving}, timeout=SEND_POLL_S))[0]:
-                percent = await self.sent_percent(vm)
-                if not on_progress(percent or 0):
-                    await self._watch.call(lambda lv: self._hypervisor.abort_job(lv, vm))
-            await moving
-        finally:
-            moving.cancel()
-
-    async def sent_percent(self, vm: str) -> int | None:
-        """Return how far a run's sending, or any job on it, has come; None if there is none."""
-        try:
-            return await self._watch.call(lambda lv: self._hypervisor.migrated_percent(lv, vm))
-        except LostConnectionError:
-            raise
-        except DriverError:
-            return None
 
     async def guest(self, vm: str, incarnation: int) -> Guest | None:
         """Ask the guest's agent; None if it does not answer in time."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hostagent.convergence import Copying, Terms
 from hostagent.driver import UnknownStateError
 from hostagent.libvirt_events import RawEvent
 from hostagent.libvirt_xml import Ownership
@@ -104,14 +105,28 @@ class Hypervisor(Protocol):
         """Let the CPUs run."""
         ...
 
-    def migrate(self, connection: Connection, uuid: str, libvirtd: str, stream: str) -> None:
+    def migrate(
+        self, connection: Connection, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
         """Move a domain to the libvirtd at the first URI, its memory to the second; there it stands
-        still. Returns when nothing of it is left here.
+        still, unless the terms allow post-copy. Returns when nothing of it is left here.
         """
         ...
 
-    def migrated_percent(self, connection: Connection, uuid: str) -> int | None:
+    def copying(self, connection: Connection, uuid: str) -> Copying | None:
         """Return how far a domain's job has come; None if it has none."""
+        ...
+
+    def allow_down_time(self, connection: Connection, uuid: str, down_time_ms: int) -> None:
+        """Allow a domain that is moved to stand still for so long at the switch-over."""
+        ...
+
+    def start_post_copy(self, connection: Connection, uuid: str) -> None:
+        """Let a domain that is moved go on at its destination at once."""
+        ...
+
+    def suspend(self, connection: Connection, uuid: str) -> None:
+        """Stop the CPUs of a domain that is moved; libvirt lets them run again if that fails."""
         ...
 
     def abort_job(self, connection: Connection, uuid: str) -> None:

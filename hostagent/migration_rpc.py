@@ -13,6 +13,7 @@ from lxml import etree
 
 from events.types.run_spec import RunSpec
 from hostagent.domain_xml import storage_path
+from hostagent.driver import RefusedMessageError
 from hostagent.libvirt_metadata import OWN
 from hostagent.libvirt_xml import disk_files, parse
 
@@ -34,10 +35,6 @@ DEVICES = frozenset(
     }
 )
 """Devices of which a source may speak: no host devices, no shared folders or memory."""
-
-
-class RefusedMessageError(Exception):
-    """A message that has no business in a migration; the text is for people."""
 
 
 def check(message: bytes, spec: RunSpec, storage_folder: str) -> None:

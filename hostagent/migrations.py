@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -18,18 +16,17 @@ import structlog
 from events.types.job import Job, Sending
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm, JobState, Role
-from hostagent.desk import Desk, utc_now
-from hostagent.driver import DriverError
-from hostagent.migration_link import (
+from hostagent.convergence import ABORT, Convergence, Copying, Look, Move, Terms
+from hostagent.desk import Desk, moment, utc_now
+from hostagent.driver import DriverError, RefusedMessageError
+from hostagent.migration_line import (
     LANDED,
-    Places,
+    Dial,
+    Line,
     Receiver,
-    client_context,
+    Streams,
     dial,
-    sending,
-    server_context,
 )
-from hostagent.migration_rpc import RefusedMessageError
 from hostagent.records import Expected, RunKey
 from hostagent.runs import Runs
 
@@ -40,37 +37,42 @@ _log = structlog.get_logger(__name__)
 
 
 class Moves(Protocol):
-    """What a driver that moves running VMs does, beside being a driver."""
+    """What a driver that moves running VMs does, beside being a driver.
 
-    @property
-    def storage_folder(self) -> Path:
-        """Where volumes and images lie."""
+    A migration goes over `channels` of the line, of which `opening_channel` comes first.
+    """
+
+    opening_channel: str
+    channels: frozenset[str]
+
+    async def prepare(self, spec: RunSpec, migration: str) -> None:
+        """Be ready to take a run in."""
         ...
 
-    def expect(self, spec: RunSpec) -> None:
-        """Know a run that is about to come in."""
+    async def take_in(self, channel: str, item: IntentVm, outer: Streams) -> None:
+        """Answer "ok" and serve one channel of a VM that comes in, until that ends."""
         ...
 
-    async def send(
-        self, vm: str, incarnation: int, folder: Path, on_progress: Callable[[int], bool]
-    ) -> None:
-        """Move a run away; `on_progress` answers whether to go on."""
+    async def forget(self, migration: str) -> None:
+        """Remove what is left of a migration that is over."""
         ...
 
-    async def sent_percent(self, vm: str) -> int | None:
-        """Return how far a run's sending has come; None if it is not being sent."""
+    async def send(self, job: Job, dial: Dial, terms: Terms, look: Look) -> None:
+        """Move a run away; there it stands still. Raises DriverError or OSError where it failed;
+        whether it did is known only from what is here afterwards.
+        """
+        ...
+
+    async def still_sends(self, vm: str) -> bool:
+        """Tell whether the hypervisor still works on what an agent before this one began."""
         ...
 
 
 class MigrationSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """How a host takes part: where it listens (ADDRESS:PORT), its files for TLS, its driver."""
+    """How a host takes part: its line to other hosts, and its driver's half."""
 
-    address: str
-    certificate: Path
-    key: Path
-    trust: Path
+    line: Line
     moves: Moves
-    places: Places = Places()
 
 
 class Mover:
@@ -79,24 +81,29 @@ class Mover:
     def __init__(self, desk: Desk, runs: Runs, setup: MigrationSetup) -> None:
         self._desk = desk
         self._runs = runs
-        self._setup = setup
-        self._files = (setup.certificate, setup.key, setup.trust)
+        self._line = setup.line
+        self._moves = setup.moves
         self._receiver = Receiver(
-            lambda: server_context(*self._files),
-            setup.places,
-            setup.moves.storage_folder,
+            setup.moves.channels,
+            setup.moves.opening_channel,
             expected=self._expected,
             prepare=self._prepare,
+            take_in=self._moves.take_in,
             landed=self._landed,
         )
+
+    @property
+    def address(self) -> str:
+        """Where other hosts reach this one."""
+        return self._line.address
 
     async def run(self) -> None:
         """Take VMs in until cancelled."""
         while True:
             try:
-                await self._receiver.run(self._setup.address)
+                await self._line.listen(self._receiver.accept)
             except OSError as error:
-                _log.error("cannot take VMs in", address=self._setup.address, error=str(error))
+                _log.error("cannot take VMs in", address=self._line.address, error=str(error))
             await asyncio.sleep(RETRY_S)
 
     # ------------------------------------------------------------------ sending
@@ -104,31 +111,37 @@ class Mover:
     async def send(self, job: Job) -> None:
         """Send a VM away; raises DriverError or OSError where it failed."""
         order = _order(job)
-        context = client_context(*self._files)
+        convergence = Convergence(order.tuning)
         said = -PROGRESS_STEP_PERCENT
 
-        def on_progress(percent: int) -> bool:
+        def look(seen: Copying) -> Move:
             nonlocal said
-            if percent >= said + PROGRESS_STEP_PERCENT:
-                said = percent
-                self._desk.tell_job(job, JobState.RUNNING, percent=percent)
-            current = self._desk.jobs.get(job.id)
-            return current is None or current.sending is None or not current.sending.cancelled
+            if seen.percent >= said + PROGRESS_STEP_PERCENT:
+                said = seen.percent
+                self._desk.tell_job(job, JobState.RUNNING, percent=seen.percent)
+            return ABORT if self._cancelled(job) else convergence.look(seen, moment())
 
-        if not on_progress(0):
+        look(Copying())
+        if self._cancelled(job):
             raise DriverError("the migration was cancelled")
-        places, migration = self._setup.places, _migration(job)
-        async with sending(context, places, migration, order) as folder:
-            await self._setup.moves.send(job.vm, job.incarnation, folder, on_progress)
+
+        async def open_channel(channel: str) -> Streams:
+            return await dial(self._line, order, channel)
+
+        await self._moves.send(job, open_channel, convergence.terms, look)
+
+    def _cancelled(self, job: Job) -> bool:
+        current = self._desk.jobs.get(job.id)
+        return current is not None and current.sending is not None and current.sending.cancelled
 
     async def still_sends(self, job: Job) -> bool:
         """Tell whether the hypervisor still works on what an agent before this one began."""
-        return await self._setup.moves.sent_percent(job.vm) is not None
+        return await self._moves.still_sends(job.vm)
 
     async def say_departed(self, job: Job) -> None:
         """Tell the destination that nothing of the VM is left here; the engine tells it as well."""
         try:
-            _reader, writer = await dial(client_context(*self._files), _order(job), LANDED)
+            _reader, writer = await dial(self._line, _order(job), LANDED)
             writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, RefusedMessageError) as error:
             _log.info("the destination did not hear of a departure", error=repr(error))
@@ -165,8 +178,7 @@ class Mover:
                     time=utc_now(),
                 )
             )
-        self._setup.moves.expect(item.spec)
-        await asyncio.to_thread(self._setup.places.make, receiving.migration)
+        await self._moves.prepare(item.spec, receiving.migration)
 
     async def _landed(self, item: IntentVm) -> None:
         try:
@@ -176,14 +188,10 @@ class Mover:
         finally:
             if item.receiving is not None:
                 with contextlib.suppress(OSError):
-                    await asyncio.to_thread(self._setup.places.remove, item.receiving.migration)
+                    await self._moves.forget(item.receiving.migration)
 
 
 def _order(job: Job) -> Sending:
     if job.sending is None:
         raise DriverError("the order does not say where the VM is to go")
     return job.sending
-
-
-def _migration(job: Job) -> str:
-    return job.id.partition("/")[0]

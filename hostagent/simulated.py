@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -46,6 +46,7 @@ from hostagent.simulated_state import (
     inside,
     tell,
 )
+from hostagent.simulated_storage import SharedVolumes, shared_id
 
 MACHINE_NAME = "machine.json"
 BOOT_ID_NAME = "boot_id"
@@ -54,7 +55,9 @@ COPY_STEPS = 10
 
 
 class SimulatedDriver:
-    """One simulated host, kept in `folder`."""
+    """One simulated host, kept in `folder`; its volumes as well unless they lie in `storage`, which
+    it shares with others (see `make_shared_storage`).
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class SimulatedDriver:
         name: str,
         capabilities: Capabilities = GENEROUS,
         faults: Faults | None = None,
+        storage: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         make_private_folder(folder)
@@ -75,7 +79,26 @@ class SimulatedDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._open = False
         self._machine = self._load(faults)
+        self._volumes: MutableMapping[str, Volume] = self._machine.volumes
+        if storage is not None:
+            self._share(storage)
         self._save()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as it was when it was looked at last."""
+        return self._machine
+
+    def look(self) -> Machine:
+        """Return the machine as it is now; raises UnknownStateError."""
+        self._look()
+        return self._machine
+
+    def changed(self, *told: DriverEvent) -> None:
+        """Keep what was changed in the machine, and tell of it."""
+        for event in told:
+            self._tell(event)
+        self._changed()
 
     @property
     def boot_id_path(self) -> Path:
@@ -108,7 +131,8 @@ class SimulatedDriver:
     async def capabilities(self) -> Capabilities:
         """Return what the host can do."""
         self._look()
-        used = sum(volume.size_bytes for volume in self._machine.volumes.values())
+        own = self._machine.volumes  # of a shared folder, nobody counts all
+        used = sum(volume.size_bytes for volume in own.values())
         return msgspec.structs.replace(
             self._capabilities,
             storage_free_bytes=max(0, self._capabilities.storage_free_bytes - used),
@@ -136,8 +160,8 @@ class SimulatedDriver:
     async def start(self, spec: RunSpec) -> None:
         """Start or restore an incarnation. A start whose caller goes away goes on by itself."""
         self._look()
-        self._check(spec)
-        domain = self._machine.admit(spec, self._clock())
+        self.check(spec)
+        domain = self._machine.admit(spec, self._volumes, self._clock())
         self._changed()
         while not domain.announced:
             await asyncio.sleep(min(1.0, max(0.001, domain.ready - self._clock())))
@@ -168,12 +192,12 @@ class SimulatedDriver:
         """Save memory and end the run."""
         domain = self._running(vm, incarnation)
         name = inside(file)
-        if name in self._machine.volumes:
+        if name in self._volumes:
             raise DriverError(f"{file!r} exists already")
         if self._machine.faults.save_s:
             await asyncio.sleep(self._machine.faults.save_s)
             domain = self._running(vm, incarnation)
-        self._machine.volumes[name] = Volume(
+        self._volumes[name] = Volume(
             size_bytes=domain.memory_bytes, memory_of=f"{vm}:{incarnation}"
         )
         self._end(domain, DownReason.SUSPENDED)
@@ -208,28 +232,28 @@ class SimulatedDriver:
         name = inside(disk.volume)
         if disk.image is not None:
             inside(disk.image)
-        if name in self._machine.volumes:
+        if name in self._volumes:
             raise DriverError(f"volume {disk.volume!r} exists already and is not overwritten")
         copy_s = self._machine.faults.copy_s
         for step in range(COPY_STEPS if copy_s else 0):
             progress(100 * step // COPY_STEPS)
             await asyncio.sleep(copy_s / COPY_STEPS)
         self._look()
-        self._machine.volumes[name] = Volume(size_bytes=disk.size_bytes)
+        self._volumes[name] = Volume(size_bytes=disk.size_bytes)
         self._changed()
         progress(100)
 
     async def volume_size(self, volume: str) -> int | None:
         """Return the size of a volume or saved memory, None if it is not there."""
         self._look()
-        found = self._machine.volumes.get(inside(volume))
+        found = self._volumes.get(inside(volume))
         return None if found is None else found.size_bytes
 
     async def remove_volumes(self, volumes: Sequence[str]) -> None:
         """Remove files; all names are checked before the first is removed."""
         self._look()
         for name in [inside(volume) for volume in volumes]:
-            self._machine.volumes.pop(name, None)
+            self._volumes.pop(name, None)
         self._changed()
 
     async def sample(self) -> tuple[HostSample, Sequence[VmSample]]:
@@ -297,7 +321,8 @@ class SimulatedDriver:
         elif faults.away and not was_away:
             self._tell(DriverEvent(happening=Happening.LOST))
 
-    def _check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec) -> None:
+        """Raise DriverError if the host cannot run this."""
         able = self._capabilities
         if spec.machine_type not in able.machine_types:
             raise DriverError(f"machine type {spec.machine_type!r} is not known here")
@@ -368,10 +393,22 @@ class SimulatedDriver:
         self._told.append(event)
         self._news.set()
 
+    def _share(self, storage: Path) -> None:
+        """Keep volumes in a folder that others see as well."""
+        shared = SharedVolumes(storage)
+        for name, volume in self._machine.volumes.items():
+            shared.setdefault(name, volume)
+        self._machine.volumes.clear()
+        self._volumes = shared
+        self._capabilities = msgspec.structs.replace(
+            self._capabilities, storage_id=shared_id(storage)
+        )
+
     def _load(self, faults: Faults | None) -> Machine:
         with contextlib.suppress(FileNotFoundError):
             data = read_bounded(self._folder / MACHINE_NAME)
             machine = msgspec.json.decode(data, type=Machine)
+            machine.recover()
             if faults is not None:
                 machine.faults = faults
             return machine

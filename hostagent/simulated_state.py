@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import uuid
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import msgspec
@@ -30,7 +31,10 @@ class Volume(msgspec.Struct, kw_only=True):
 
 
 class SimulatedDomain(msgspec.Struct, kw_only=True):
-    """A domain: in being started until `ready`, booting until `boots`, gone at `ends`."""
+    """A domain: in being started until `ready`, booting until `boots`, gone at `ends`.
+
+    `coming` while it comes in by a migration, `leaving` from the switch-over until it is gone.
+    """
 
     vm: str
     incarnation: int
@@ -38,6 +42,8 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     process: int
     cpus: int
     memory_bytes: int
+    machine_type: str = ""
+    cpu_model: str = ""
     macs: tuple[str, ...] = ()
     ready: float = 0.0
     boots: float | None = None
@@ -47,12 +53,25 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     hung: bool = False
     held: bool = False
     paused: PauseReason | None = None
+    coming: bool = False
+    leaving: bool = False
+
+
+class MigrationFault(enum.StrEnum):
+    """What goes wrong with migrations."""
+
+    NONE = ""
+    REFUSE = "refuse"  # nothing is taken in
+    FAIL = "fail"  # what is sent fails while its memory is copied
+    HOLD = "hold"  # what is sent stays held at the switch-over, and so does its other half
 
 
 class Faults(msgspec.Struct, kw_only=True):
     """What is wrong with the host, until told otherwise; durations in seconds.
 
     `start_failures` counts the starts that are still to fail (-1: all), with `start_failure`.
+    Copying a VM's memory to another host takes `migration_s` and, with `migration_busy`, comes to
+    no end by itself, because the guest writes too much.
     """
 
     start_failures: int = 0
@@ -63,6 +82,9 @@ class Faults(msgspec.Struct, kw_only=True):
     shutdown_s: float = 0.0
     save_s: float = 0.0
     copy_s: float = 0.0
+    migration_s: float = 0.0
+    migration_busy: bool = False
+    migration_fault: MigrationFault = MigrationFault.NONE
     deaf: bool = False
     silent: bool = False
     away: bool = False
@@ -111,16 +133,53 @@ class Machine(msgspec.Struct, kw_only=True):
         domain = self.domains.get(vm)
         return domain if domain is not None and domain.incarnation == incarnation else None
 
-    def admit(self, spec: RunSpec, now: float) -> SimulatedDomain:
+    def recover(self) -> None:
+        """Settle what a migration left, as a hypervisor does whose line to the other one broke:
+        what was coming is dropped, what was about to leave runs on.
+        """
+        for domain in list(self.domains.values()):
+            if domain.coming:
+                del self.domains[domain.vm]
+            elif domain.leaving:
+                domain.leaving, domain.held, domain.paused = False, False, None
+
+    def receive(self, coming: SimulatedDomain) -> SimulatedDomain:
+        """Have a domain that comes in: held until it is whole."""
+        there = msgspec.structs.replace(
+            coming,
+            process=self.process_next,
+            coming=True,
+            held=True,
+            paused=PauseReason.OTHER,
+            ends=None,
+        )
+        self.process_next += 1
+        self.domains[there.vm] = there
+        return there
+
+    def settle(self, there: SimulatedDomain, whole: SimulatedDomain) -> None:
+        """Let what came in whole stand still, as its source left it."""
+        there.booted, there.boots, there.ends = whole.booted, whole.boots, whole.ends
+        there.hung = whole.hung
+        there.coming, there.held, there.paused = False, False, PauseReason.ADMIN
+
+    def forget(self, domain: SimulatedDomain) -> bool:
+        """Drop this very domain; False if it is gone already."""
+        if self.domains.get(domain.vm) is not domain:
+            return False
+        del self.domains[domain.vm]
+        return True
+
+    def admit(self, spec: RunSpec, volumes: Mapping[str, Volume], now: float) -> SimulatedDomain:
         """Begin to start an incarnation; raises DriverError where a real host would."""
         if spec.vm in self.domains:
             there = self.domains[spec.vm].incarnation
             raise DriverError(f"VM {spec.vm} is here already, as incarnation {there}")
         for disk in spec.configuration.disks:
-            if inside(disk.volume) not in self.volumes:
+            if inside(disk.volume) not in volumes:
                 raise DriverError(f"volume {disk.volume!r} does not exist")
         if spec.restore_from is not None:
-            memory = self.volumes.get(inside(spec.restore_from))
+            memory = volumes.get(inside(spec.restore_from))
             if memory is None or not memory.memory_of.startswith(f"{spec.vm}:"):
                 raise DriverError(f"{spec.restore_from!r} is no saved memory of this VM")
         faults = self.faults
@@ -136,6 +195,8 @@ class Machine(msgspec.Struct, kw_only=True):
             process=self.process_next,
             cpus=spec.configuration.topology.count,
             memory_bytes=spec.configuration.memory_bytes,
+            machine_type=spec.machine_type,
+            cpu_model=spec.cpu_model,
             macs=tuple(nic.mac for nic in spec.configuration.nics),
             ready=ready,
             boots=ready + boot_s,

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from events.types.migration import Tuning
 from events.types.run_spec import Disk
 
 
@@ -25,13 +26,14 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     """Where a VM is to be sent: the destination's id, and where its agent takes VMs in.
 
     `ticket` lets it in there, once; it is put in on the way to the source, never into an event.
-    `cancelled`: the source is to stop, if it is not too late.
+    `cancelled`: the source is to stop, if it is not too late. `tuning` says how it is to be sent.
     """
 
     destination: str
     address: str
     ticket: str = ""
     cancelled: bool = False
+    tuning: Tuning = Tuning()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

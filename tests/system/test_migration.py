@@ -59,16 +59,19 @@ def pair(
         product.stop()
 
 
-def started(host: RealHost, guest: Guest, name: str = "web01") -> str:
-    """Return a VM with a disk that stamps, up on the host."""
-    product = host.product
+def started(
+    pair: tuple[RealHost, RealHost], guest: Guest, name: str = "web01"
+) -> tuple[str, RealHost, RealHost]:
+    """Return a VM with a disk that stamps, up on the first of the two hosts returned."""
+    product = pair[0].product
     created = product.post("/v1/vms", vm_body(product, guest, name, "10.88.0.31", disk=True))
     assert product.finish(created)["status"] == "succeeded"
     vm = str(created["id"])
     begun = product.post(f"/v1/vms/{vm}/start", Prefer="wait=60")
     assert product.finish(begun)["status"] == "succeeded"
-    assert product.await_status(f"/v1/vms/{vm}", "up")["host"]["name"] == host.name
-    return vm
+    where = product.await_status(f"/v1/vms/{vm}", "up")["host"]["name"]
+    source, destination = sorted(pair, key=lambda host: host.name != where)
+    return vm, source, destination
 
 
 def slow_down(host: RealHost, vm: str) -> None:
@@ -85,9 +88,8 @@ def copies(vm: str, *hosts: RealHost) -> list[str]:
 def test_a_running_vm_moves_there_and_back_and_goes_on_stamping(
     pair: tuple[RealHost, RealHost], guest: Guest
 ) -> None:
-    first, second = pair
-    product = first.product
-    vm = started(first, guest)
+    product = pair[0].product
+    vm, first, second = started(pair, guest)
     (disk,) = [path for path in first.storage.glob("*/*") if path.suffix == ".qcow2"]
     for source, destination in ((first, second), (second, first)):
         before = len(read_stamps(disk))
@@ -111,9 +113,8 @@ def test_a_running_vm_moves_there_and_back_and_goes_on_stamping(
 def test_what_goes_wrong_while_copying_leaves_the_vm_on_its_host(
     pair: tuple[RealHost, RealHost], guest: Guest, fault: str
 ) -> None:
-    source, destination = pair
-    product = source.product
-    vm = started(source, guest)
+    product = pair[0].product
+    vm, source, destination = started(pair, guest)
     (disk,) = [path for path in source.storage.glob("*/*") if path.suffix == ".qcow2"]
     slow_down(source, vm)
     asked = product.post(f"/v1/vms/{vm}/migrate")

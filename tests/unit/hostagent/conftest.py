@@ -9,10 +9,13 @@ import pytest
 from hostagent.agent import HostAgent
 from hostagent.identity import Identity, read_boot_id
 from hostagent.journal import Journal
+from hostagent.migrations import MigrationSetup
 from hostagent.simulated import SimulatedDriver
+from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do, Faults
 from hostagent.tasks import end_tasks
 from hostagent.timings import Timings
+from tests.harness.memory_line import MemoryNetwork
 from tests.unit.hostagent.fake_engine import FakeEngine, FakeGateway
 
 TIMINGS = Timings(
@@ -36,20 +39,34 @@ TIMINGS = Timings(
 
 
 class Host:
-    """A simulated host whose agent can be killed and started again."""
+    """A simulated host whose agent can be killed and started again; in a network, it takes part in
+    migrations.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "h1",
+        network: MemoryNetwork | None = None,
+        storage: Path | None = None,
+    ) -> None:
         self.folder = folder
-        self.engine = FakeEngine()
+        self.name = name
+        self.network = network
+        self.storage = storage
+        self.engine = FakeEngine(name if network is not None else "")
         self.agent: HostAgent
         self.driver: SimulatedDriver
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, faults: Faults | None = None, timings: Timings = TIMINGS) -> None:
         """Start the agent, as a new process would."""
-        self.driver = SimulatedDriver(self.folder / "machine", name="host01", faults=faults)
+        self.driver = SimulatedDriver(
+            self.folder / "machine", name="host01", faults=faults, storage=self.storage
+        )
         identity = Identity(
-            host="h1",
+            host=self.name,
             name="host01",
             hardware="hw1",
             boot=read_boot_id(self.driver.boot_id_path),
@@ -60,8 +77,15 @@ class Host:
             FakeGateway(self.engine),
             Journal.open(self.folder / "state"),
             timings=timings,
+            migrations=self._migrations(),
         )
         self._task = asyncio.create_task(self.agent.run())
+
+    def _migrations(self) -> MigrationSetup | None:
+        if self.network is None:
+            return None
+        line = self.network.line(self.name)
+        return MigrationSetup(line=line, moves=SimulatedMoves(self.driver))
 
     async def kill(self) -> None:
         """End the agent's process, as far as that goes within one."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 
@@ -12,7 +13,7 @@ from events.types.vm import DownReason
 from events.wire.agent import Role, VmState
 from hostagent.driver import DriverError
 from hostagent.records import RunKey
-from hostagent.simulated_state import Control, Do, Faults, Machine, SimulatedDomain
+from hostagent.simulated_state import Control, Do, Faults, Machine, SimulatedDomain, Volume
 from tests.unit.hostagent.conftest import Host
 from tests.unit.hostagent.samples import a_job, run_item
 
@@ -147,12 +148,14 @@ async def test_after_any_storm_all_is_as_wanted(
     starts: Counter[RunKey] = Counter()
     really = Machine.admit
 
-    def admit(machine: Machine, spec: RunSpec, now: float) -> SimulatedDomain:
+    def admit(
+        machine: Machine, spec: RunSpec, volumes: Mapping[str, Volume], now: float
+    ) -> SimulatedDomain:
         key = RunKey(spec.vm, spec.incarnation)
         state = host.engine.states.get(key)
         assert state is None or state.state is not VmState.ABSENT, f"{key} was absent"
         try:
-            domain = really(machine, spec, now)
+            domain = really(machine, spec, volumes, now)
         except DriverError:
             starts[key] += 1
             raise

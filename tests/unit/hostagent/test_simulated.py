@@ -17,16 +17,17 @@ from tests.unit.hostagent.samples import OTHER, VM, a_spec
 class SimulatedRig(DriverRig):
     driver: SimulatedDriver
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: Path | None = None) -> None:
         super().__init__()
         self.folder = folder
-        self.driver = SimulatedDriver(folder, name="host01")
+        self.storage = storage
+        self.driver = SimulatedDriver(folder, name="host01", storage=storage)
 
     def spec(self, vm: str, incarnation: int = 1, *, disks: tuple[Disk, ...] = ()) -> RunSpec:
         return a_spec(vm, incarnation, disks=disks)
 
     async def new_driver(self) -> Driver:
-        driver = SimulatedDriver(self.folder, name="host01")
+        driver = SimulatedDriver(self.folder, name="host01", storage=self.storage)
         await driver.open()
         return driver
 

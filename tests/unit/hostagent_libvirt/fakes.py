@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hostagent.convergence import Copying, Terms
 from hostagent.driver import DriverError
 from hostagent.libvirt_events import Lifecycle, RawEvent, RawKind, Stopped
 from hostagent.libvirt_port import HostFigures, Listed, LostConnectionError
@@ -149,13 +150,24 @@ class FakeLibvirt:
     def resume(self, connection: object, uuid: str) -> None:
         self._called("resume")
 
-    def migrate(self, connection: object, uuid: str, libvirtd: str, stream: str) -> None:
+    def migrate(
+        self, connection: object, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
         self._called("migrate")
         self.end(uuid, Stopped.MIGRATED)
 
-    def migrated_percent(self, connection: object, uuid: str) -> int | None:
-        self._called("migrated_percent")
+    def copying(self, connection: object, uuid: str) -> Copying | None:
+        self._called("copying")
         return None
+
+    def allow_down_time(self, connection: object, uuid: str, down_time_ms: int) -> None:
+        self._called("allow_down_time")
+
+    def start_post_copy(self, connection: object, uuid: str) -> None:
+        self._called("start_post_copy")
+
+    def suspend(self, connection: object, uuid: str) -> None:
+        self._called("suspend")
 
     def abort_job(self, connection: object, uuid: str) -> None:
         self._called("abort_job")

@@ -8,10 +8,10 @@ import struct
 import pytest
 
 from hostagent.domain_xml import domain_xml
+from hostagent.driver import RefusedMessageError
 from hostagent.migration_rpc import (
     PREPARE,
     REMOTE_PROGRAM,
-    RefusedMessageError,
     check,
     check_domain,
 )

@@ -1,0 +1,89 @@
+"""Sending a run to another host by libvirt: copying its memory, and helping that to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from hostagent.convergence import Copying, Look, Move, Resort, Terms
+from hostagent.driver import DriverError
+from hostagent.libvirt_port import Hypervisor, Listed, LostConnectionError
+from hostagent.libvirt_watch import Watch
+
+LOOK_INTERVAL_S = 0.3
+
+log = structlog.get_logger()
+
+
+class Sender:
+    """`needed` finds a run that must be here; it raises DriverError."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        watch: Watch,
+        needed: Callable[[str, int], Awaitable[Listed]],
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._watch = watch
+        self._needed = needed
+
+    async def send(self, vm: str, incarnation: int, folder: Path, terms: Terms, look: Look) -> None:
+        """Move a run to where the sockets in `folder` lead; there it stands still, unless it came
+        to post-copy.
+
+        `look` is shown how far copying is. Raises DriverError where it failed; whether it did is
+        known only from what is here afterwards.
+        """
+        await self._needed(vm, incarnation)
+        libvirtd = f"qemu+unix:///system?socket={folder / 'libvirt.sock'}"
+        stream = f"unix://{folder / 'qemu.sock'}"
+        moving = asyncio.ensure_future(
+            self._watch.call(
+                lambda lv: self._hypervisor.migrate(lv, vm, libvirtd, stream, terms), long=True
+            )
+        )
+        try:
+            while not (await asyncio.wait({moving}, timeout=LOOK_INTERVAL_S))[0]:
+                seen = await self.copying(vm)
+                if seen is not None:
+                    await self._do(vm, look(seen))
+            await moving
+        finally:
+            moving.cancel()
+            if moving.done() and not moving.cancelled():
+                moving.exception()
+
+    async def copying(self, vm: str) -> Copying | None:
+        """Return how far a run's sending, or any job on it, has come; None if there is none."""
+        try:
+            return await self._watch.call(lambda lv: self._hypervisor.copying(lv, vm))
+        except LostConnectionError:
+            raise
+        except DriverError:
+            return None
+
+    async def _do(self, vm: str, move: Move) -> None:
+        hypervisor = self._hypervisor
+        down_time_ms = move.down_time_ms
+        if down_time_ms is not None:
+            log.info("longer_down_time", vm=vm, down_time_ms=down_time_ms)
+            with contextlib.suppress(DriverError):  # it may be over by now
+                await self._watch.call(lambda lv: hypervisor.allow_down_time(lv, vm, down_time_ms))
+        if move.resort is None:
+            return
+        log.info("last_resort", vm=vm, resort=move.resort)
+        with contextlib.suppress(DriverError):
+            match move.resort:
+                case Resort.ABORT:
+                    await self._watch.call(lambda lv: hypervisor.abort_job(lv, vm))
+                case Resort.POST_COPY:
+                    await self._watch.call(lambda lv: hypervisor.start_post_copy(lv, vm))
+                case Resort.SUSPEND:
+                    await self._watch.call(lambda lv: hypervisor.suspend(lv, vm))
+                case _:
+                    pass

@@ -1,0 +1,199 @@
+"""Two agents move a VM between them, each on the orders of its own engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events.types.job import Job, JobKind, Sending
+from events.types.vm import DownReason
+from events.wire.agent import IntentVm, JobItem, JobState, Receiving, Role, VmState
+from hostagent.records import RunKey
+from hostagent.simulated_state import Faults, MigrationFault
+from hostagent.simulated_storage import make_shared_storage
+from tests.harness.memory_line import MemoryNetwork
+from tests.unit.hostagent.conftest import Host
+from tests.unit.hostagent.samples import VM, a_spec, run_item
+
+TICKET = "a-ticket"
+MIGRATION = "018f0000-0000-7000-8000-00000000aaaa"
+
+
+class Pair:
+    """The source and the destination of one migration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network = MemoryNetwork()
+        storage = make_shared_storage(folder / "storage", "one")
+        self.source, self.destination = (
+            Host(folder / name, name=name, network=self.network, storage=storage)
+            for name in ("source", "destination")
+        )
+
+    async def start(self, source: Faults | None = None, destination: Faults | None = None) -> None:
+        """Start both agents, and the VM on the source."""
+        for host, faults in ((self.source, source), (self.destination, destination)):
+            host.folder.mkdir()
+            await host.start(faults)
+        self.source.engine.order(run_item())
+        await self.source.engine.until_state(VM, VmState.RUNNING)
+
+    def order(self, **changes: object) -> Job:
+        """Order the migration on both sides, as the engine does."""
+        receiving = Receiving(
+            migration=MIGRATION,
+            source="source",
+            ticket_sha256=hashlib.sha256(TICKET.encode()).hexdigest(),
+        )
+        self.destination.engine.order(
+            IntentVm(
+                vm=VM,
+                incarnation=1,
+                role=Role.INCOMING,
+                position=0,
+                spec=a_spec(),
+                receiving=receiving,
+            )
+        )
+        sending = Sending(destination="destination", address="", ticket=TICKET)
+        sending = msgspec.structs.replace(sending, **changes)
+        return self.source.engine.order_job(
+            Job(
+                id=f"{MIGRATION}/copy",
+                kind=JobKind.VM_MIGRATE,
+                vm=VM,
+                incarnation=1,
+                sending=sending,
+            )
+        )
+
+    async def until_copying(self) -> None:
+        """Wait until the destination has what comes in."""
+        await self.destination.engine.until(
+            lambda _engine: VM in self.destination.driver.machine.domains
+        )
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    pair = Pair(tmp_path)
+    yield pair
+    for host in (pair.source, pair.destination):
+        await host.kill()
+        assert host.engine.violations == []
+
+
+async def test_the_vm_runs_there_and_is_promised_absent_here(pair: Pair) -> None:
+    await pair.start()
+
+    job = pair.order()
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert outcome.state is JobState.DONE
+    absent = await pair.source.engine.until_state(VM, VmState.ABSENT)
+    assert absent.reason is DownReason.MIGRATED
+    await pair.destination.engine.until_state(VM, VmState.RUNNING)
+    assert not pair.destination.driver.machine.domains[VM].paused
+    assert pair.source.driver.machine.domains == {}
+
+
+async def test_it_tells_how_far_the_copying_is(pair: Pair) -> None:
+    await pair.start(Faults(migration_s=0.3))
+
+    job = pair.order()
+    await pair.source.engine.until_outcome(job)
+
+    told = [
+        item.percent
+        for item in pair.source.engine.items
+        if isinstance(item, JobItem) and item.job == job.id and item.percent is not None
+    ]
+    assert told
+    assert told == sorted(told)
+
+
+async def test_a_cancelled_one_leaves_the_vm_here(pair: Pair) -> None:
+    await pair.start(Faults(migration_s=30))
+    job = pair.order()
+    await pair.until_copying()
+
+    assert job.sending is not None
+    cancelled = msgspec.structs.replace(job.sending, cancelled=True)
+    pair.source.engine.order_job(msgspec.structs.replace(job, sending=cancelled))
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert outcome.state is JobState.FAILED
+    assert "abort" in outcome.reason
+    assert not pair.source.driver.machine.domains[VM].paused
+    await pair.destination.engine.until(lambda _: not pair.destination.driver.machine.domains)
+
+
+@pytest.mark.parametrize("which", ["source", "destination"])
+async def test_an_agent_that_dies_while_copying_leaves_the_vm_here(pair: Pair, which: str) -> None:
+    await pair.start(Faults(migration_s=30))
+    job = pair.order()
+    await pair.until_copying()
+
+    await getattr(pair, which).restart()
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert outcome.state is JobState.FAILED
+    await pair.source.engine.until_state(VM, VmState.RUNNING)
+    assert VM not in pair.destination.driver.machine.domains
+
+
+async def test_a_wrong_ticket_opens_nothing(pair: Pair) -> None:
+    await pair.start()
+
+    job = pair.order(ticket="another")
+
+    assert (await pair.source.engine.until_outcome(job)).state is JobState.FAILED
+    assert pair.destination.driver.machine.domains == {}
+
+
+async def test_a_refusal_of_the_destination_is_told(pair: Pair) -> None:
+    await pair.start(destination=Faults(migration_fault=MigrationFault.REFUSE))
+
+    job = pair.order()
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert "told to take nothing in" in outcome.reason
+
+
+async def test_what_arrived_waits_for_the_engine_where_the_source_cannot_say_it(
+    pair: Pair,
+) -> None:
+    await pair.start(Faults(migration_s=0.2))
+    job = pair.order()
+    await pair.until_copying()
+    pair.network.cut.add("source")  # what is open stays; the word that it left does not come
+
+    await pair.source.engine.until_outcome(job)
+    there = pair.destination.driver.machine.domains[VM]
+    assert there.paused
+
+    item = pair.destination.engine.vms[RunKey(VM, 1)]
+    pair.destination.engine.order(msgspec.structs.replace(item, role=Role.RUN))
+    await pair.destination.engine.until_state(VM, VmState.RUNNING)
+    assert not pair.destination.driver.machine.domains[VM].paused
+
+
+async def test_a_source_held_at_the_switch_over_is_no_outcome(pair: Pair) -> None:
+    await pair.start(Faults(migration_fault=MigrationFault.HOLD))
+
+    job = pair.order()
+
+    await pair.source.engine.until(
+        lambda _: (
+            VM in pair.source.driver.machine.domains and pair.source.driver.machine.domains[VM].held
+        )
+    )
+    await pair.source.restart(Faults())
+    await pair.source.engine.until(lambda engine: len(engine.hellos) == 2)
+    assert job.id not in pair.source.engine.outcomes
+    assert pair.source.driver.machine.domains[VM].held
+    assert pair.destination.driver.machine.domains[VM].paused
