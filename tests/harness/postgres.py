@@ -49,8 +49,9 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 NAME_LENGTH_MAX = 40
 # Durability stays as PostgreSQL has it: the product refuses to run with fsync or synchronous_commit
-# off.
+# off. A connection that somebody gave up half way holds up DROP DATABASE until it is given up here.
 SETTINGS = {
+    "authentication_timeout": "5s",
     "max_connections": "200",
     "shared_buffers": "64MB",
     "jit": "off",
