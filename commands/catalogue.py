@@ -11,9 +11,11 @@ from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
 from commands.host import activate, add, approve, confirm_off, confirm_state, force_remove
+from commands.host import install as host_install
 from commands.host import maintenance as host_maintenance
 from commands.host import remove as host_remove
 from commands.host import token as host_token
+from commands.host import uninstall as host_uninstall
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
 from commands.vm import (
@@ -34,7 +36,17 @@ from commands.vm import (
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_remove),
-    *(add, host_token, approve, activate, host_maintenance, confirm_off, confirm_state),
+    *(
+        add,
+        host_install,
+        host_uninstall,
+        host_token,
+        approve,
+        activate,
+        host_maintenance,
+        confirm_off,
+        confirm_state,
+    ),
     *(host_remove, force_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
     *(high_availability, start_with_host),

@@ -1,17 +1,22 @@
-"""Announce a host."""
+"""Announce a host, and install it."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
-
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import END, Id, Name
+from commands.kernel.fields import Id, Name, Secret
 from commands.kernel.fold import World
-from commands.kernel.refusal import NameTaken, NotFound
+from commands.kernel.refusal import InvalidField, NameTaken, NotFound
 from commands.state import lookup
+from commands.state.operation import begin
+from commands.state.ssh_work import (
+    INSTALL_STEPS,
+    Fingerprint,
+    SshAddress,
+    SshPort,
+    SshUser,
+)
 from events.types.host import HostAdded
+from events.types.host_ssh import PORT, USER, HostSshOrdered, SshTask
 
 
 @command(
@@ -20,35 +25,70 @@ from events.types.host import HostAdded
     permission="CREATE_HOST",
     verb="host add",
     creates=True,
-    refusals=(NotFound, NameTaken),
+    long=True,
+    refusals=(NotFound, NameTaken, InvalidField),
 )
 class AddHost(Command, frozen=True, kw_only=True):
-    """Announce a host.
+    """Announce a host, and install it.
 
-    The machine joins with an enrolment token (`host token`, then `chronovisor agent join` on the
-    machine). With `approved` it may do so without another word; else `host approve` lets it in.
+    With an address its agent is installed over SSH at once, as 'host install' does; an operation
+    shows each step. Without one, or with `install` false, the machine joins with an enrolment token
+    ('host token', then 'chronovisor agent join' on the machine): with `approved` without another
+    word, else 'host approve' lets it in.
     """
 
     name: Name
     cluster: Id
-    address: Annotated[
-        str,
-        msgspec.Meta(
-            max_length=255,
-            pattern="^[!-~]*" + END,
-            description="A host name or address, for people to find the machine by.",
-        ),
-    ] = ""
+    address: SshAddress = ""
     approved: bool = False
+    install: bool | None = None
+    ssh_port: SshPort | None = None
+    ssh_user: SshUser | None = None
+    password: Secret | None = None
+    fingerprint: Fingerprint | None = None
+    firewall: bool = True
 
     def decide(self, world: World, context: Context) -> Decision:
         """Announce it in its cluster; the name's claim refuses a second one."""
         parent = lookup.cluster(world, self.cluster)
+        installs = bool(self.address) if self.install is None else self.install
+        if installs and not self.address:
+            raise InvalidField(
+                "A host without an address cannot be installed.",
+                remedy="Say where its SSH server is reached.",
+                field="address",
+            )
         added = HostAdded(
             name=self.name,
             cluster=parent.id,
             data_center=parent.data_center,
             address=self.address,
-            approved=self.approved,
+            # Who can log in to the machine need not be asked again whether it may join.
+            approved=self.approved or installs,
         )
-        return Decision.of(context.ids[0], *on(f"host/{context.ids[0]}", added))
+        stream = f"host/{context.ids[0]}"
+        if not installs:
+            return Decision.of(context.ids[0], *on(stream, added))
+        operation = begin(
+            context, "host.install", stream, self.name, *INSTALL_STEPS, cancellable=True
+        )
+        ordered = self._order(str(context.command))
+        return Decision.of(
+            context.ids[0],
+            *on(stream, added, ordered),
+            operation,
+            operation=str(context.command),
+        )
+
+    def _order(self, order: str) -> HostSshOrdered:
+        return HostSshOrdered(
+            name=self.name,
+            order=order,
+            task=SshTask.INSTALL,
+            address=self.address,
+            port=self.ssh_port or PORT,
+            user=self.ssh_user or USER,
+            password=self.password,
+            fingerprint=(self.fingerprint or "").rstrip("="),
+            firewall=self.firewall,
+        )

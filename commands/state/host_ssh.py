@@ -46,10 +46,9 @@ class SshOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SshOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How the newest order that ended did."""
+    """How the newest order that ended did; `work` is the order as it was at its end."""
 
-    order: str
-    task: SshTask
+    work: SshOrder
     succeeded: bool
     cancelled: bool = False
     reason: str = ""
@@ -73,7 +72,7 @@ class SshState(msgspec.Struct, frozen=True, kw_only=True):
     def install_failed(self) -> bool:
         """Whether the newest order was to install, and did not succeed."""
         last = self.last
-        return last is not None and last.task is SshTask.INSTALL and not last.succeeded
+        return last is not None and last.work.task is SshTask.INSTALL and not last.succeeded
 
 
 def evolve(state: SshState, recorded: Recorded, *, joined: bool) -> SshState | None:
@@ -104,7 +103,7 @@ def evolve(state: SshState, recorded: Recorded, *, joined: bool) -> SshState | N
             failure = {"failed_step": event.step, "failure": event.reason}
             return _with_order(state, order, undoing=True, running="", **failure)
         case e.HostSshEnded():
-            return _ended(state, event)
+            return _ended(state, order, event)
         case _:
             return None
 
@@ -145,10 +144,9 @@ def _stepped(state: SshState, order: SshOrder, event: e.HostSshStep) -> SshState
     return _with_order(state, order, running="", texts=texts, **{steps: after})
 
 
-def _ended(state: SshState, event: e.HostSshEnded) -> SshState:
+def _ended(state: SshState, order: SshOrder, event: e.HostSshEnded) -> SshState:
     outcome = SshOutcome(
-        order=event.order,
-        task=event.task,
+        work=msgspec.structs.replace(order, password=None),
         succeeded=event.succeeded,
         cancelled=event.cancelled,
         reason=event.reason,

@@ -191,12 +191,6 @@ class HostSshEnded(Event, frozen=True, kw_only=True):
             resolves="VDS_INSTALL_FAILED",
         ),
         Audit(
-            code=505,
-            name="VDS_INSTALL_FAILED",
-            severity=Severity.ERROR,
-            message="Host {name} could not be installed: {reason} {left}",
-        ),
-        Audit(
             code=60_143,
             name="HOST_INSTALL_CANCELLED",
             severity=Severity.WARNING,
@@ -207,22 +201,12 @@ class HostSshEnded(Event, frozen=True, kw_only=True):
             name="HOST_UNINSTALLED",
             message="The agent was removed from the machine of host {name}.",
         ),
-        Audit(
-            code=60_145,
-            name="HOST_UNINSTALL_FAILED",
-            severity=Severity.ERROR,
-            message="The agent could not be removed from the machine of host {name}: {reason}",
-        ),
     )
 
     def audit(self) -> Audit | None:
-        """Return the record of how it ended; of a restart, who ordered it tells."""
-        match self.task:
-            case SshTask.INSTALL:
-                if self.succeeded:
-                    return self.audits[0]
-                return self.audits[2 if self.cancelled else 1]
-            case SshTask.UNINSTALL:
-                return self.audits[3 if self.succeeded else 4]
-            case SshTask.RESTART_AGENT:
-                return None
+        """Return the record of a success; the operation's end tells of a failure."""
+        if self.cancelled:
+            return self.audits[1]
+        if not self.succeeded:
+            return None
+        return {SshTask.INSTALL: self.audits[0], SshTask.UNINSTALL: self.audits[2]}.get(self.task)

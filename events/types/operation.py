@@ -183,6 +183,18 @@ _FAILURES = {
         severity=Severity.ERROR,
         message="VM {name} could not be suspended: {reason}",
     ),
+    "host.install": Audit(
+        code=505,
+        name="VDS_INSTALL_FAILED",
+        severity=Severity.ERROR,
+        message="Host {name} could not be installed: {reason}",
+    ),
+    "host.uninstall": Audit(
+        code=60_145,
+        name="HOST_UNINSTALL_FAILED",
+        severity=Severity.ERROR,
+        message="The agent could not be removed from the machine of host {name}: {reason}",
+    ),
 }
 _OTHER_FAILURE = Audit(
     code=60_002,

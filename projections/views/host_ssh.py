@@ -11,7 +11,7 @@ from events.types.host_ssh import SshTask
 class SshDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How the machine is reached over SSH, and what is, or was last, done there.
 
-    `task` is under way; `failed` says why the newest installation did not succeed. The machine must
+    `task` is under way, as `order`; `failed` says why the newest installation did not succeed. The machine must
     show the key `fingerprint`, which was pinned at the first contact or given by an admin.
     """
 
@@ -19,6 +19,7 @@ class SshDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     user: str = e.USER
     fingerprint: str = ""
     key_type: str = ""
+    order: str = ""
     task: SshTask | None = None
     step: str = ""
     text: str = ""
@@ -36,7 +37,9 @@ def ordered(
     ssh: SshDocument, address: str, event: e.HostSshOrdered, *, joined: bool
 ) -> SshDocument:
     """Return what is shown once an order was given; `address` is the one until now."""
-    after = msgspec.structs.replace(ssh, task=event.task, step="", text="", fresh=not joined)
+    after = msgspec.structs.replace(
+        ssh, order=event.order, task=event.task, step="", text="", fresh=not joined
+    )
     if not event.address:
         return after
     if event.address != address and not joined:
@@ -46,7 +49,7 @@ def ordered(
 
 def ended(ssh: SshDocument, event: e.HostSshEnded) -> SshDocument:
     """Return what is shown once an order is over."""
-    after = msgspec.structs.replace(ssh, task=None, step="", text="")
+    after = msgspec.structs.replace(ssh, order="", task=None, step="", text="")
     if event.task is SshTask.RESTART_AGENT:
         return after
     failed = ""

@@ -9,9 +9,11 @@ from commands.host.add import AddHost
 from commands.host.approve import ApproveHost
 from commands.host.confirm_off import ConfirmHostOff
 from commands.host.force_remove import ForceRemoveHost
+from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
 from commands.host.token import IssueEnrolmentToken
+from commands.host.uninstall import UninstallHost
 from commands.kernel.command import Command
 from commands.kernel.refusal import InvalidField, NotFound, WrongState
 from commands.kernel.testing import COMMAND, fresh, given
@@ -37,17 +39,18 @@ COMMANDS: dict[str, Command] = {
     "approve": ApproveHost(id=HOST_ID),
     "confirm-off": ConfirmHostOff(id=HOST_ID, name="kvm01"),
     "force-remove": ForceRemoveHost(id=HOST_ID, name="kvm01"),
+    "install": InstallHost(id=HOST_ID, address="192.0.2.7"),
     "maintenance": MaintainHost(id=HOST_ID),
     "remove": RemoveHost(id=HOST_ID),
     "token": IssueEnrolmentToken(id=HOST_ID),
+    "uninstall": UninstallHost(id=HOST_ID, address="192.0.2.7"),
 }
 ALLOWED: dict[str, frozenset[HostStatus]] = {
     "activate": frozenset({S.PREPARING_FOR_MAINTENANCE, S.MAINTENANCE}),
     "approve": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.ERROR}),
     "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
-    "force-remove": frozenset(
-        {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}
-    ),
+    "force-remove": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}),
+    "install": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE}),
     "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE}),
     "remove": frozenset(
         {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}
@@ -55,6 +58,7 @@ ALLOWED: dict[str, frozenset[HostStatus]] = {
     "token": frozenset(
         {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}
     ),
+    "uninstall": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE}),
 }
 MATRIX = [(verb, status) for verb in COMMANDS for status in HostStatus]
 
@@ -76,7 +80,10 @@ def test_a_host_that_never_was_is_not_found(verb: str) -> None:
 
 
 def test_a_host_is_announced_in_its_cluster() -> None:
-    when = place().when(AddHost(name="kvm02", cluster=CLUSTER, address="10.0.0.2", approved=True))
+    command = AddHost(
+        name="kvm02", cluster=CLUSTER, address="10.0.0.2", approved=True, install=False
+    )
+    when = place().when(command)
     decision = when.then(
         h.HostAdded(
             name="kvm02",

@@ -1,0 +1,77 @@
+"""Remove a host's agent from its machine over SSH."""
+
+from __future__ import annotations
+
+from commands.kernel.command import Command, Context, Decision, command, on
+from commands.kernel.fields import Id, Secret
+from commands.kernel.fold import World
+from commands.kernel.refusal import InvalidField, NotFound, WrongState
+from commands.state import lookup
+from commands.state.host import HostStatus
+from commands.state.operation import begin
+from commands.state.ssh_work import (
+    UNINSTALL_STEPS,
+    Fingerprint,
+    SshAddress,
+    SshLogin,
+    SshPort,
+    SshUser,
+    order_of,
+)
+from events.types.host_ssh import SshTask
+
+_UNINSTALLABLE = frozenset(
+    {
+        HostStatus.INSTALLING,
+        HostStatus.INSTALL_FAILED,
+        HostStatus.PENDING_APPROVAL,
+        HostStatus.MAINTENANCE,
+    }
+)
+
+
+@command(
+    "host.uninstall",
+    path="/v1/hosts/{id}/uninstall",
+    permission="EDIT_HOST_CONFIGURATION",
+    verb="host uninstall",
+    long=True,
+    refusals=(NotFound, WrongState, InvalidField),
+)
+class UninstallHost(Command, frozen=True, kw_only=True):
+    """Remove a host's agent from its machine over SSH.
+
+    Takes away what 'host install' put there: agent, key, certificate, firewall rule, the engine's
+    SSH key. Packages and the disks of VMs stay. The host must be in maintenance, or never have
+    come into service; it is kept, and can be installed again or removed.
+    """
+
+    id: Id
+    address: SshAddress = ""
+    ssh_port: SshPort | None = None
+    ssh_user: SshUser | None = None
+    password: Secret | None = None
+    fingerprint: Fingerprint | None = None
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Order it; a worker of an engine carries it out, step by step."""
+        state = lookup.host(world, self.id)
+        lookup.require_no_ssh(state)
+        if state.status not in _UNINSTALLABLE:
+            raise WrongState(
+                f"Host {state.name} is {state.status.replace('_', ' ')}.",
+                remedy="Put it into maintenance first.",
+            )
+        login = SshLogin(
+            address=self.address,
+            port=self.ssh_port,
+            user=self.ssh_user,
+            password=self.password,
+            fingerprint=self.fingerprint,
+        )
+        stream = f"host/{self.id}"
+        ordered = order_of(state, str(context.command), SshTask.UNINSTALL, login)
+        operation = begin(
+            context, "host.uninstall", stream, state.name, *UNINSTALL_STEPS, cancellable=False
+        )
+        return Decision.of(self.id, *on(stream, ordered), operation, operation=str(context.command))
