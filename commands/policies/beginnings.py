@@ -40,6 +40,10 @@ class Beginnings:
             del self._not_before[key]
         return list(itertools.islice(self._wanted(facts, now), at_most))
 
+    def woken(self, facts: Facts, now: dt.datetime) -> list[str]:
+        """Return the operations that the watches want moved again."""
+        return [each for watch in self._watches for each in watch.woken(facts, now)]
+
     def next_due(self, now: dt.datetime) -> dt.datetime | None:
         """Return when to ask again though nothing happens."""
         wanted = (*(watch.next_due(now) for watch in self._watches), *self._not_before.values())

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from commands.policies import (
     host_maintenance,
+    restarts,
     vm_create,
     vm_migrate,
     vm_power,
     vm_remove,
+    vm_restart,
     vm_start,
 )
 from commands.policies.saga import Saga, Timeouts
@@ -20,6 +22,7 @@ SAGAS: dict[str, Saga] = {
     for saga in (
         vm_create.SAGA,
         vm_start.SAGA,
+        *vm_restart.SAGAS,
         *vm_power.SAGAS,
         vm_migrate.SAGA,
         vm_remove.SAGA,
@@ -27,5 +30,5 @@ SAGAS: dict[str, Saga] = {
     )
 }
 
-WATCHES: tuple[Callable[[Timeouts], Watch], ...] = ()
+WATCHES: tuple[Callable[[Timeouts], Watch], ...] = (restarts.Restarts, restarts.Turns)
 """What makes each watch, for one takeover of the policies."""

@@ -116,6 +116,7 @@ class Runner:
         await self._withdraw_outdated()
         await self._fire_timers()
         await self._begin_due()
+        self._wake()
         while self._dirty:
             batch = list(itertools.islice(self._dirty, _AT_ONCE_MAX))
             for operation in batch:
@@ -307,6 +308,12 @@ class Runner:
                 return
             await _all(self._begin(each) for each in batch)
             await self._catch_up(collect=True)
+
+    def _wake(self) -> None:
+        """Move operations again that wait for what does not happen to them."""
+        now = self._office.context().time
+        for operation in self._beginnings.woken(self._facts, now):
+            self._dirty[operation] = None
 
     async def _begin(self, due: Due) -> None:
         """Begin an operation, unless it was begun before or its command refuses."""

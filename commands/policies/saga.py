@@ -22,11 +22,31 @@ from events.types import operation as e
 from events.types.base import Event
 
 
+class RestartRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How VMs are started by themselves; the numbers are oVirt's where it has them.
+
+    The first restart is at once, the next `short_tries` minus one `short_interval_s` apart, later
+    ones `long_interval_s`; they are counted anew after a run that was up for `well_s`. A host
+    starts `starts_per_host` such VMs at a time. One that shut down under a VM is not given it again
+    until it has booted, for at most `shutting_down_s`. Who waits for a turn looks again after
+    `turn_s` at the latest.
+    """
+
+    short_interval_s: float = 30.0
+    short_tries: int = 10
+    long_interval_s: float = 1_800.0
+    well_s: float = 600.0
+    starts_per_host: int = 4
+    shutting_down_s: float = 600.0
+    turn_s: float = 600.0
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long sagas wait, in seconds; the settings' time scale is already in them."""
 
     launch_s: float = 60.0
     retry_s: float = 30.0
+    restarts: RestartRules = RestartRules()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

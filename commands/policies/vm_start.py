@@ -58,21 +58,36 @@ def _own_run(scene: Scene, vm: VmState) -> Run | None:
 
 
 def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
+    before = over(scene, vm)
+    if before is None:
+        before = copies_first(scene, vm)
+    if before is not None:
+        return before
+    cluster = lookup.cluster(scene.world, vm.cluster)
+    choice = choose(scene, need_of(vm, cluster, scene.operation.tried))
+    if choice.host is None:
+        return refuse(scene, choice)
+    return placed(scene, vm, cluster, choice)
+
+
+def over(scene: Scene, vm: VmState) -> tuple[NewEvent, ...] | None:
+    """Return the end of a start that is not wanted any more; None where it goes on."""
     if not _waits(scene, vm):
         return scene.ended(Outcome.FAILED, f"The VM is {vm.status.replace('_', ' ')} meanwhile.")
     if scene.operation.cancel_requested:
         return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
+    return None
+
+
+def copies_first(scene: Scene, vm: VmState) -> tuple[NewEvent, ...] | None:
+    """Wait while a copy may be running somewhere; None where none is."""
     copies = (*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies))
     if copies:
         return _await_copy(scene, copies[0])
     unconfirmed = _may_know_of_it(scene, vm)
     if unconfirmed is not None:
         return scene.await_confirmation(unconfirmed)
-    cluster = lookup.cluster(scene.world, vm.cluster)
-    choice = _choose(scene, need_of(vm, cluster, scene.operation.tried))
-    if choice.host is None:
-        return _refuse(scene, choice)
-    return _placed(scene, vm, cluster, choice)
+    return None
 
 
 def _may_know_of_it(scene: Scene, vm: VmState) -> HostState | None:
@@ -107,7 +122,7 @@ def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:
     )
 
 
-def _choose(scene: Scene, need: Need) -> Choice:
+def choose(scene: Scene, need: Need) -> Choice:
     """Choose a host, and read it: the append fails where it was changed meanwhile."""
     choice = scene.choose(need)
     if choice.host is not None:
@@ -115,9 +130,10 @@ def _choose(scene: Scene, need: Need) -> Choice:
     return choice
 
 
-def _placed(
+def placed(
     scene: Scene, vm: VmState, cluster: ClusterState, choice: Choice
 ) -> tuple[NewEvent, ...]:
+    """Place the VM on the host chosen: its next run begins."""
     host = choice.host
     assert host is not None  # noqa: S101 - the caller has looked
     incarnation = max(vm.incarnation + 1, scene.incarnations_from)
@@ -145,7 +161,8 @@ def _placed(
     )
 
 
-def _refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
+def refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
+    """Give the start up, since no host can take the VM."""
     earlier = scene.operation.refusal
     reason = f"No host can run it. {choice.refusal}"
     if earlier:

@@ -50,6 +50,14 @@ class Watch(Observer):
         del facts, now
         return ()
 
+    def woken(self, facts: Facts, now: dt.datetime) -> Sequence[str]:
+        """Return the ids of operations to be moved again, the most urgent first.
+
+        For those that wait for something which does not happen to them; asked after every batch.
+        """
+        del facts, now
+        return ()
+
     def next_due(self, now: dt.datetime) -> dt.datetime | None:
         """Return when `due` should be asked again though nothing happens; None for never."""
         del now

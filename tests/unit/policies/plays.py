@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from commands.host.maintenance import MaintainHost
-from commands.kernel.command import Command
+from commands.kernel.command import Command, Context, Decision
+from commands.kernel.fold import World
+from commands.policies.saga import RestartRules
+from commands.policies.vm_restart import restart
+from commands.state.host import HostState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
@@ -19,11 +23,12 @@ from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
 from events.types.job import JobKind
 from events.types.operation import Outcome
-from events.types.vm import PauseReason
+from events.types.vm import DownReason, PauseReason
+from events.types.vm_availability import RestartCause
 from events.wire.agent import VmState as Reported
 from events.wire.agent import VmStateItem
 from tests.unit.policies.puppet import play_on
-from tests.unit.policies.stage import GIB, Stage
+from tests.unit.policies.stage import GIB, Stage, absent
 
 
 class Play(NamedTuple):
@@ -73,6 +78,36 @@ async def _up(stage: Stage) -> str:
     await play_on(stage)
     assert (await stage.vm(vm)).status is VmStatus.UP
     return vm
+
+
+class Restart(Command, frozen=True, kw_only=True):
+    """What a policy begins by itself; here it is told to."""
+
+    id: str
+    cause: RestartCause
+    host: HostState | None = None
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """See `restart`."""
+        return restart(self.id, self.cause, RestartRules(), self.host)(world, context)
+
+
+async def _crashed(stage: Stage) -> str:
+    vm = await _up(stage)
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    await stage.report(run.host, absent(vm, reason=DownReason.CRASHED))
+    return vm
+
+
+async def _restart(stage: Stage) -> Command:
+    return Restart(id=await _crashed(stage), cause=RestartCause.HIGH_AVAILABILITY)
+
+
+async def _start_with_host(stage: Stage) -> Command:
+    vm = await _crashed(stage)
+    host = await stage.host((await stage.vm(vm)).availability.host or "")
+    return Restart(id=vm, cause=RestartCause.START_WITH_HOST, host=host)
 
 
 async def _paused(stage: Stage) -> str:
@@ -160,6 +195,8 @@ PLAYS = (
     Play("start beside its disk", "vm.start", _start_with_disk, "start"),
     Play("resume from memory", "vm.start", _resume, "start"),
     Play("start without its memory", "vm.start", _start_cold, "start"),
+    Play("restart after a crash", "vm.restart", _restart, "start"),
+    Play("start with the host", "vm.start_with_host", _start_with_host, "start"),
     Play("shut down", "vm.shutdown", _shut_down, JobKind.VM_SHUTDOWN),
     Play("power off", "vm.stop", _stop),
     Play("reboot", "vm.reboot", _reboot, JobKind.VM_REBOOT),
