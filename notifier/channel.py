@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from notifier.notification import Notification
@@ -27,8 +28,16 @@ class Channel(Protocol):
         """Return the addresses behind a recipient's name; raises ValueError where it is wrong."""
         ...
 
-    async def deliver(self, address: str, notification: Notification) -> None:
-        """Hand a notification over; returns once the receiver has it. Raises DeliveryError."""
+    @property
+    def at_once_max(self) -> int:
+        """How many notifications it takes at once."""
+        ...
+
+    async def deliver(self, address: str, notifications: Sequence[Notification]) -> None:
+        """Hand notifications over, `at_once_max` at most, in their order.
+
+        Returns once the receiver has them all. Raises DeliveryError where it may not have all.
+        """
         ...
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,19 +13,27 @@ from notifier.channel import DeliveryError
 from notifier.notification import Notification
 
 TRANSPORT = "file"
+AT_ONCE_MAX = 256
 TAIL_BYTES = 1024 * 1024
+"""More than `AT_ONCE_MAX` lines take."""
+
+
+class _Line(msgspec.Struct):
+    """A line, as far as it is read again."""
+
+    id: str
 
 
 class FileChannel:
-    """Appends notifications to a file, each once: a line is flushed before it counts as told.
+    """Appends notifications to a file, each once: lines are flushed before they count as told.
 
-    After a kill the last line may be torn, or be there without being counted: the first is cut off
-    and the second recognised by its id.
+    After a kill the last line may be torn, and the last ones be there without being counted: the
+    first is cut off and the others are recognised by their ids.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._last_id: str | None = None
+        self._written: set[str] | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -36,39 +45,47 @@ class FileChannel:
         """Return the file's name: there is but one."""
         return (name,)
 
-    async def deliver(self, address: str, notification: Notification) -> None:
-        """Append a line and flush it."""
+    @property
+    def at_once_max(self) -> int:
+        """As many as one flush of the disk is to be shared by."""
+        return AT_ONCE_MAX
+
+    async def deliver(self, address: str, notifications: Sequence[Notification]) -> None:
+        """Append a line for each and flush them."""
         del address
         async with self._lock:
             try:
-                await asyncio.to_thread(self._append, notification)
+                await asyncio.to_thread(self._append, notifications)
             except OSError as error:
                 raise DeliveryError(f"{self._path}: {error.strerror}") from error
 
     async def close(self) -> None:
         """Nothing is held open."""
 
-    def _append(self, notification: Notification) -> None:
-        if self._last_id is None:
-            self._last_id = self._mend()
-        if self._last_id == notification.id:
+    def _append(self, notifications: Sequence[Notification]) -> None:
+        if self._written is None:
+            self._written = self._mend()
+        new = [each for each in notifications if each.id not in self._written]
+        if not new:
             return
-        line = {"id": notification.id, **msgspec.to_builtins(notification)}
+        content = b"".join(
+            msgspec.json.encode({"id": each.id, **msgspec.to_builtins(each)}) + b"\n"
+            for each in new
+        )
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            content = msgspec.json.encode(line) + b"\n"
             if os.write(descriptor, content) != len(content):
-                self._last_id = None  # a full disk tore the line: mend it before the next try
+                self._written = None  # a full disk tore a line: mend it before the next try
                 raise OSError(28, "no space left")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self._last_id = notification.id
+        self._written = {each.id for each in notifications}
 
-    def _mend(self) -> str:
-        """Cut off a torn last line; return the id in the last whole one, empty if there is none."""
+    def _mend(self) -> set[str]:
+        """Cut off a torn last line; return the ids in the last whole ones."""
         if not self._path.exists():
-            return ""
+            return set()
         with self._path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             begin = file.seek(max(0, size - TAIL_BYTES))
@@ -76,8 +93,7 @@ class FileChannel:
             whole = content.rfind(b"\n") + 1
             if whole != len(content):
                 file.truncate(begin + whole)
-        lines = content[:whole].splitlines()
-        if not lines:
-            return ""
-        last: dict[str, object] = msgspec.json.decode(lines[-1])
-        return str(last.get("id", ""))
+        last = content[:whole].splitlines()[-AT_ONCE_MAX:]
+        if begin and len(last) < AT_ONCE_MAX:
+            del last[:1]  # its beginning may lie before what was read
+        return {msgspec.json.decode(line, type=_Line).id for line in last}

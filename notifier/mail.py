@@ -8,6 +8,7 @@ import hashlib
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -88,8 +89,14 @@ class MailChannel:
         except OSError as error:
             raise ValueError(f"the mail password's file {file}: {error.strerror}") from error
 
-    async def deliver(self, address: str, notification: Notification) -> None:
+    @property
+    def at_once_max(self) -> int:
+        """One: what fails is then known to be that one."""
+        return 1
+
+    async def deliver(self, address: str, notifications: Sequence[Notification]) -> None:
         """Send one mail; returns once the server has taken it over."""
+        (notification,) = notifications
         settings = self._settings
         message = compose(notification, address, settings.sender, settings.reply_to)
         try:

@@ -36,6 +36,8 @@ from notifier.store import Address, Entry, Place, QueueLength, Store
 
 BATCH_EVENTS_MAX = 500
 QUEUE_ENTRIES_MAX = 100_000
+PASSED_OVER_MAX = 1_000
+"""Events that tell nobody anything are not worth a flush of the disk: so many are read again."""
 SENDING_MAX = 8
 DELIVERY_TIMEOUT_S = 60.0
 SET_ASIDE_AFTER_S = 24 * 3600.0
@@ -100,6 +102,7 @@ class Notifier:
         self._sending = asyncio.Semaphore(SENDING_MAX)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="notifier")
         self._woken: dict[Address, asyncio.Event] = {}
+        self._stored_position = 0
         self.status = NotifierStatus()
 
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
@@ -155,7 +158,7 @@ class Notifier:
         while True:
             try:
                 place = await self._first_place(store)
-                self.status.position = place.cursor.position
+                self.status.position = self._stored_position = place.cursor.position
                 self.status.state = "following"
                 source = self._stream.batches(place.cursor, BATCH_EVENTS_MAX)
                 async with contextlib.aclosing(source) as batches:  # type: ignore[type-var]
@@ -230,7 +233,9 @@ class Notifier:
         if news:
             await self._wait_for_room(store, {to for to, _ in news})
         place = Place(cursor=cursor, last_time=last_time, seen_until=place.seen_until)
-        await self._call(store.take, place, news)
+        if news or cursor.position - self._stored_position >= PASSED_OVER_MAX:
+            await self._call(store.take, place, news)
+            self._stored_position = cursor.position
         for address in {to for to, _ in news}:
             self._woken[address].set()
         self.status.position = cursor.position
@@ -262,20 +267,22 @@ class Notifier:
         woken = self._woken[address]
         while True:
             woken.clear()
-            entry = await self._call(store.next, address)
-            if entry is None:
+            entries = await self._call(store.next, address, channel.at_once_max)
+            if not entries:
                 await woken.wait()
                 continue
             try:
                 async with self._sending, asyncio.timeout(DELIVERY_TIMEOUT_S):
-                    await channel.deliver(address.address, entry.notification)
+                    await channel.deliver(
+                        address.address, [entry.notification for entry in entries]
+                    )
             except (DeliveryError, TimeoutError) as error:
-                if not await self._give_up(store, address, entry, error):
+                if not await self._give_up(store, address, entries[0], error):
                     await backoff.wait()
                 continue
             backoff.reset()
-            await self._persist(store.told, address, entry)
-            self.status.told += 1
+            await self._persist(store.told, address, entries)
+            self.status.told += len(entries)
 
     async def _persist(self, function: Callable[..., None], *arguments: object) -> None:
         """Write what happened, trying until it is written: telling it anew would be a double."""

@@ -161,37 +161,40 @@ class Store:
                 ),
             )
 
-    def next(self, address: Address) -> Entry | None:
-        """Return the oldest notification that an address is still to be told of."""
-        row = self._connection.execute(
+    def next(self, address: Address, count_max: int = 1) -> list[Entry]:
+        """Return the oldest notifications that an address is still to be told of."""
+        rows = self._connection.execute(
             "SELECT id, queued_at, attempts, notification FROM queue"
-            " WHERE transport = ? AND address = ? ORDER BY id LIMIT 1",
-            (address.transport, address.address),
-        ).fetchone()
-        if row is None:
-            return None
-        number, queued_at, attempts, content = row
-        return Entry(
-            id=number,
-            queued_at=queued_at,
-            attempts=attempts,
-            notification=msgspec.json.decode(content, type=Notification),
-        )
+            " WHERE transport = ? AND address = ? ORDER BY id LIMIT ?",
+            (address.transport, address.address, count_max),
+        ).fetchall()
+        return [
+            Entry(
+                id=number,
+                queued_at=queued_at,
+                attempts=attempts,
+                notification=msgspec.json.decode(content, type=Notification),
+            )
+            for number, queued_at, attempts, content in rows
+        ]
 
-    def told(self, address: Address, entry: Entry) -> None:
+    def told(self, address: Address, entries: Sequence[Entry]) -> None:
         """Strike off what an address was told of, and move its cursor."""
-        notification = entry.notification
+        last = entries[-1].notification
         with self._transaction():
-            self._connection.execute("DELETE FROM queue WHERE id = ?", (entry.id,))
+            self._connection.executemany(
+                "DELETE FROM queue WHERE id = ?", [(entry.id,) for entry in entries]
+            )
             self._connection.execute(
-                "INSERT INTO told VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (transport, address)"
+                "INSERT INTO told VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (transport, address)"
                 " DO UPDATE SET log_id = excluded.log_id, position = excluded.position,"
-                " count = count + 1, at = excluded.at",
+                " count = count + excluded.count, at = excluded.at",
                 (
                     address.transport,
                     address.address,
-                    str(notification.log_id),
-                    notification.position,
+                    str(last.log_id),
+                    last.position,
+                    len(entries),
                     time.time(),
                 ),
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,14 @@ class TrapChannel:
             raise ValueError(f"there is no SNMP profile {name!r}, only {known}")
         return tuple(f"{name}@{manager}" for manager in self._profiles[name].managers)
 
-    async def deliver(self, address: str, notification: Notification) -> None:
+    @property
+    def at_once_max(self) -> int:
+        """One: what fails is then known to be that one."""
+        return 1
+
+    async def deliver(self, address: str, notifications: Sequence[Notification]) -> None:
         """Send one trap, or one inform and wait for its acknowledgement."""
+        (notification,) = notifications
         name, _, manager = address.partition("@")
         profile = self._profiles.get(name)
         if profile is None:

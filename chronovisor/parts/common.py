@@ -18,6 +18,8 @@ from events.stream.port import Stream
 log = structlog.get_logger(__name__)
 START_ATTEMPTS_MAX = 60
 START_RETRY_S = 1.0
+REST_S = 0.1
+"""How long consumers that flush a disk for each batch let events gather, at most."""
 
 
 @contextlib.asynccontextmanager
@@ -40,11 +42,16 @@ async def open_reader(installation: Installation) -> AsyncIterator[PostgresLogRe
         return
 
 
-def open_stream(installation: Installation, reader: LogReader, *, kafka: bool = True) -> Stream:
-    """Return the stream that the settings say: Kafka's where there is a broker, else the log's."""
+def open_stream(
+    installation: Installation, reader: LogReader, *, kafka: bool = True, rest_s: float = 0.0
+) -> Stream:
+    """Return the stream that the settings say: Kafka's where there is a broker, else the log's.
+
+    `rest_s` is for how long events may gather (see `DirectStream`); Kafka's come in batches anyway.
+    """
     settings = installation.settings
     if settings.kafka.bootstrap is None or not kafka:
-        return DirectStream(reader, wait_s=1.0)
+        return DirectStream(reader, wait_s=1.0, rest_s=rest_s * settings.time_scale)
     from events.stream.kafka import KafkaStream  # noqa: PLC0415 - costs memory, is not always used
 
     return KafkaStream(settings.kafka.bootstrap, reader, time_scale=settings.time_scale)

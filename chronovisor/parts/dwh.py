@@ -6,7 +6,7 @@ import asyncio
 
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
-from chronovisor.parts.common import open_reader, open_stream
+from chronovisor.parts.common import REST_S, open_reader, open_stream
 from chronovisor.running import together
 from dwh.process import WarehouseProcess
 from dwh.telemetry_server import TelemetryServer
@@ -18,7 +18,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     installation.prepare_sockets()
     async with open_reader(installation) as reader:
         warehouse = WarehouseProcess(
-            open_stream(installation, reader),
+            open_stream(installation, reader, rest_s=REST_S),
             installation.folder.warehouse,
             telemetry=_telemetry(installation),
             query_socket=installation.folder.query_socket,

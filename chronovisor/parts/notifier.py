@@ -6,7 +6,7 @@ import asyncio
 
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
-from chronovisor.parts.common import open_reader, open_stream
+from chronovisor.parts.common import REST_S, open_reader, open_stream
 from chronovisor.running import together
 from chronovisor.settings import SettingsError, Smtp, Snmp
 from notifier.channel import Channel
@@ -21,7 +21,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     async with open_reader(installation) as reader:
         try:
             notifier = Notifier(
-                open_stream(installation, reader),
+                open_stream(installation, reader, rest_s=REST_S),
                 settings.filter,
                 _channels(settings.smtp, settings.snmp),
                 installation.folder.notifier,

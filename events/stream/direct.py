@@ -23,11 +23,14 @@ class DirectStream:
 
     While the database is away the stream waits and tries again, for ever: it has no end, and its
     consumer nothing better to do. LogGapError and OtherLogError end it: waiting mends neither.
+    It rests for `rest_s` after a batch that was not full, so that a consumer whose every batch
+    costs a flush of its disk gets larger ones; whoever waits longer is told at once.
     """
 
-    def __init__(self, reader: LogReader, wait_s: float = WAIT_S) -> None:
+    def __init__(self, reader: LogReader, wait_s: float = WAIT_S, rest_s: float = 0.0) -> None:
         self._reader = reader
         self._wait_s = wait_s
+        self._rest_s = rest_s
 
     async def batches(self, after: Cursor, limit: int = 2_000) -> AsyncIterator[Batch]:
         """Yield batches after a cursor for ever, waiting for new events.
@@ -55,6 +58,8 @@ class DirectStream:
             elif told:
                 await asyncio.sleep(BACKOFF_S)  # a word of events that cannot be read yet
             if len(events) < limit:
+                if events and self._rest_s:
+                    await asyncio.sleep(self._rest_s)
                 told = await self._reader.wait(position, self._wait_s) > position
 
     async def head(self) -> int:

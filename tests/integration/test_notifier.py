@@ -27,9 +27,12 @@ from events.stream.direct import DirectStream
 from events.types.base import Event
 from events.types.host import HostAdded
 from events.types.vm import DownReason, VmDown, VmUp
+from notifier import process
 from notifier.channel import Channel
 from notifier.mail import MailChannel, MailSettings
+from notifier.notification import Notification
 from notifier.process import Notifier
+from notifier.store import Address, Place, Store
 from notifier.traps import TrapChannel, TrapSettings
 from tests.contract.sample_events import SAMPLE_CODEC, command, noted
 from tests.harness.postgres import Database
@@ -283,6 +286,32 @@ async def test_without_a_channel_everything_goes_to_a_file(log: MemoryLog, folde
         await record(log, vm_down("vm0"))
         await eventually(lambda: len(lines(folder)) == 3, "a third line")
     assert [line["position"] for line in lines(folder)] == [1, 2, 3]
+
+
+async def test_what_tells_nobody_anything_is_not_written_each_time(
+    log: MemoryLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    take = Store.take
+
+    def counted(store: Store, place: Place, news: Sequence[tuple[Address, Notification]]) -> None:
+        writes.append(len(news))
+        take(store, place, news)
+
+    monkeypatch.setattr(Store, "take", counted)
+    text, mail = "include:VM_DOWN_ERROR(smtp:ann@example.org)", MailSettings(server="localhost")
+    async with notifying(log, folder, text, [MailChannel(mail)]) as notifier:
+        await eventually(lambda: notifier.status.state == "following", "the notifier")
+        for number in range(5):
+            await record(log, vm_up(f"vm{number}"))
+            await eventually(
+                lambda: notifier.status.position == number + 1,  # noqa: B023 - waited for here
+                "the events passed over",
+            )
+        assert writes == [0]  # its first place
+        monkeypatch.setattr(process, "PASSED_OVER_MAX", 6)
+        await record(log, vm_up("vm5"))
+        await eventually(lambda: writes == [0, 0], "the place behind so many events")
 
 
 async def test_the_first_start_begins_at_the_head_and_later_ones_where_they_were(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -46,3 +48,27 @@ async def test_the_stream_waits_while_the_log_is_away() -> None:
     await append(log, 2)
     assert positions(await read_until(DirectStream(log), START, 2)) == [1, 2]
     assert log.failures == 0
+
+
+async def test_events_gather_while_it_rests_and_the_first_does_not_wait(log: MemoryLog) -> None:
+    """given a rest, when events come one by one, then the first is read at once, others together"""
+    found: list[list[int]] = []
+    stream = DirectStream(log, rest_s=0.2)
+
+    async def follow() -> None:
+        async for batch in stream.batches(START):
+            positions_read = [stored.position for stored in batch.events]
+            found.append(positions_read)
+
+    task = asyncio.create_task(follow())
+    await append(log, 1)
+    await asyncio.sleep(0.05)
+    assert found == [[1]]
+    for _ in range(5):
+        await append(log, 1)
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.4)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert found == [[1], [2, 3, 4, 5, 6]]

@@ -36,12 +36,10 @@ def test_queues_are_in_order_for_each_address(store: Store) -> None:
     assert store.place() is None
     store.take(place(2), [(ANN, notification(1)), (BEN, notification(1)), (ANN, notification(2))])
     assert store.place() == place(2)
-    first = store.next(ANN)
-    assert first is not None
+    (first,) = store.next(ANN)
     assert first.notification == notification(1)
-    store.told(ANN, first)
-    second = store.next(ANN)
-    assert second is not None
+    store.told(ANN, [first])
+    (second,) = store.next(ANN)
     assert second.notification.position == 2
     assert [(each.address, each.waiting) for each in store.queues()] == [(ANN, 1), (BEN, 1)]
     assert store.told_count() == 1
@@ -49,18 +47,24 @@ def test_queues_are_in_order_for_each_address(store: Store) -> None:
 
 def test_a_failure_keeps_the_entry_and_a_refusal_sets_it_aside(store: Store) -> None:
     store.take(place(2), [(ANN, notification(1)), (ANN, notification(2))])
-    first = store.next(ANN)
-    assert first is not None
+    (first,) = store.next(ANN)
     store.failed(first, "not now")
-    again = store.next(ANN)
-    assert again is not None
+    (again,) = store.next(ANN)
     assert (again.id, again.attempts) == (first.id, 1)
     assert store.queues()[0].last_error == "not now"
     store.set_aside(again, "never")
-    following = store.next(ANN)
-    assert following is not None
+    (following,) = store.next(ANN)
     assert following.notification.position == 2
     assert store.set_aside_count() == 1
+
+
+def test_several_are_struck_off_at_once_in_their_order(store: Store) -> None:
+    store.take(place(3), [(ANN, notification(position)) for position in (1, 2, 3)])
+    entries = store.next(ANN, 2)
+    assert [entry.notification.position for entry in entries] == [1, 2]
+    store.told(ANN, entries)
+    assert [entry.notification.position for entry in store.next(ANN, 9)] == [3]
+    assert store.told_count() == 2
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     first.close()
     second = Store(tmp_path)
     assert second.place() == place(9)
-    assert second.next(ANN) is not None
+    assert len(second.next(ANN)) == 1
     second.close()
 
 
@@ -112,14 +116,24 @@ def test_the_records_of_this_release_are_known() -> None:
 async def test_the_file_gets_each_line_once_over_kills(tmp_path: Path) -> None:
     path = tmp_path / "notifications.log"
     channel = FileChannel(path)
-    await channel.deliver("", notification(1))
-    await channel.deliver("", notification(2))
+    await channel.deliver("", [notification(1)])
+    await channel.deliver("", [notification(2), notification(3)])
     with path.open("ab") as file:
         file.write(b'{"id":"torn')  # killed while it wrote
     after = FileChannel(path)
-    await after.deliver("", notification(2))  # killed before it was struck off the queue
-    await after.deliver("", notification(3))
+    queued = [notification(2), notification(3), notification(4)]
+    await after.deliver("", queued)  # killed before two of them were struck off the queue
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["position"] for line in lines] == [1, 2, 3]
+    assert [line["position"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["id"] == f"{LOG}/1"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_file_knows_its_last_lines_again_in_a_long_file(tmp_path: Path) -> None:
+    path = tmp_path / "notifications.log"
+    told = [notification(position, message="x" * 5_000) for position in range(300)]
+    for each in told:
+        await FileChannel(path).deliver("", [each])
+    await FileChannel(path).deliver("", [*told[-150:], notification(300)])
+    positions = [json.loads(line)["position"] for line in path.read_text().splitlines()]
+    assert positions == list(range(301))
