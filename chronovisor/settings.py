@@ -86,6 +86,21 @@ class Policies(Section, frozen=True, kw_only=True):
     retry_s: Seconds = 30.0
 
 
+class Restarts(Section, frozen=True, kw_only=True):
+    """How VMs are started by themselves: those that are highly available, or start with a host.
+
+    The first restart is at once; the next ones, up to the `short_tries`-th, follow each failure by
+    `short_interval_s`, later ones by `long_interval_s`, until a run was up for `well_s`.
+    """
+
+    short_interval_s: Seconds = 30.0
+    short_tries: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
+    long_interval_s: Seconds = 1_800.0
+    well_s: Seconds = 600.0
+    starts_per_host: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4
+    shutting_down_s: Seconds = 600.0
+
+
 class Smtp(Section, frozen=True, kw_only=True):
     """Mail. Without `server` no mail is sent. The password lies in a file."""
 
@@ -133,6 +148,7 @@ class Settings(Section, frozen=True, kw_only=True):
     kafka: Kafka = Kafka()
     hosts: Hosts = Hosts()
     policies: Policies = Policies()
+    restarts: Restarts = Restarts()
     notifier: Notifier = Notifier()
 
 

@@ -12,9 +12,10 @@ from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.leadership import Leadership
 from chronovisor.running import together
+from chronovisor.settings import Restarts
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner, new_process_name
-from commands.policies.saga import Timeouts
+from commands.policies.saga import RestartRules, Timeouts
 from events.log.postgres import PostgresLog
 
 log = structlog.get_logger(__name__)
@@ -27,11 +28,24 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     scale = installation.settings.time_scale
     policies = installation.settings.policies
     timeouts = Timeouts(
-        launch_s=policies.launch_timeout_s * scale, retry_s=policies.retry_s * scale
+        launch_s=policies.launch_timeout_s * scale,
+        retry_s=policies.retry_s * scale,
+        restarts=_restart_rules(installation.settings.restarts, scale),
     )
     state = _State()
     beat = Heartbeat(installation.dsn(), "policies", state.pulse)
     await together(stop, beat.run(), _work(installation, timeouts, state))
+
+
+def _restart_rules(settings: Restarts, scale: float) -> RestartRules:
+    return RestartRules(
+        short_interval_s=settings.short_interval_s * scale,
+        short_tries=settings.short_tries,
+        long_interval_s=settings.long_interval_s * scale,
+        well_s=settings.well_s * scale,
+        starts_per_host=settings.starts_per_host,
+        shutting_down_s=settings.shutting_down_s * scale,
+    )
 
 
 class _State:

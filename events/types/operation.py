@@ -165,6 +165,18 @@ _FAILURES = {
         severity=Severity.ERROR,
         message="VM {name} could not be started: {reason}",
     ),
+    "vm.restart": Audit(
+        code=9603,
+        name="HA_VM_RESTART_FAILED",
+        severity=Severity.ERROR,
+        message="Highly available VM {name} could not be restarted, and is tried again: {reason}",
+    ),
+    "vm.start_with_host": Audit(
+        code=54,
+        name="USER_FAILED_RUN_VM",
+        severity=Severity.ERROR,
+        message="VM {name} could not be started with its host: {reason}",
+    ),
     "vm.shutdown": Audit(
         code=147,
         name="VM_POWER_DOWN_FAILED",
