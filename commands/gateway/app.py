@@ -296,26 +296,10 @@ class Gateway:
         return not decision.events
 
     async def _take(self, host: str, report: Report, part: str, decide: Decide) -> int:
-        source = self._once(host)
-        if not await self._is_news(decide, source):
-            return 0
-        accepted = await self._handler.handle(
-            decide,
-            source,
-            principal=f"host/{host}",
-            key=f"{report.session}:{report.sequence}:{part}",
-        )
-        return accepted.position
-
-    async def _is_news(self, decide: Decide, source: ContextSource) -> bool:
-        """Tell whether something follows; that nothing does is said on the newest state only."""
-        try:
-            decision, _reads = await self._handler.decide(decide, source(), fresh=False)
-        except Refusal:
-            decision = None
-        if decision is None or not decision.events:
-            decision, _reads = await self._handler.decide(decide, source())
-        return bool(decision.events)
+        key = f"{report.session}:{report.sequence}:{part}"
+        principal = f"host/{host}"
+        accepted = await self._handler.take(decide, self._once(host), principal=principal, key=key)
+        return accepted.position if accepted is not None else 0
 
     async def _samples(self, request: Request, host: str) -> Response:
         batch = await _body(request, Telemetry)

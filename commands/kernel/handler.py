@@ -230,9 +230,46 @@ class Handler:
                     raise _key_reused(key)
                 last = stored.first + stored.count - 1
                 return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
+        decided = await self._decide_quickly(decide, context)
+        return await self._append(
+            decide, source, context, decided, principal=principal, key=key, body_mac=body_mac
+        )
+
+    async def take(
+        self, decide: Decide, source: ContextSource, *, principal: str, key: str
+    ) -> Accepted | None:
+        """Decide, and append the events that follow; None where none do, by the newest state.
+
+        For what others report, again and again: whether the key was used before is left to the
+        append to find out.
+        """
+        context = source()
+        try:
+            decided = await self.decide(decide, context, fresh=False)
+        except Refusal:
+            decided = await self.decide(decide, context)
+        else:
+            if not decided[0].events:
+                decided = await self.decide(decide, context)
+        if not decided[0].events:
+            return None
+        return await self._append(decide, source, context, decided, principal=principal, key=key)
+
+    async def _append(
+        self,
+        decide: Decide,
+        source: ContextSource,
+        context: Context,
+        decided: tuple[Decision, dict[str, int]],
+        *,
+        principal: str,
+        key: str | None,
+        body_mac: bytes = b"",
+    ) -> Accepted:
+        """Append what was decided; on a conflict decide again."""
         drawn_again: set[str] = set()
         for _attempt in range(ATTEMPTS_MAX):
-            decision, reads = await self._decide_quickly(decide, context)
+            decision, reads = decided
             answer = render(decision)
             outcome = await self._log.append(
                 Append(
@@ -257,6 +294,7 @@ class Handler:
                 self._remember(outcome, decision, reads, context)
                 return accepted
             context = msgspec.structs.replace(source(), command=context.command)
+            decided = await self._decide_quickly(decide, context)
         raise TooMuchContention(
             "The object was changed by others while this was decided, again and again.",
             remedy="Try again.",
