@@ -41,6 +41,14 @@ SPREAD = {"boot": {"devices": "boot_devices"}}
 KINDS = {"data_center": "data_centers", "cluster": "clusters", "host": "hosts"}
 """Fields that hold the id of an object of another kind; the CLI takes its name as well."""
 
+SEVERAL = {
+    "vms": "vms",
+    "hosts": "hosts",
+    "vm_labels": "affinity_labels",
+    "host_labels": "affinity_labels",
+}
+"""Fields that hold ids of objects of another kind; the CLI takes their names as well."""
+
 
 class Shape(enum.Enum):
     """How a field is typed."""
@@ -55,6 +63,7 @@ class Shape(enum.Enum):
     PAIRS = "pairs"
     REPEATED = "repeated"
     OBJECT = "object"
+    OBJECTS = "objects"
     SECRET = "secret"  # noqa: S105 - how it is typed: at a prompt, or from a file
 
 
@@ -128,6 +137,8 @@ def _option(field: Field) -> Option:
         described = f"{described} Keys: {keys}.".strip()
     if _is_secret(field.type):
         shape = Shape.SECRET
+    if shape is Shape.OBJECTS:
+        described = f"{name.replace('_', ' ').capitalize()}, by their names or ids. {described}"
     if shape is Shape.OBJECT:
         described = f"The {name.replace('_', ' ')}, by its name or id."
     return Option(
@@ -164,7 +175,7 @@ def _shape(name: str, inner: Type | None) -> tuple[str, Shape]:  # noqa: PLR0911
         case VarTupleType(item_type=item) if isinstance(_bare(item)[0], StructType):
             return name.removesuffix("s"), Shape.REPEATED
         case VarTupleType():
-            return name, Shape.WORDS
+            return name, Shape.OBJECTS if name in SEVERAL else Shape.WORDS
         case _:
             return name, Shape.OBJECT if name in KINDS else Shape.TEXT
 
@@ -205,7 +216,7 @@ def value_of(option: Option, typed: Any) -> Any:  # noqa: ANN401 - any JSON
             return _number(option, typed)
         case Shape.FLAG:
             return typed if isinstance(typed, bool) else parse_boolean(typed)
-        case Shape.WORDS:
+        case Shape.WORDS | Shape.OBJECTS:
             return [word.strip() for word in typed.split(",")]
         case Shape.PAIRS:
             return _pairs(option, typed)

@@ -55,6 +55,25 @@ KINDS: tuple[Kind, ...] = (
         sort="name",
     ),
     Kind(
+        word="affinity-group",
+        collection="affinity_groups",
+        one="affinity group",
+        columns=(
+            *("name", "cluster", "vm_rule", "vm_enforcing", "host_rule", "host_enforcing"),
+            *("vms", "hosts", "id"),
+        ),
+        filters=(*_NAMED, "cluster"),
+        sort="name",
+    ),
+    Kind(
+        word="affinity-label",
+        collection="affinity_labels",
+        one="affinity label",
+        columns=("name", "vms", "hosts", "id"),
+        filters=_NAMED,
+        sort="name",
+    ),
+    Kind(
         word="operation",
         collection="operations",
         one="operation",

@@ -17,6 +17,8 @@ _GROUPS = {
     "cluster": "Clusters.",
     "host": "Hosts.",
     "vm": "Virtual machines.",
+    "affinity-group": "Affinity groups: which VMs belong together, apart, or on which hosts.",
+    "affinity-label": "Affinity labels: named sets of VMs and hosts.",
     "operation": "Operations: long work, and how it goes.",
     "event": "The audit log.",
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chronovisor.cli.completion import names_of
 from chronovisor.cli.connection import COMMON, connection, guarded
 from chronovisor.cli.exits import CliError, Exit
-from chronovisor.cli.fields import KINDS, Option, Shape, options_of, put, value_of
+from chronovisor.cli.fields import KINDS, SEVERAL, Option, Shape, options_of, put, value_of
 from chronovisor.cli.kinds import BY_WORD
 from chronovisor.cli.output import Output, cell, print_json
 from chronovisor.cli.secrets import read_secret, secret_parameters
@@ -20,6 +20,9 @@ from chronovisor.cli.values import BadValue, parse_duration
 from commands.catalogue import COMMANDS
 from commands.kernel.command import Declaration
 from commands.kernel.refusal import PreconditionFailed
+
+if TYPE_CHECKING:
+    from chronovisor.cli.client import Engine
 
 TIMEOUT_DEFAULT = "5m"
 _METAVARS = {
@@ -30,8 +33,11 @@ _METAVARS = {
     Shape.PAIRS: "<key=value,...>",
     Shape.REPEATED: "<key=value,...>",
     Shape.OBJECT: "<name|id>",
+    Shape.OBJECTS: "<name|id,...>",
     Shape.TEXT: "<text>",
 }
+INNER_GROUPS = {("host", "power"): "A host's power: its fence agents, and what they can do."}
+"""What is said of the words between a kind and a verb."""
 Parameters = dict[str, tuple[Any, object]]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
 TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait, such as 90s, 5m.")]
@@ -48,10 +54,17 @@ _TAKEN = frozenset({*COMMON, "wait", "timeout", "idempotency_key", "if_version"}
 
 def add_verbs(groups: dict[str, typer.Typer]) -> None:
     """Add a verb for each command to the group of its kind."""
+    inner: dict[str, typer.Typer] = {}
     for declaration in COMMANDS.values():
-        group, _, verb = declaration.verb.partition(" ")
+        group, *between, verb = declaration.verb.split(" ")
         text = f"{declaration.summary}.\n\n{declaration.description}".strip()
-        groups[group].command(verb, help=text)(_verb(declaration))
+        place = groups[group]
+        for word in between:
+            if word not in inner:
+                inner[word] = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+                place.add_typer(inner[word], name=word, help=INNER_GROUPS[group, word])
+            place = inner[word]
+        place.command(verb, help=text)(_verb(declaration))
 
 
 def _verb(declaration: Declaration) -> Callable[..., None]:
@@ -149,6 +162,8 @@ def _run(declaration: Declaration, options: tuple[Option, ...], given: dict[str,
             if option.shape is Shape.OBJECT and option.place[0] in body:
                 name, field = body[option.place[0]], option.place[0]
                 body[field] = engine.id_of(KINDS[field], field.replace("_", " "), name)
+            elif option.shape is Shape.OBJECTS and option.place[0] in body:
+                _name_several(engine, body, option.place[0])
         answer = engine.command(
             declaration.method,
             path,
@@ -159,6 +174,12 @@ def _run(declaration: Declaration, options: tuple[Option, ...], given: dict[str,
         )
     _show(declaration, given, answer)
     _finish(answer, given)
+
+
+def _name_several(engine: Engine, body: dict[str, Any], field: str) -> None:
+    """Put the ids of several objects into the body, in place of their names."""
+    one = field.removesuffix("s").replace("_", " ")
+    body[field] = [engine.id_of(SEVERAL[field], one, name) for name in body[field] if name]
 
 
 def _body(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ On the command line objects are given by name or id, fields as options: see [cli
 KINDS = {
     "data_center": "Data centers",
     "cluster": "Clusters",
+    "affinity_group": "Affinity groups",
+    "affinity_label": "Affinity labels",
     "host": "Hosts",
     "vm": "VMs",
     "operation": "Operations",

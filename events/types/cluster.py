@@ -81,6 +81,14 @@ class ClusterSchedulingSet(Event, frozen=True, kw_only=True):
     )
 
 
+@event("cluster.affinity_groups_listed")
+class ClusterAffinityGroupsListed(Event, frozen=True, kw_only=True):
+    """The cluster has these affinity groups now: a decision about one looks at all of them."""
+
+    name: str
+    groups: tuple[str, ...]
+
+
 @event("cluster.removed")
 class ClusterRemoved(Event, frozen=True, kw_only=True):
     """A cluster is gone; its name is free again."""
