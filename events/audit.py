@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import string
 
 import msgspec
 
@@ -25,12 +27,21 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     resolves: str | None
 
 
+@functools.lru_cache(maxsize=4_000)
+def _named(message: str) -> tuple[str, ...]:
+    """Return the fields of an event that a message names (there is one message for each record)."""
+    found = (name for _, name, _, _ in string.Formatter().parse(message) if name)
+    names = {name.partition(".")[0].partition("[")[0] for name in found}
+    return tuple(sorted(names - {"actor"}))
+
+
 def audit_record(recorded: Recorded) -> AuditRecord | None:
     """Return the rendered audit record of an event, or None if its type has none."""
-    audit = recorded.event.audit()
+    event = recorded.event
+    audit = event.audit()
     if audit is None:
         return None
-    fields = {name: getattr(recorded.event, name) for name in recorded.event.__struct_fields__}
+    fields = {name: getattr(event, name) for name in _named(audit.message)}
     return AuditRecord(
         position=recorded.position,
         time=recorded.time,

@@ -1,7 +1,7 @@
 """Folding batches into a store: what a batch needs is loaded, folded in memory, and written once.
 
-Hosts, clusters and data centers stay in memory, since they are few and every VM refers to them;
-VMs and operations are kept as long as there is room, the ones that changed last.
+Hosts, clusters, data centers and affinity stay in memory, since they are few and every VM refers to
+them; VMs and operations are kept as long as there is room, the ones that changed last.
 """
 
 from __future__ import annotations
@@ -18,12 +18,28 @@ from events.stream.port import START, Batch, Cursor
 from events.types import host as host_events
 from events.types import operation as operation_events
 from events.types.base import Event
-from projections.store import Changes, Store, changes_of
+from projections.store import Changes, Store, audits_of, changes_of
 from projections.views.inventory import Inventory
-from projections.views.tables import CLUSTERS, DATA_CENTERS, HOSTS, OPERATIONS, VMS
+from projections.views.tables import (
+    AFFINITY_GROUPS,
+    AFFINITY_LABELS,
+    CLUSTERS,
+    DATA_CENTERS,
+    HOSTS,
+    OPERATIONS,
+    VMS,
+)
 
 CACHED_MAX = 20_000
 """How many VMs, and how many operations, are kept in memory between batches."""
+
+BUILD_CACHED_MAX = 50_000
+"""The same while an inventory is built: as long as all of them fit, nothing is read again."""
+
+UNWRITTEN_MAX = 50_000
+"""How many changed objects a build keeps before it writes them: an object that changes a hundred
+times is written once.
+"""
 
 EVENTS_AT_ONCE = 500
 """How many events are folded before others on the event loop have their turn."""
@@ -81,8 +97,9 @@ class BrokenStreamError(Exception):
 class Folder:
     """Folds a stream's batches into a store, from where the store is.
 
-    With `ahead`, a batch is still being written while the next one is folded (a build); without,
-    `take` returns when the batch is written.
+    Without `building`, `take` returns when the batch is written. With it, for a store that nobody
+    reads yet and that is empty, the audit records of a batch are being written while the next one
+    is folded, and documents once there are many or with `flush`.
     """
 
     def __init__(
@@ -90,16 +107,21 @@ class Folder:
         store: Store,
         codec: Codec,
         *,
-        ahead: bool = False,
-        cached_max: int = CACHED_MAX,
+        building: bool = False,
+        cached_max: int | None = None,
+        unwritten_max: int = UNWRITTEN_MAX,
     ) -> None:
         self.store = store
         self.cursor: Cursor = START
         """Up to where events are folded; `written` follows once they are in the database."""
         self.written: Cursor = START
         self._codec = codec
-        self._ahead = ahead
+        self._building = building
+        self._complete = building  # nothing there is, but what is at hand: none need be loaded
+        self._unwritten_max = unwritten_max if building else 0
         self._last_command: uuid.UUID | None = None
+        if cached_max is None:
+            cached_max = BUILD_CACHED_MAX if building else CACHED_MAX
         self._cached_max = cached_max
         self._inventory = Inventory()
         self._writing: asyncio.Task[None] | None = None
@@ -112,6 +134,8 @@ class Folder:
             (DATA_CENTERS, self._inventory.data_centers),
             (CLUSTERS, self._inventory.clusters),
             (HOSTS, self._inventory.hosts),
+            (AFFINITY_GROUPS, self._inventory.affinity_groups),
+            (AFFINITY_LABELS, self._inventory.affinity_labels),
         ):
             for document in await self.store.load_all(table):
                 shelf.documents[document.id] = document
@@ -141,6 +165,12 @@ class Folder:
 
     async def flush(self) -> None:
         """Return when everything folded is written."""
+        await self._settle()
+        if self._inventory.unwritten:
+            await self._write(self._render(), self.cursor, self.cursor)
+
+    async def _settle(self) -> None:
+        """Return when the write that is under way is done."""
         if self._writing is not None:
             await self._writing
             self._writing = None
@@ -165,8 +195,6 @@ class Folder:
 
     async def _fold(self, recorded: list[Recorded], after: Cursor) -> None:
         inventory = self._inventory
-        # First what may go, then what is needed: what is loaded must stay until it is folded.
-        self._forget()
         await self._load_for(recorded)
         for first in range(0, len(recorded), EVENTS_AT_ONCE):
             if first:
@@ -176,15 +204,28 @@ class Folder:
                     inventory.apply(event)
         with collector_paused():
             inventory.finish()
-            changes = changes_of(inventory)
-            inventory.written()
-        await self.flush()
+            if not self._building or inventory.unwritten > self._unwritten_max:
+                changes = self._render()
+            else:
+                changes = audits_of(inventory)
+                inventory.audits.clear()
+        await self._settle()
         before, self.cursor = self.cursor, after
         self._last_command = recorded[-1].command
-        if self._ahead:
+        if self._building:
             self._writing = asyncio.create_task(self._write(changes, before, after))
         else:
             await self._write(changes, before, after)
+
+    def _render(self) -> list[Changes]:
+        """Return all that changed, rendered; what is kept in memory is within its bound again."""
+        changes = changes_of(self._inventory)
+        self._inventory.written(places_known=self._complete)
+        for documents in (self._inventory.vms.documents, self._inventory.operations.documents):
+            for _ in range(len(documents) - self._cached_max):
+                documents.pop(next(iter(documents)))
+                self._complete = False
+        return changes
 
     async def _write(self, changes: list[Changes], before: Cursor, after: Cursor) -> None:
         await self.store.write(changes, before, after)
@@ -192,14 +233,18 @@ class Folder:
 
     async def _load_for(self, recorded: list[Recorded]) -> None:
         """Load the documents that the events need and that are not at hand."""
+        if self._complete:
+            return
         vms: set[str] = set()
         operations: set[str] = set()
         hosts: set[str] = set()
         targets: set[str] = set()
+        made: set[str] = set()
         cut = recorded[0].command if self._last_command in {None, recorded[0].command} else None
         for event in recorded:
             stream = event.stream
             if event.version == 1:
+                made.add(event.object_id)
                 if stream.startswith("operation/"):
                     if isinstance(event.event, operation_events.OperationStarted):
                         targets.add(event.event.target)
@@ -214,9 +259,9 @@ class Folder:
             elif type(event.event) in SILENCE:
                 hosts.add(event.object_id)
         known = self._inventory.operations.documents
-        missing = operations - known.keys()
+        missing = operations - known.keys() - made
         if missing:
-            await self.flush()
+            await self._settle()
             for document in await self.store.load(OPERATIONS, missing):
                 known[document.id] = document
         for object_id in operations:
@@ -224,24 +269,15 @@ class Folder:
             if found is not None and found.target.kind == "vm":
                 vms.add(found.target.id)
         vms |= {target[3:] for target in targets if target.startswith("vm/")}
-        await self._load_vms(vms, hosts)
+        await self._load_vms(vms - made, hosts)
 
     async def _load_vms(self, vms: set[str], hosts: set[str]) -> None:
         shelf = self._inventory.vms
         vms -= shelf.documents.keys()
         if vms or hosts:
-            await self.flush()
+            await self._settle()
         for found in await self.store.load(VMS, vms):
             shelf.documents[found.id] = found
         for found in await self.store.vms_on(hosts):
             shelf.documents.setdefault(found.id, found)
             self._inventory.on_host(found.host.id, found.id)
-
-    def _forget(self) -> None:
-        """Keep the cache within its bound; those that changed last are at its end."""
-        for documents in (
-            self._inventory.vms.documents,
-            self._inventory.operations.documents,
-        ):
-            for _ in range(len(documents) - self._cached_max):
-                documents.pop(next(iter(documents)))

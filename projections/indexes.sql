@@ -17,6 +17,11 @@ CREATE INDEX vms_status ON inventory.vms (status, name, id);
 CREATE INDEX vms_cluster ON inventory.vms (cluster_id, name, id);
 CREATE INDEX vms_position ON inventory.vms (position);
 
+CREATE INDEX affinity_groups_name ON inventory.affinity_groups (name, id);
+CREATE INDEX affinity_groups_position ON inventory.affinity_groups (position);
+CREATE INDEX affinity_labels_name ON inventory.affinity_labels (name, id);
+CREATE INDEX affinity_labels_position ON inventory.affinity_labels (position);
+
 CREATE INDEX operations_started ON inventory.operations (started_at, id);
 CREATE INDEX operations_target ON inventory.operations (target_id, started_at);
 -- Few operations are open at a time, and they are the ones that people look for.

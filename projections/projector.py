@@ -244,12 +244,11 @@ class Projector:
         """Build the inventory beside the one of `store`, catch up with it, and swap them."""
         async with await connect(self._dsn, "chronovisor projector rebuild") as connection:
             beside = Store(connection, NEXT)
-            await beside.create(self._hash)
-            builder = self._builder = Folder(beside, self._codec, ahead=True)
+            builder = self._builder = Folder(beside, self._codec, building=True)
             try:
-                with collector_relaxed():
-                    await self._catch_up(builder)
-                await beside.finish()
+                async with beside.building(self._hash), _ending(builder):
+                    with collector_relaxed():
+                        await self._catch_up(builder)
                 await self._catch_up(builder)
                 async with self._turn:
                     # The served one stands still now, so this ends, and readers never see a
@@ -271,10 +270,16 @@ class Projector:
             return
         batches = self._stream.batches(folder.cursor, self._build_batch_events)
         async with _closing(batches):
-            async for batch in batches:
-                await folder.take(batch)
-                if folder.cursor.position >= head:
-                    break
+            # The next batch is read while one is folded: the database works meanwhile.
+            coming = asyncio.ensure_future(anext(batches))
+            try:
+                while folder.cursor.position < head:
+                    batch = await coming
+                    coming = asyncio.ensure_future(anext(batches))
+                    await folder.take(batch)
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
         await folder.flush()
 
     async def _swap(self, store: Store) -> None:
@@ -314,6 +319,15 @@ class Projector:
             waiting = self._rebuilds.get_nowait()
             if not waiting.done():
                 waiting.set_exception(RuntimeError("the projector stopped"))
+
+
+@contextlib.asynccontextmanager
+async def _ending(folder: Folder) -> AsyncIterator[None]:
+    """End a write that is under way before the transaction that it belongs to."""
+    try:
+        yield
+    finally:
+        await folder.close()
 
 
 @contextlib.asynccontextmanager

@@ -14,6 +14,7 @@ CREATE TABLE inventory.cursor (
     schema_hash text NOT NULL
 );
 
+-- The tables that grow large have their keys in keys.sql.
 -- Documents are the rendered JSON, uncompressed, so that a list is a mere concatenation of them:
 -- hence storage EXTERNAL, and a tuple target that keeps all but the largest in the row itself. A
 -- summary is what a list shows where the document is too much for it.
@@ -52,7 +53,7 @@ CREATE TABLE inventory.hosts (
 ) WITH (toast_tuple_target = 8160);
 
 CREATE TABLE inventory.vms (
-    id text COLLATE "C" PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL,
     status text COLLATE "C" NOT NULL,
     status_since timestamptz NOT NULL,
@@ -70,7 +71,7 @@ CREATE TABLE inventory.vms (
 ) WITH (toast_tuple_target = 8160);
 
 CREATE TABLE inventory.operations (
-    id text COLLATE "C" PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL,
     kind text COLLATE "C" NOT NULL,
     status text COLLATE "C" NOT NULL,
@@ -84,9 +85,28 @@ CREATE TABLE inventory.operations (
     document bytea NOT NULL
 ) WITH (toast_tuple_target = 8160);
 
+CREATE TABLE inventory.affinity_groups (
+    id text COLLATE "C" PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    cluster_id text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL,
+    search text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    document bytea NOT NULL
+) WITH (toast_tuple_target = 8160);
+
+CREATE TABLE inventory.affinity_labels (
+    id text COLLATE "C" PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL,
+    search text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    document bytea NOT NULL
+) WITH (toast_tuple_target = 8160);
+
 -- The audit log: insert only, one row for each event that has a record.
 CREATE TABLE inventory.events (
-    position bigint PRIMARY KEY,
+    position bigint NOT NULL,
     time timestamptz NOT NULL,
     code int NOT NULL,
     name text COLLATE "C" NOT NULL,
@@ -105,6 +125,8 @@ ALTER TABLE inventory.hosts ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.vms ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.vms ALTER COLUMN summary SET STORAGE EXTERNAL;
 ALTER TABLE inventory.operations ALTER COLUMN document SET STORAGE EXTERNAL;
+ALTER TABLE inventory.affinity_groups ALTER COLUMN document SET STORAGE EXTERNAL;
+ALTER TABLE inventory.affinity_labels ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.events ALTER COLUMN document SET STORAGE EXTERNAL;
 
 -- What is gone, and since when: a reader of changes that was away learns of it.
@@ -114,6 +136,3 @@ CREATE TABLE inventory.removed (
     position bigint NOT NULL,
     PRIMARY KEY (kind, id)
 );
-
--- The only index that building needs besides the primary keys: which VMs a silent host may run.
-CREATE INDEX vms_host ON inventory.vms (host_id) WHERE host_id IS NOT NULL;

@@ -96,9 +96,13 @@ def delete(schema: str, table: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=100)
-def copy(target: str, columns: Columns) -> bytes:
-    """Return the statement that copies rows into a table or stage."""
-    return f"COPY {target} ({_names(columns)}) FROM STDIN (FORMAT BINARY)".encode()
+def copy(target: str, columns: Columns, *, frozen: bool = False) -> bytes:
+    """Return the statement that copies rows into a table or stage.
+
+    Frozen rows need no vacuum; the table must have been made in the same transaction.
+    """
+    options = "FORMAT BINARY, FREEZE" if frozen else "FORMAT BINARY"
+    return f"COPY {target} ({_names(columns)}) FROM STDIN ({options})".encode()
 
 
 @functools.lru_cache(maxsize=100)

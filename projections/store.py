@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import resources
 from typing import Any
@@ -67,24 +68,28 @@ def _change(
     return Changes(part, rows, removed or [])
 
 
+def audits_of(inventory: Inventory) -> list[Changes]:
+    """Return the audit records of an inventory's batch, rendered, and no document."""
+    rows = [audit_row(record) for record in inventory.audits]
+    return [_change("events", AUDIT_COLUMNS, rows, insert_only=True)] if rows else []
+
+
 def changes_of(inventory: Inventory) -> list[Changes]:
     """Return what an inventory's batch changes, rendered: the inventory may go on meanwhile."""
     changes: list[Changes] = []
     removed: list[Row] = []
     for table, shelf in shelves(inventory):
         if shelf.changed or shelf.removed:
-            gone = sorted(shelf.removed)
+            gone = sorted(shelf.removed.keys() - shelf.unwritten)
             fresh, changed = table.rows(shelf)
-            changes.append(_change(table.name, table.columns, changed, gone))
+            if changed or gone:
+                changes.append(_change(table.name, table.columns, changed, gone))
             if fresh:
                 changes.append(_change(table.name, table.columns, fresh, insert_only=True))
-            removed += [(table.kind, object_id, shelf.removed[object_id]) for object_id in gone]
+            removed += [(table.kind, *one) for one in sorted(shelf.removed.items())]
     if removed:
         changes.append(_change("removed", REMOVED_COLUMNS, removed, insert_only=True))
-    if inventory.audits:
-        rows = [audit_row(record) for record in inventory.audits]
-        changes.append(_change("events", AUDIT_COLUMNS, rows, insert_only=True))
-    return changes
+    return changes + audits_of(inventory)
 
 
 class Store:
@@ -94,6 +99,8 @@ class Store:
         self.connection = connection
         self.schema = schema
         self._staged: set[str] = set()
+        self._keyed = True
+        self._building = False
 
     def transaction(self) -> AbstractAsyncContextManager[object]:
         """Begin a transaction on the store's connection."""
@@ -105,36 +112,43 @@ class Store:
         row = await found.fetchone()
         return row is not None and row[0] is not None
 
-    async def create(self, schema_hash: str) -> None:
-        """Make empty tables, in place of whatever is there; a crash of the server empties them.
+    @contextlib.asynccontextmanager
+    async def building(self, schema_hash: str) -> AsyncIterator[None]:
+        """Make empty tables, in place of whatever is there, for the block to fill.
 
-        So nothing needs to be written twice while they are filled; `finish` makes them durable.
+        They are seen once the block ends, with their keys, their indexes and statistics; where it
+        fails, none of it was. In one transaction, rows can be written as they are to stay.
         """
         async with self.connection.transaction():
             await self.drop()
-            await self._run("schema.sql", ("CREATE TABLE", "CREATE UNLOGGED TABLE"))
+            await self._run("schema.sql")
             await self.connection.execute(
                 self._sql("INSERT INTO inventory.cursor (position, schema_hash) VALUES (0, %s)"),
                 (schema_hash,),
             )
+            self._building, self._keyed = True, False
+            yield
+            await self._finish()
+        self._building = False
 
     async def drop(self) -> None:
         """Remove the schema with all that is in it."""
         await self.connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
 
-    async def finish(self) -> None:
-        """Make the tables durable, and the indexes that readers need, and statistics."""
-        async with self.connection.transaction():
-            await self.connection.execute(
-                "SELECT set_config('statement_timeout', %s, true)", (f"{INDEX_TIMEOUT_MS}ms",)
-            )
-            for table in NAMES:
-                statement = f"ALTER TABLE {self.schema}.{table} SET LOGGED"
-                await self.connection.execute(statement.encode())
-            await self._run("indexes.sql")
+    async def _finish(self) -> None:
+        await self.connection.execute(
+            "SELECT set_config('statement_timeout', %s, true)", (f"{INDEX_TIMEOUT_MS}ms",)
+        )
+        await self._make_keys()
+        await self._run("indexes.sql")
         for table in NAMES:
-            # Vacuumed, rows need not be looked at to know that readers may see them.
-            await self.connection.execute(f"VACUUM ANALYZE {self.schema}.{table}".encode())
+            await self.connection.execute(f"ANALYZE {self.schema}.{table}".encode())
+
+    async def _make_keys(self) -> None:
+        """Make the keys of the tables, which a build does without as long as it can."""
+        if not self._keyed:
+            await self._run("keys.sql")
+            self._keyed = True
 
     async def rename(self, schema: str) -> None:
         """Give the schema another name; the store goes with it."""
@@ -157,6 +171,7 @@ class Store:
         wanted = sorted(ids)
         if not wanted:
             return []
+        await self._make_keys()
         found = await self.connection.execute(
             statements.load(self.schema, table.name, "WHERE id = ANY(%s)"),
             (wanted,),
@@ -174,6 +189,7 @@ class Store:
         wanted = sorted(hosts)
         if not wanted:
             return []
+        await self._make_keys()
         found = await self.connection.execute(
             statements.load(self.schema, VMS.name, "WHERE host_id = ANY(%s)"),
             (wanted,),
@@ -186,10 +202,12 @@ class Store:
 
         Raises FencedError, having written nothing, where the position is not `before`'s any more.
         """
+        if any(change.removed or not change.part.insert_only for change in changes):
+            await self._make_keys()
         if sum(len(change.rows) for change in changes) < COPY_ROWS_MIN:
             await self._write_at_once(changes, before, after)
             return
-        async with self.connection.transaction():
+        async with contextlib.nullcontext() if self._building else self.connection.transaction():
             for change in changes:
                 await self._copy(change)
             await self._write_at_once((), before, after)
@@ -226,7 +244,9 @@ class Store:
             if part.table not in self._staged:
                 await self.connection.execute(statements.make_stage(part.table, part.columns))
                 self._staged.add(part.table)
-        async with self.connection.cursor().copy(statements.copy(target, part.columns)) as copy:
+        frozen = self._building and part.insert_only
+        statement = statements.copy(target, part.columns, frozen=frozen)
+        async with self.connection.cursor().copy(statement) as copy:
             copy.set_types([kind for _, kind in part.columns])
             for row in change.rows:
                 await copy.write_row(row)
@@ -234,12 +254,10 @@ class Store:
             await self.connection.execute(statements.take_stage(self.schema, part))
             await self.connection.execute(f"TRUNCATE {target}".encode())
 
-    async def _run(self, name: str, *replaced: tuple[str, str]) -> None:
+    async def _run(self, name: str) -> None:
         text = (resources.files("projections") / name).read_text(encoding="utf-8")
         # The file names the schema that is served; the one being built has another name.
         text = text.replace("SCHEMA inventory;", f"SCHEMA {self.schema};")
-        for old, new in replaced:
-            text = text.replace(old, new)
         await self.connection.execute(statements.select(self.schema, text))
 
     def _sql(self, text: str) -> bytes:

@@ -169,6 +169,24 @@ OPERATIONS = Collection(
     sorts={"started": Sort("started_at", "timestamptz"), "name": BY_NAME},
     default_sort="-started",
 )
+AFFINITY_GROUPS = Collection(
+    name="affinity_groups",
+    kind=tables.AFFINITY_GROUPS.kind,
+    one="affinity group",
+    document=tables.AFFINITY_GROUPS.document,
+    filters={"name": NAME, "search": SEARCH, "cluster": CLUSTER},
+    sorts={"name": BY_NAME, "created": BY_CREATION},
+    default_sort="name",
+)
+AFFINITY_LABELS = Collection(
+    name="affinity_labels",
+    kind=tables.AFFINITY_LABELS.kind,
+    one="affinity label",
+    document=tables.AFFINITY_LABELS.document,
+    filters={"name": NAME, "search": SEARCH},
+    sorts={"name": BY_NAME, "created": BY_CREATION},
+    default_sort="name",
+)
 EVENTS = Collection(
     name="events",
     kind="event",
@@ -198,6 +216,8 @@ COLLECTIONS: tuple[Collection, ...] = (
     HOSTS,
     VMS,
     OPERATIONS,
+    AFFINITY_GROUPS,
+    AFFINITY_LABELS,
     EVENTS,
 )
 BY_KIND: dict[str, Collection] = {collection.kind: collection for collection in COLLECTIONS}

@@ -15,6 +15,7 @@ import msgspec
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.port import UnavailableError
+from events.types import affinity as affinity_events
 from events.types import cluster as cluster_events
 from events.types import host as host_events
 from events.types import vm as vm_events
@@ -25,6 +26,9 @@ from projections.views.tables import shelves
 
 OPERATIONS_MAX = 100
 """How many operations on an object are looked at: those open at the time, the newest first."""
+
+_COUNTED = frozenset({"data_center", "cluster", "host"})
+"""Kinds whose documents count others; what an affinity group has of that name is its own."""
 
 _OPERATIONS = b"""
     SELECT id FROM inventory.operations
@@ -76,6 +80,8 @@ def _spoken_of(own: Iterable[Recorded]) -> set[str]:
                 streams.add(f"cluster/{cluster}")
             case vm_events.VmPlaced(host=host):
                 streams.add(f"host/{host}")
+            case affinity_events.AffinityGroupCreated(cluster=cluster):
+                streams.add(f"cluster/{cluster}")
             case host_events.HostAdded(cluster=cluster, data_center=center):
                 streams |= {f"cluster/{cluster}", f"data_center/{center}"}
             case cluster_events.ClusterCreated(data_center=center):
@@ -90,7 +96,7 @@ def _fold(recorded: list[Recorded], kind: str, object_id: str) -> tuple[bytes | 
     for table, shelf in shelves(inventory):
         document = shelf.get(object_id)
         if table.kind == kind and document is not None:
-            fields = type(document).__struct_fields__
+            fields = type(document).__struct_fields__ if kind in _COUNTED else ()
             uncounted = {name: None for name in ("vms", "hosts", "clusters") if name in fields}
             document = msgspec.structs.replace(document, **uncounted)
             rendered: bytes = table.row(document, 0)[-1]

@@ -7,15 +7,15 @@ batches, so an inventory that is built anew equals the one that it replaces, byt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from events.audit import AuditRecord, audit_record
 from events.envelope import Recorded
 from events.types import data_center as data_center_events
-from projections.views import cluster, data_center, host, operation, vm
+from projections.views import affinity, cluster, data_center, host, operation, vm
+from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument, HostCounts
 from projections.views.host import HostDocument, HostStatus
@@ -27,9 +27,9 @@ from projections.views.parts import (
     with_operation,
     without_operation,
 )
+from projections.views.shelf import Shelf
 from projections.views.vm_document import VmDocument, VmStatus
 
-Document = TypeVar("Document", bound=msgspec.Struct)
 AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
 
 _MUTE = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.ERROR})
@@ -43,45 +43,6 @@ restore shows in the audit log and at the hosts.
 """
 
 
-class Shelf(Generic[Document]):
-    """The documents of one kind: those at hand, and which of them changed, and at what position."""
-
-    def __init__(self) -> None:
-        self.documents: dict[str, Document] = {}
-        self.changed: dict[str, int] = {}
-        self.created: set[str] = set()
-        self.removed: dict[str, int] = {}
-
-    def get(self, object_id: str) -> Document | None:
-        """Return a document that is at hand."""
-        return self.documents.get(object_id)
-
-    def put(self, object_id: str, document: Document, position: int) -> None:
-        """Take a new or changed document."""
-        self.documents[object_id] = document
-        self.changed[object_id] = position
-
-    def create(self, object_id: str, document: Document, position: int) -> None:
-        """Take the document of an object that was not there before."""
-        self.put(object_id, document, position)
-        self.created.add(object_id)
-
-    def remove(self, object_id: str, position: int) -> None:
-        """Forget an object that is gone."""
-        self.documents.pop(object_id, None)
-        self.changed.pop(object_id, None)
-        self.created.discard(object_id)
-        self.removed[object_id] = position
-
-    def written(self) -> None:
-        """Begin the next batch: all changes so far are written; they are now the newest."""
-        for object_id in self.changed:
-            self.documents[object_id] = self.documents.pop(object_id)
-        self.changed.clear()
-        self.created.clear()
-        self.removed.clear()
-
-
 class Inventory:
     """All views over the documents at hand."""
 
@@ -91,7 +52,18 @@ class Inventory:
         self.clusters: Shelf[ClusterDocument] = Shelf()
         self.data_centers: Shelf[DataCenterDocument] = Shelf()
         self.operations: Shelf[OperationDocument] = Shelf()
+        self.affinity_groups: Shelf[AffinityGroupDocument] = Shelf()
+        self.affinity_labels: Shelf[AffinityLabelDocument] = Shelf()
         self.audits: list[AuditRecord] = []
+        self._shelves: tuple[Shelf[Any], ...] = (
+            self.data_centers,
+            self.clusters,
+            self.hosts,
+            self.vms,
+            self.operations,
+            self.affinity_groups,
+            self.affinity_labels,
+        )
         self._vms_on: dict[str, set[str]] = {}
         self._vm_counts: dict[tuple[str, str], list[int]] = {}
         self._apply = {
@@ -99,6 +71,8 @@ class Inventory:
             "host": self._apply_host,
             "cluster": self._apply_cluster,
             "data_center": self._apply_data_center,
+            "affinity_group": self._apply_affinity_group,
+            "affinity_label": self._apply_affinity_label,
             "operation": self._apply_operation,
         }
 
@@ -126,12 +100,21 @@ class Inventory:
                 _count(self.data_centers, object_id, total, up, position)
         self._vm_counts.clear()
 
-    def written(self) -> None:
-        """Begin the next batch: all changes so far are written."""
-        for shelf in (self.vms, self.hosts, self.clusters, self.data_centers, self.operations):
+    def written(self, *, places_known: bool = False) -> None:
+        """Begin the next batch: all changes so far are written.
+
+        With `places_known`, every VM there is is at hand, and where each is need not be told again.
+        """
+        for shelf in self._shelves:
             shelf.written()
         self.audits.clear()
-        self._vms_on.clear()
+        if not places_known:
+            self._vms_on.clear()
+
+    @property
+    def unwritten(self) -> int:
+        """How many objects changed, or went, since all was written."""
+        return sum(len(shelf.changed) + len(shelf.removed) for shelf in self._shelves)
 
     def on_host(self, host_id: str, vm_id: str) -> None:
         """Note that a VM at hand may be on a host: silence of the host makes it unknown."""
@@ -151,13 +134,13 @@ class Inventory:
                 after = self._named_vm(after, recorded)
                 self.vms.create(object_id, after, recorded.position)
             if after.host is not None and (before is None or before.host is not after.host):
-                self.on_host(after.host.id, object_id)
                 where = self.hosts.get(after.host.id)
                 if where is not None and where.status in _MUTE:
                     after = vm.silenced(after, recorded)
             self.vms.put(object_id, after, recorded.position)
         if before is None or after is None or _counts_differ(before, after):
             self._count_vm(before, after, recorded.position)
+            self._moved(object_id, before, after)
 
     def _named_vm(self, document: VmDocument, recorded: Recorded) -> VmDocument:
         where = self.clusters.get(document.cluster.id)
@@ -167,18 +150,44 @@ class Inventory:
             operations=self._operations_on("vm", document.id, recorded),
         )
 
+    def _moved(self, object_id: str, before: VmDocument | None, after: VmDocument | None) -> None:
+        was = before.host if before is not None else None
+        now = after.host if after is not None else None
+        if was is now:
+            return
+        if was is not None and was.id in self._vms_on:
+            self._vms_on[was.id].discard(object_id)
+        if now is not None:
+            self.on_host(now.id, object_id)
+
     def _count_vm(self, before: VmDocument | None, after: VmDocument | None, position: int) -> None:
-        was, now = _counted(before), _counted(after)
-        for key in now if before is None else was if after is None else {**was, **now}:
-            total = (key in now) - (key in was)
-            up = now.get(key, 0) - was.get(key, 0)
-            if total or up:
-                counts = self._vm_counts.get(key)
-                if counts is None:
-                    counts = self._vm_counts[key] = [0, 0, 0]
-                counts[0] += total
-                counts[1] += up
-                counts[2] = position
+        one = (after is not None) - (before is not None)
+        was = before is not None and before.status is VmStatus.UP
+        now = after is not None and after.status is VmStatus.UP
+        document = after if after is not None else before
+        if document is None:
+            return
+        if one or now is not was:
+            self._count("cluster", document.cluster.id, one, now - was, position)
+            self._count("data_center", document.data_center.id, one, now - was, position)
+        left = before.host if before is not None else None
+        taken = after.host if after is not None else None
+        if left is not None and taken is not None and left.id == taken.id:
+            if now is not was:
+                self._count("host", taken.id, 0, now - was, position)
+            return
+        if left is not None:
+            self._count("host", left.id, -1, -was, position)
+        if taken is not None:
+            self._count("host", taken.id, 1, +now, position)
+
+    def _count(self, kind: str, object_id: str, total: int, up: int, position: int) -> None:
+        counts = self._vm_counts.get((kind, object_id))
+        if counts is None:
+            counts = self._vm_counts[kind, object_id] = [0, 0, 0]
+        counts[0] += total
+        counts[1] += up
+        counts[2] = position
 
     # ---------------------------------------------------------------------------------- hosts
 
@@ -290,6 +299,22 @@ class Inventory:
         for one in [h for h in self.hosts.documents.values() if h.data_center.id == name.id]:
             self.hosts.put(one.id, msgspec.structs.replace(one, data_center=name), position)
 
+    # ------------------------------------------------------------------------------- affinity
+
+    def _apply_affinity_group(self, object_id: str, recorded: Recorded) -> None:
+        before = self.affinity_groups.get(object_id)
+        after = affinity.GROUP_VIEW.evolve(before, recorded)
+        if after is not None and before is None:
+            where = self.clusters.get(after.cluster.id)
+            name = Reference(id=after.cluster.id, name=where.name if where else "")
+            after = msgspec.structs.replace(after, cluster=name)
+        self.affinity_groups.turn(object_id, before, after, recorded.position)
+
+    def _apply_affinity_label(self, object_id: str, recorded: Recorded) -> None:
+        before = self.affinity_labels.get(object_id)
+        after = affinity.LABEL_VIEW.evolve(before, recorded)
+        self.affinity_labels.turn(object_id, before, after, recorded.position)
+
     # ----------------------------------------------------------------------------- operations
 
     def _apply_operation(self, object_id: str, recorded: Recorded) -> None:
@@ -337,20 +362,6 @@ def _counts_differ(before: VmDocument, after: VmDocument) -> bool:
     return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
 
 
-def _counted(document: VmDocument | None) -> dict[tuple[str, str], int]:
-    """Where a VM is counted, and whether as one that is up (1) or not (0)."""
-    if document is None:
-        return {}
-    up = 1 if document.status is VmStatus.UP else 0
-    counted = {
-        ("cluster", document.cluster.id): up,
-        ("data_center", document.data_center.id): up,
-    }
-    if document.host is not None:
-        counted["host", document.host.id] = up
-    return counted
-
-
 def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:
     joining = document.status in _JOINING
     return HostCounts(
@@ -391,11 +402,3 @@ def _show_operation(
         operations = with_operation(document.operations, shown)
     if operations != document.operations:
         shelf.put(target, msgspec.structs.replace(document, operations=operations), position)
-
-
-def changed_documents(
-    shelf: Shelf[Document],
-) -> Iterator[tuple[Document, int]]:
-    """Yield the changed documents with the position of their last change."""
-    for object_id, position in shelf.changed.items():
-        yield shelf.documents[object_id], position

@@ -15,12 +15,14 @@ import msgspec
 from events.audit import AuditRecord
 from events.types.catalogue import TYPES
 from projections.views import data_center, host, vm_words
+from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.audit import AuditDocument, document_of
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument
 from projections.views.host import HostDocument
-from projections.views.inventory import Inventory, Shelf
+from projections.views.inventory import Inventory
 from projections.views.operation import OperationDocument
+from projections.views.shelf import Shelf
 from projections.views.vm_document import VmDocument, summary_of
 
 REVISION = 1
@@ -156,6 +158,36 @@ def _operation_row(document: OperationDocument, position: int) -> Row:
     )
 
 
+def _affinity_group_row(document: AffinityGroupDocument, position: int) -> Row:
+    members = (*document.vms, *document.hosts, *document.vm_labels, *document.host_labels)
+    return (
+        document.id,
+        document.name.casefold(),
+        document.cluster.id,
+        document.created_at,
+        _folded(
+            document.name,
+            document.description,
+            document.cluster.name,
+            *(member.name for member in members),
+        ),
+        position,
+        _encode(document),
+    )
+
+
+def _affinity_label_row(document: AffinityLabelDocument, position: int) -> Row:
+    members = (*document.vms, *document.hosts)
+    return (
+        document.id,
+        document.name.casefold(),
+        document.created_at,
+        _folded(document.name, document.description, *(member.name for member in members)),
+        position,
+        _encode(document),
+    )
+
+
 def audit_row(record: AuditRecord) -> Row:
     """Return the row of an audit record."""
     document = document_of(record)
@@ -266,6 +298,35 @@ OPERATIONS: Table[OperationDocument] = Table(
     },
     _operation_row,
 )
+AFFINITY_GROUPS: Table[AffinityGroupDocument] = Table(
+    "affinity_groups",
+    "affinity_group",
+    AffinityGroupDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "cluster_id": "text",
+        "created_at": "timestamptz",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _affinity_group_row,
+)
+AFFINITY_LABELS: Table[AffinityLabelDocument] = Table(
+    "affinity_labels",
+    "affinity_label",
+    AffinityLabelDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "created_at": "timestamptz",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _affinity_label_row,
+)
 AUDIT_COLUMNS = {
     "position": "int8",
     "time": "timestamptz",
@@ -280,7 +341,10 @@ AUDIT_COLUMNS = {
     "document": "bytea",
 }
 REMOVED_COLUMNS = {"kind": "text", "id": "text", "position": "int8"}
-TABLES: tuple[Table[Any], ...] = (DATA_CENTERS, CLUSTERS, HOSTS, VMS, OPERATIONS)
+TABLES: tuple[Table[Any], ...] = (
+    *(DATA_CENTERS, CLUSTERS, HOSTS, VMS, OPERATIONS),
+    *(AFFINITY_GROUPS, AFFINITY_LABELS),
+)
 
 
 def shelves(inventory: Inventory) -> Iterator[tuple[Table[Any], Shelf[Any]]]:
@@ -290,6 +354,8 @@ def shelves(inventory: Inventory) -> Iterator[tuple[Table[Any], Shelf[Any]]]:
     yield HOSTS, inventory.hosts
     yield VMS, inventory.vms
     yield OPERATIONS, inventory.operations
+    yield AFFINITY_GROUPS, inventory.affinity_groups
+    yield AFFINITY_LABELS, inventory.affinity_labels
 
 
 def schema_hash() -> str:

@@ -22,6 +22,7 @@ from events.stream.direct import DirectStream
 from events.stream.port import OtherLogError
 from events.types.vm import VmCreated
 from projections.projector import Projector, ProjectorStatus
+from projections.views.tables import TABLES
 from tests.harness.postgres import Database, PostgresServer
 from tests.unit.projections.history import History, ListStream, busy_history, write_log
 from tests.unit.projections.test_batches import build
@@ -36,7 +37,8 @@ from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from events.stream.port import OtherLogError
 from events.types.vm import VmCreated
-from projections.projector import Projector
+from projections.projector import Projector, ProjectorStatus
+from projections.views.tables import TABLES
 
 async def main(dsn):
     async with PostgresLogReader.open(dsn) as reader:
@@ -81,7 +83,7 @@ def rows_of(dsn: str) -> dict[str, dict[str, tuple[Any, ...]]]:
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     with psycopg.connect(dsn) as connection:
         connection.execute("SET timezone = 'UTC'")
-        for name in ("data_centers", "clusters", "hosts", "vms", "operations", "events"):
+        for name in (*(table.name for table in TABLES), "events"):
             rows = connection.execute(f"SELECT * FROM inventory.{name}".encode()).fetchall()
             found[name] = {str(row[0]): row for row in rows}
     return found
@@ -122,16 +124,19 @@ async def test_follows_the_stream(database: Database) -> None:
     assert_is_fold(database.url, history)
 
 
+@pytest.mark.parametrize("unwritten", [0, 40, 100_000])
 async def test_folds_without_its_cache_what_it_folds_with_it(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, unwritten: int
 ) -> None:
-    monkeypatch.setattr(
-        "projections.folder.Folder.__init__.__kwdefaults__", {"ahead": True, "cached_max": 0}
-    )
+    defaults = {"building": False, "cached_max": 0, "unwritten_max": unwritten}
+    monkeypatch.setattr("projections.folder.Folder.__init__.__kwdefaults__", defaults)
     history = busy_history(50, 3_000, seed=3)
     stream = ListStream(history)
     projector = Projector(stream, database.url, build_batch_events=100)
     async with running(projector):
+        await caught_up(projector, len(history.events))
+        assert_is_fold(database.url, history)
+        history.events += busy_history(50, 3_500, seed=3).events[len(history.events) :]
         await caught_up(projector, len(history.events))
     assert_is_fold(database.url, history)
 
