@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from commands.cluster import create as cluster_create
+from commands.cluster import migration as cluster_migration
 from commands.cluster import remove as cluster_remove
 from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
@@ -22,6 +23,7 @@ from commands.vm import (
     create,
     high_availability,
     migrate,
+    migration,
     reboot,
     remove,
     resume,
@@ -35,7 +37,7 @@ from commands.vm import (
 
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
-    *(cluster_create, cluster_schedule, cluster_remove),
+    *(cluster_create, cluster_schedule, cluster_migration, cluster_remove),
     *(
         add,
         host_install,
@@ -49,7 +51,7 @@ MODULES: tuple[ModuleType, ...] = (
     ),
     *(host_remove, force_remove),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
-    *(high_availability, start_with_host),
+    *(high_availability, start_with_host, migration),
     cancel,
 )
 """The modules whose commands make up the product."""

@@ -7,6 +7,8 @@ import msgspec
 from commands.kernel.fold import Fold
 from events.envelope import Recorded
 from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterSchedulingSet, Scheduling
+from events.types.migration import ClusterMigrationSettings
+from events.types.migration_settings import ClusterMigrationSet
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +21,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     machine_type: str
     scheduling: Scheduling = Scheduling()
+    migration: ClusterMigrationSettings = ClusterMigrationSettings()
     removed: bool = False
 
 
@@ -36,6 +39,8 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
         )
     if state is not None and isinstance(event, ClusterSchedulingSet):
         return msgspec.structs.replace(state, scheduling=event.scheduling)
+    if state is not None and isinstance(event, ClusterMigrationSet):
+        return msgspec.structs.replace(state, migration=event.migration)
     if state is not None and isinstance(event, ClusterRemoved):
         return msgspec.structs.replace(state, removed=True)
     return state

@@ -14,6 +14,8 @@ from events.types import vm as e
 from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import Job
+from events.types.migration import VmMigrationSettings
+from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
 
@@ -158,6 +160,7 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[tuple[int, int], ...] = ()
     migration: Migration | None = None
     availability: Availability = Availability()
+    migrates: VmMigrationSettings = VmMigrationSettings()
 
     def never_ordered(self, incarnation: int) -> bool:
         """Tell whether this log never gave out an incarnation: a restored one has forgotten it."""
@@ -234,6 +237,8 @@ def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmStat
                 configuration=event.configuration,
                 configuration_version=state.configuration_version + 1,
             )
+        case VmMigrationSet():
+            return change(state, migrates=event.migration)
         case e.VmDisksAssigned():
             return change(state, disks_host=event.host, disks_host_name=event.host_name)
         case e.VmDisksReady():

@@ -17,7 +17,9 @@ from commands.state.availability_input import (
     of_new,
 )
 from commands.state.hardware import BootInput, Memory, Processors, configuration
+from commands.state.migration_input import MigrationInput
 from commands.state.operation import begin
+from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import DiskBus
 from events.types.vm import VmCreated
 
@@ -79,6 +81,7 @@ class CreateVm(Command, frozen=True, kw_only=True):
     host: Id | None = None
     high_availability: HighAvailabilityInput | None = None
     start_with_host: StartWithHostInput | None = None
+    migration: MigrationInput | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it under a new id; where there are disks, an operation makes them."""
@@ -94,7 +97,12 @@ class CreateVm(Command, frozen=True, kw_only=True):
             configuration=configuration(object_id, self, context),
         )
         available = of_new(self.name, self.high_availability, self.start_with_host)
-        events = on(f"vm/{object_id}", created, *available)
+        moves = (
+            VmMigrationSet(name=self.name, migration=self.migration.settings())
+            if self.migration is not None
+            else None
+        )
+        events = on(f"vm/{object_id}", created, *available, *((moves,) if moves else ()))
         if not self.disks:
             return Decision.of(object_id, *events)
         operation = begin(

@@ -33,3 +33,43 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     policy: MigrationPolicy = MigrationPolicy.MINIMAL_DOWN_TIME
     down_time_ms: int | None = None
     bandwidth_bytes_per_s: int | None = None
+
+
+class VmMigrationSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one VM is moved; what is None is as for its cluster.
+
+    `priority` (1 to 100, the highest goes first) is its place among the migrations that wait, None:
+    as for high availability.
+    """
+
+    mode: MigrationMode = MigrationMode.AUTOMATIC
+    policy: MigrationPolicy | None = None
+    down_time_ms: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    priority: int | None = None
+
+
+class ClusterMigrationSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cluster's VMs are moved, unless a VM has it otherwise.
+
+    A host sends at most `outgoing_max` VMs at a time, and takes in at most `incoming_max`.
+    """
+
+    policy: MigrationPolicy = MigrationPolicy.MINIMAL_DOWN_TIME
+    bandwidth_bytes_per_s: int | None = None
+    outgoing_max: int = 2
+    incoming_max: int = 2
+
+
+def tuning_of(vm: VmMigrationSettings, cluster: ClusterMigrationSettings) -> Tuning:
+    """Return how a VM of a cluster is to be sent."""
+    limits = [
+        limit
+        for limit in (vm.bandwidth_bytes_per_s, cluster.bandwidth_bytes_per_s)
+        if limit is not None
+    ]
+    return Tuning(
+        policy=vm.policy or cluster.policy,
+        down_time_ms=vm.down_time_ms,
+        bandwidth_bytes_per_s=min(limits, default=None),
+    )

@@ -7,6 +7,7 @@ the source promised that it runs the VM no more; only then may the destination l
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
 
 from events.claims import Claim, check, release, shared
@@ -15,12 +16,45 @@ from events.types.host import gate_key
 from events.types.vm import DownReason
 
 
+class MigrationCause(enum.StrEnum):
+    """Why a VM is moved."""
+
+    REQUESTED = "requested"
+    MAINTENANCE = "maintenance"
+    BALANCING = "balancing"
+    AFFINITY = "affinity"
+
+
 @event("vm.migration_requested")
 class VmMigrationRequested(Event, frozen=True, kw_only=True):
     """Somebody wants the VM to run on another host, which is to be chosen."""
 
     name: str
     incarnation: int
+    cause: MigrationCause = MigrationCause.REQUESTED
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=12_002,
+            name="MIGRATION_REASON_HOST_IN_MAINTENANCE",
+            message="VM {name} is to leave its host, which goes into maintenance.",
+        ),
+        Audit(
+            code=12_001,
+            name="MIGRATION_REASON_LOAD_BALANCING",
+            message="VM {name} is to move, to spread the load of its cluster.",
+        ),
+        Audit(
+            code=12_000,
+            name="MIGRATION_REASON_AFFINITY_ENFORCEMENT",
+            message="VM {name} is to move, to keep to its affinity groups.",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Return the record of a policy's request; a person's is told by what follows."""
+        of_cause = (MigrationCause.MAINTENANCE, MigrationCause.BALANCING, MigrationCause.AFFINITY)
+        return self.audits[of_cause.index(self.cause)] if self.cause in of_cause else None
 
 
 @event("vm.migration_started")

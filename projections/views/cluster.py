@@ -6,6 +6,8 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import cluster as e
+from events.types.migration import ClusterMigrationSettings
+from projections.views import migration
 from projections.views.data_center import HostCounts
 from projections.views.parts import Changes, Counts, OperationInProgress, Reference, Time, View
 
@@ -22,6 +24,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     machine_type: str
     compatibility_version: str
     scheduling: e.Scheduling = e.Scheduling()
+    migration: ClusterMigrationSettings = ClusterMigrationSettings()
     hosts: HostCounts | None = HostCounts()
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
@@ -62,7 +65,7 @@ VIEW: View[ClusterDocument] = View(
     ClusterDocument,
     created=e.ClusterCreated,
     create=_create,
-    changes={e.ClusterSchedulingSet: _scheduling_set},
+    changes={e.ClusterSchedulingSet: _scheduling_set, **migration.CLUSTER_CHANGES},
     removed=e.ClusterRemoved,
 )
 evolve = VIEW.evolve

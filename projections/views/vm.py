@@ -10,7 +10,7 @@ from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
-from projections.views import vm_availability
+from projections.views import migration, vm_availability
 from projections.views.parts import Change, Changes, Link, Reference, View
 from projections.views.vm_document import (
     DiskDocument,
@@ -383,6 +383,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrated: _not_migrating,
     m.VmMigrationFailed: _not_migrating,
     **vm_availability.CHANGES,
+    **migration.VM_CHANGES,
 }
 
 VIEW: View[VmDocument] = View(

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from events.types import vm as e
+from events.types.migration import VmMigrationSettings
 from events.types.run_spec import Boot, Disk, DiskBus, Nic, Topology, VmConfiguration
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
@@ -109,6 +110,7 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     high_availability: HighAvailability = HighAvailability()
     start_with_host: StartWithHost = StartWithHost()
     restart: Restart | None = None
+    migration: VmMigrationSettings = VmMigrationSettings()
     operations: tuple[OperationInProgress, ...] = ()
     version: int
     configuration_version: int = 1
