@@ -12,6 +12,7 @@ import structlog
 from events.types.host import Capabilities
 from hostagent.driver import Driver, DriverError
 from hostagent.files import read_bounded, write_atomically
+from hostagent.power import Power
 from hostagent.timings import Timings
 
 AGENT_VERSION = "0.1.0"
@@ -26,8 +27,15 @@ class Abilities:
     """One host's abilities, kept in its state folder so that hello need not wait for libvirt."""
 
     def __init__(
-        self, driver: Driver, folder: Path, timings: Timings, *, migration_address: str = ""
+        self,
+        driver: Driver,
+        folder: Path,
+        timings: Timings,
+        *,
+        migration_address: str = "",
+        power: Power | None = None,
     ) -> None:
+        self._power = power
         self._migration_address = migration_address
         self._driver = driver
         self._path = folder / CAPABILITIES_NAME
@@ -63,6 +71,7 @@ class Abilities:
             agent_version=AGENT_VERSION,
             hostname=able.hostname or platform.node(),
             migration_address=self._migration_address,
+            fence_agents=self._power.installed() if self._power is not None else (),
         )
 
     def _remember(self, able: Capabilities) -> None:

@@ -31,6 +31,7 @@ from events.wire.agent import (
 from hostagent.abilities import AGENT_VERSION, Abilities
 from hostagent.desk import Desk, moment, utc_now
 from hostagent.driver import Domains, Driver, DriverEvent, Happening, UnknownStateError
+from hostagent.fencing import Fencer
 from hostagent.gateway import Gateway
 from hostagent.guests import Guests
 from hostagent.identity import Identity
@@ -40,6 +41,7 @@ from hostagent.lanes import Lanes
 from hostagent.link import Link
 from hostagent.metrics import Metrics
 from hostagent.migrations import MigrationSetup, Mover
+from hostagent.power import Power
 from hostagent.reconcile import Adopt, End, Ending, Land, RunJob, Situation, Start, decide
 from hostagent.records import LossAnswered, Resets, RunKey
 from hostagent.runs import Runs
@@ -65,6 +67,7 @@ class HostAgent:
         timings: Timings | None = None,
         metrics: Metrics | None = None,
         migrations: MigrationSetup | None = None,
+        power: Power | None = None,
     ) -> None:
         self.identity = identity
         self.metrics = metrics or Metrics()
@@ -80,7 +83,10 @@ class HostAgent:
         self._mover = Mover(self.desk, self._runs, migrations) if migrations is not None else None
         self._jobs = Jobs(self.desk, self.lanes, self._mover)
         address = self._mover.address if self._mover is not None else ""
-        self._abilities = Abilities(driver, journal.folder, timings, migration_address=address)
+        self._fencer = Fencer(self.desk, power) if power is not None else None
+        self._abilities = Abilities(
+            driver, journal.folder, timings, migration_address=address, power=power
+        )
         self._resets: Counter[RunKey] = Counter()
         self._full_due = False
         self._all_heard = False
@@ -101,6 +107,7 @@ class HostAgent:
                     self._guests.run(),
                     self.link.run(),
                     *((self._mover.run(),) if self._mover is not None else ()),
+                    *((self._fencer.run(),) if self._fencer is not None else ()),
                 )
             )
         finally:

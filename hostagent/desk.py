@@ -12,8 +12,10 @@ import datetime as dt
 import time
 from collections.abc import Callable
 
+from events.types.host_power import FenceOrder
 from events.types.job import Job
 from events.wire.agent import (
+    FenceItem,
     FullStateItem,
     Intent,
     IntentVm,
@@ -30,7 +32,7 @@ from hostagent.driver import Domain, Driver, Guest
 from hostagent.journal import Journal
 from hostagent.outbox import Outbox
 from hostagent.reconcile import Ending
-from hostagent.records import JobForgotten, RunKey
+from hostagent.records import FenceForgotten, JobForgotten, RunKey
 from hostagent.timings import Timings
 
 
@@ -51,6 +53,8 @@ class Desk:
         self.intent: dict[RunKey, IntentVm] = {}
         self.jobs: dict[str, Job] = {}
         self.withdrawn: set[str] = set()
+        self.fences: dict[str, FenceOrder] = {}
+        self.fences_changed = asyncio.Event()
         self.known = False
         self.domains: dict[RunKey, Domain] = {}
         self.unmanaged: tuple[str, ...] = ()
@@ -65,7 +69,7 @@ class Desk:
 
     # ------------------------------------------------------------------ the engine's side
 
-    def welcome(self, welcome: Welcome, asked_at: float) -> list[JobForgotten]:
+    def welcome(self, welcome: Welcome, asked_at: float) -> list[JobForgotten | FenceForgotten]:
         """Take up a new session's whole intent; return what the journal need not keep."""
         self.session = welcome.session
         self.position = self.welcomed = welcome.intent.position
@@ -75,6 +79,7 @@ class Desk:
         self.withdrawn = set(welcome.intent.jobs_withdrawn)
         unwanted = self._unwanted(welcome.intent)
         self.jobs = {job.id: job for job in (*welcome.intent.jobs, *unwanted)}
+        self.fences = {order.id: order for order in welcome.intent.fences}
         self.reported.clear()
         self.outbox.reset()
         self.heard(asked_at)
@@ -82,10 +87,18 @@ class Desk:
         for job in unwanted:
             self.on_withdrawn(job)
         self.wake.set()
+        self.fences_changed.set()
         return [
-            JobForgotten(job=known.job)
-            for known in self.journal.known.jobs.values()
-            if known.job not in self.jobs and known.job not in self.withdrawn
+            *(
+                JobForgotten(job=known.job)
+                for known in self.journal.known.jobs.values()
+                if known.job not in self.jobs and known.job not in self.withdrawn
+            ),
+            *(
+                FenceForgotten(order=order)
+                for order in self.journal.known.fences
+                if order not in self.fences
+            ),
         ]
 
     def take_up(self, changes: Intent, asked_at: float) -> None:
@@ -98,13 +111,16 @@ class Desk:
         for job in changes.jobs:
             if job.id not in self.withdrawn:
                 self.jobs[job.id] = job
+        self.fences |= {order.id: order for order in changes.fences}
         for job_id in changes.jobs_withdrawn:
+            self.fences.pop(job_id, None)
             self.withdrawn.add(job_id)
             withdrawn = self.jobs.get(job_id)
             if withdrawn is not None:
                 self.on_withdrawn(withdrawn)
         self.position = changes.position
         self.wake.set()
+        self.fences_changed.set()
 
     def end_session(self) -> None:
         """Act on nothing more until the next welcome."""
@@ -136,6 +152,8 @@ class Desk:
                 self.reported.pop(key, None)
             elif isinstance(item, JobItem) and item.state is not JobState.RUNNING:
                 self.jobs.pop(item.job, None)
+            elif isinstance(item, FenceItem):
+                self.fences.pop(item.order, None)
         self.journal.keep(self.intent)
 
     # ------------------------------------------------------------------ what is told

@@ -27,6 +27,7 @@ from hostagent.migration_line import Line, TlsFiles, TlsLine
 from hostagent.migration_port import PORT_NAME, SharedPort
 from hostagent.migration_relay import RelayedMoves
 from hostagent.migrations import MigrationSetup
+from hostagent.power import Power
 from hostagent.renewal import Renewal
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
@@ -50,7 +51,8 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
     """One host of a fleet: its state folder (see `join`), its driver, and what identifies it.
 
     `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part. Simulated
-    hosts take VMs in at one port of their process.
+    hosts take VMs in at one port of their process. `power` is how it switches other machines off;
+    without it the host is no proxy.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
     boot_id_path: Path = BOOT_ID_PATH
     migration_address: str = ""
     shares_port: bool = False
+    power: Power | None = None
 
 
 class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +215,7 @@ class Fleet:
             timings=self._timings,
             metrics=self.metrics,
             migrations=self._migrations(setup, identity.host, driver),
+            power=setup.power,
         )
 
     def _migrations(self, setup: HostSetup, host: str, driver: Driver) -> MigrationSetup | None:

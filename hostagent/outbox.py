@@ -16,6 +16,7 @@ from events.wire.agent import (
     REPORT_ITEMS_MAX,
     SAMPLES_MAX,
     CapabilitiesItem,
+    FenceItem,
     FullStateItem,
     HostSample,
     Item,
@@ -100,6 +101,8 @@ def _key(item: Item) -> tuple[str, ...]:
             return ("full",)
         case CapabilitiesItem():
             return ("capabilities",)
+        case FenceItem():
+            return ("fence", item.order)
 
 
 class TelemetryBuffer:

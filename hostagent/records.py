@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from events.types.host_power import FenceAction
 from events.types.job import JobKind
 from events.types.vm import DownReason
-from events.wire.agent import JobState
+from events.wire.agent import FenceItem, JobState
 
 JOB_RECORDS_MAX = 10_000
 """Jobs with an outcome beyond this number are forgotten, oldest first."""
@@ -105,6 +106,27 @@ class JobForgotten(msgspec.Struct, frozen=True, kw_only=True, tag="job_forgotten
     job: str
 
 
+class FenceBegun(msgspec.Struct, frozen=True, kw_only=True, tag="fence_begun"):
+    """The agent is about to do something with the power of another host."""
+
+    order: str
+    host: str
+    action: FenceAction
+    time: dt.datetime
+
+
+class FenceEnded(msgspec.Struct, frozen=True, kw_only=True, tag="fence_ended"):
+    """What came of it, for good."""
+
+    item: FenceItem
+
+
+class FenceForgotten(msgspec.Struct, frozen=True, kw_only=True, tag="fence_forgotten"):
+    """The engine asks for it no more, so its outcome is of no use."""
+
+    order: str
+
+
 class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
     """An earlier journal was lost or damaged: what was begun here is not wholly known."""
 
@@ -123,6 +145,9 @@ Record = (
     | JobBegun
     | JobEnded
     | JobForgotten
+    | FenceBegun
+    | FenceEnded
+    | FenceForgotten
     | Lost
     | LossAnswered
 )
@@ -203,12 +228,27 @@ class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
             yield JobEnded(job=self.job, state=self.state, reason=self.reason)
 
 
+class FenceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of an order about another host's power."""
+
+    begun: FenceBegun | None = None
+    ended: FenceItem | None = None
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records from which this follows."""
+        if self.begun is not None:
+            yield self.begun
+        if self.ended is not None:
+            yield FenceEnded(item=self.ended)
+
+
 class Remembered:
     """The fold of a journal's records."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.runs: dict[RunKey, Run] = {}
         self.jobs: dict[str, JobMemory] = {}
+        self.fences: dict[str, FenceMemory] = {}
         self.lost = False
         self._incarnations: dict[str, set[int]] = {}
         for record in records:
@@ -241,6 +281,8 @@ class Remembered:
                 self._apply_to_job(record)
             case JobForgotten():
                 self.jobs.pop(record.job, None)
+            case FenceBegun() | FenceEnded() | FenceForgotten():
+                self._apply_to_fence(record)
             case Lost():
                 self.lost = True
             case LossAnswered():
@@ -281,6 +323,16 @@ class Remembered:
                 known = msgspec.structs.replace(known, state=record.state, reason=record.reason)
         self.jobs[record.job] = known
 
+    def _apply_to_fence(self, record: FenceBegun | FenceEnded | FenceForgotten) -> None:
+        match record:
+            case FenceBegun():
+                self.fences[record.order] = FenceMemory(begun=record)
+            case FenceEnded():
+                known = self.fences.get(record.item.order) or FenceMemory()
+                self.fences[record.item.order] = msgspec.structs.replace(known, ended=record.item)
+            case FenceForgotten():
+                self.fences.pop(record.order, None)
+
     def compacted(self, keep: frozenset[RunKey] = frozenset()) -> list[Record]:
         """Return the fewest records that remember the same, and forget in memory what they drop.
 
@@ -306,4 +358,6 @@ class Remembered:
             records.extend(run.records())
         for known in self.jobs.values():
             records.extend(known.records())
+        for fence in self.fences.values():
+            records.extend(fence.records())
         return records

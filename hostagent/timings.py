@@ -26,6 +26,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     session_settled_s: float = 60.0
     renew_interval_s: float = 3_600.0
     renew_retry_min_s: float = 30.0
+    fence_poll_s: float = 5.0
+    witness_timeout_s: float = 3.0
 
     def scaled(self, time_scale: float) -> Timings:
         """Return all of them multiplied by `time_scale`.
@@ -49,4 +51,6 @@ _LEAST_S = {
     "poll_pause_s": 0.05,
     "renew_interval_s": 60.0,
     "renew_retry_min_s": 1.0,
+    "fence_poll_s": 0.5,
+    "witness_timeout_s": 1.0,
 }

@@ -28,6 +28,7 @@ from commands.api.app import Api
 from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
+from commands.gateway.fencing import FRESH_S, FRESH_S_MIN
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.placement import Placement
 from commands.gateway.renewal import RENEW_PATH, Renewals
@@ -144,9 +145,11 @@ class Engine:
                 telemetry_s=settings.hosts.telemetry_interval_s * scale,
                 poll_s=max(1.0, 25.0 * scale),
                 compare_s=settings.hosts.compare_interval_s * scale,
+                fence_fresh_s=max(FRESH_S_MIN, FRESH_S * scale),
             ),
             Renewals(self._handler, enrolment),
             self._secret.migration_ticket,
+            self._vault,
         )
         return server_config(
             gateway.app(),

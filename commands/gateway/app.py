@@ -15,7 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from access.vault import Vault
 from commands.api.problems import problem_response
+from commands.gateway.fencing import (
+    FRESH_S,
+    decide_fence,
+    with_secrets,
+    without_stale,
+)
 from commands.gateway.monitor import Monitor
 from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.reports import (
@@ -46,6 +53,7 @@ from events.wire.agent import (
     REPORT_ITEMS_MAX,
     SAMPLES_MAX,
     CapabilitiesItem,
+    FenceItem,
     FullStateItem,
     Hello,
     Intent,
@@ -83,6 +91,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     telemetry_s: float = 15.0
     poll_s: float = 25.0
     compare_s: float = 60.0
+    fence_fresh_s: float = FRESH_S
 
 
 class Gateway:
@@ -99,6 +108,7 @@ class Gateway:
         intervals: Intervals,
         renewals: Renewals,
         ticket: Ticket | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self._handler = handler
         self._reader = reader
@@ -108,6 +118,7 @@ class Gateway:
         self._source_for = source_for
         self._intervals = intervals
         self._ticket = ticket
+        self._vault = vault
         self._renewals = renewals
         self._desks: dict[str, _Desk] = {}
 
@@ -159,7 +170,7 @@ class Gateway:
             Welcome(
                 session=answer["session"],
                 protocol=answer["protocol"],
-                intent=self._with_tickets(self._view.intent(host), host),
+                intent=await self._complete(self._view.intent(host), host),
                 telemetry_interval_s=self._intervals.telemetry_s,
                 poll_s=self._intervals.poll_s,
                 compare_interval_s=self._intervals.compare_s,
@@ -183,7 +194,7 @@ class Gateway:
                 ) from None
             left_s = deadline - asyncio.get_running_loop().time()
             if changes is not None:
-                return _json(Orders(changes=self._with_tickets(changes, host)))
+                return _json(Orders(changes=await self._complete(changes, host, int(after))))
             if left_s <= 0:
                 return Response(status_code=204)
             try:
@@ -191,6 +202,14 @@ class Gateway:
                     await signal.wait()
             except TimeoutError:
                 continue
+
+    async def _complete(self, intent: Intent, host: str, after: int = 0) -> Intent:
+        """Put in what is in no event: tickets and passwords; and of fencing what is still fresh."""
+        now = self._source_for("gateway")().time
+        open_orders = self._view.fences(host, after)
+        fences = without_stale(open_orders, now, self._intervals.fence_fresh_s)
+        intent = msgspec.structs.replace(intent, fences=fences)
+        return await with_secrets(self._with_tickets(intent, host), self._vault)
 
     def _with_tickets(self, intent: Intent, host: str) -> Intent:
         """Give a migration's source its ticket, and its destination the ticket's digest."""
@@ -248,6 +267,8 @@ class Gateway:
                 lanes[""].append(item)
             elif isinstance(item, CapabilitiesItem):
                 lanes[""].append(item)
+            elif isinstance(item, FenceItem):
+                lanes.setdefault(f"fence/{item.host}", []).append(item)
             else:
                 lanes.setdefault(item.vm, []).append(item)
         limit = asyncio.Semaphore(AT_ONCE_MAX)
@@ -410,6 +431,8 @@ def _decider(
                 return decide_vm_state(world, context, host, item)
             case JobItem():
                 return decide_job(world, context, host, item)
+            case FenceItem():
+                return decide_fence(world, host_id, item)
             case _:
                 found = strays(world, host_id, suspects)
                 return decide_host(context, host, item, report.time, found)

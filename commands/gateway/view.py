@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
 
 from commands.gateway.aftermath import Aftermath
+from commands.gateway.fencing import Fences
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
+from commands.state.host_power import FenceTry
 from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
@@ -72,6 +74,7 @@ class GatewayView:
             lambda: deque(maxlen=WITHDRAWN_JOBS_MAX)
         )
         self._restore = Aftermath()
+        self._fences = Fences()
         self._signals: dict[str, asyncio.Event] = {}
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self.on_barred: Callable[[str], None] | None = None
@@ -128,6 +131,7 @@ class GatewayView:
         for key, host in tables["host"].items():
             self.hosts[key] = host
             self._restore.take(host)
+            self._fences.take(None, host)
             if host.token is not None:
                 self._tokens[host.token.id] = key
         for key, vm in tables["vm"].items():
@@ -163,9 +167,13 @@ class GatewayView:
         if len(withdrawn) == WITHDRAWN_JOBS_MAX and withdrawn[0][0] > after:
             raise TooOldError
         jobs = tuple(job for position, job in withdrawn if position > after)
-        if not vms and not jobs:
+        if not vms and not jobs and not self._fences.orders(host, after):
             return None
         return self._intent_of(host, vms, jobs)
+
+    def fences(self, host: str, after: int = 0) -> tuple[FenceTry, ...]:
+        """Return what a host is to do with the power of others, as ordered after a position."""
+        return () if self._restore.waits_for(host) else self._fences.orders(host, after)
 
     def signal(self, host: str) -> asyncio.Event:
         """Return an event that is set when something is addressed to the host, or its session
@@ -203,6 +211,9 @@ class GatewayView:
         if isinstance(recorded.event, HostEnrolmentTokenIssued):
             self._tokens[recorded.event.token] = key
         self._restore.take(after)
+        for proxy, withdrawn in self._fences.take(before, after).items():
+            self._withdrawn[proxy].extend((recorded.position, each) for each in sorted(withdrawn))
+            self._wake(proxy)
         if before is not None and before.unconfirmed and not after.unconfirmed:
             # All that was kept from it until now is news to it.
             self._changed[key].update(dict.fromkeys(self._vms_of.get(key, ()), recorded.position))

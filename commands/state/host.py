@@ -8,10 +8,12 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
-from commands.state import host_ssh
+from commands.state import host_power, host_ssh
+from commands.state.host_power import HostPower
 from commands.state.host_ssh import SshOrder, SshState
 from events.envelope import Recorded
 from events.types import host as e
+from events.types.host_power import HostFencedOff
 from events.types.host_ssh import HostSshEnded, SshTask
 
 FORMER_BOOTS_MAX = 32
@@ -111,6 +113,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     incarnations_from: int = 0
     ssh: SshState = SshState()
+    power: HostPower = HostPower()
 
     @property
     def mute(self) -> bool:
@@ -150,6 +153,14 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
 def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
     """Fold one event of a host's stream."""
+    after = _evolve(state, recorded)
+    if after is None:
+        return None
+    power = host_power.evolve(after.power, recorded)
+    return after if power is after.power else msgspec.structs.replace(after, power=power)
+
+
+def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
     event = recorded.event
     if isinstance(event, e.HostAdded):
         return HostState(
@@ -162,7 +173,7 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
         )
     if state is None:
         return None
-    if isinstance(event, e.HostConfirmedOff):
+    if isinstance(event, e.HostConfirmedOff | HostFencedOff):
         return msgspec.structs.replace(state, proved_off=recorded.position, unconfirmed=False)
     if isinstance(event, e.HostStateUnconfirmed):
         return msgspec.structs.replace(

@@ -26,6 +26,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     `migration_address` is where its agent takes VMs in ("" if it does not). `storage_id` names the
     storage folder: hosts that report the same one see the same files ("" if it is the host's own).
+    `fence_agents` are the programs that it has for turning other hosts off, without `fence_`.
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     migration_address: str = ""
     storage_id: str = ""
+    fence_agents: tuple[str, ...] = ()
 
 
 @event("host.added")

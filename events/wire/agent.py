@@ -16,6 +16,7 @@ import enum
 import msgspec
 
 from events.types.host import Capabilities
+from events.types.host_power import AgentAnswer, FenceOrder, PowerState
 from events.types.job import Job
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
@@ -68,13 +69,16 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """What should be on the host as of `position`: all of it, or, in an answer to a poll for
     orders, the items that changed since the agent's position (whole items, never differences).
 
-    `jobs_withdrawn` are ids of jobs that are no longer wanted.
+    `jobs_withdrawn` are ids of jobs, and of orders about power, that are no longer wanted.
+    `fences` are orders about the power of other hosts; an agent that does not know them is given
+    none, since it does not tell which fence agents it has.
     """
 
     position: int
     vms: tuple[IntentVm, ...] = ()
     jobs: tuple[Job, ...] = ()
     jobs_withdrawn: tuple[str, ...] = ()
+    fences: tuple[FenceOrder, ...] = ()
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,13 +167,26 @@ class FullStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="full_state")
     unmanaged: tuple[str, ...] = ()
 
 
+class FenceItem(msgspec.Struct, frozen=True, kw_only=True, tag="fence"):
+    """What came of an order about the power of another host: the state that all agents agree on.
+
+    `reason` says why it is unknown.
+    """
+
+    order: str
+    host: str
+    state: PowerState
+    answers: tuple[AgentAnswer, ...] = ()
+    reason: str = ""
+
+
 class CapabilitiesItem(msgspec.Struct, frozen=True, kw_only=True, tag="capabilities"):
     """The host's abilities changed."""
 
     capabilities: Capabilities
 
 
-Item = VmStateItem | JobItem | FullStateItem | CapabilitiesItem
+Item = VmStateItem | JobItem | FullStateItem | CapabilitiesItem | FenceItem
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,11 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import host as e
+from events.types import host_power as power_events
 from events.types import host_ssh as ssh_events
 from events.types.base import Event
-from projections.views import host_ssh
+from projections.views import host_power, host_ssh
+from projections.views.host_power import PowerDocument
 from projections.views.host_ssh import SshDocument
 from projections.views.parts import (
     Change,
@@ -82,6 +84,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unmanaged_domains: tuple[str, ...] = ()
     clock_skew_s: float | None = None
     ssh: SshDocument = SshDocument()
+    power: PowerDocument = PowerDocument()
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
     version: int
@@ -163,6 +166,7 @@ def _session_started(
         "silent": False,
         "confirmed_off": False,
         "clock_skew_s": None,
+        "power": host_power.heard(document.power),
         "last_contact": recorded.time,
     }
 
@@ -238,22 +242,35 @@ def _ssh_ordered(
 def _ssh_key_pinned(
     document: HostDocument, event: ssh_events.HostSshKeyPinned, recorded: Recorded
 ) -> Changes:
+    if event.order != document.ssh.order:
+        return {}
     pinned = {"fingerprint": event.fingerprint, "key_type": event.key_type}
     return {"ssh": msgspec.structs.replace(document.ssh, **pinned)}
 
 
 def _ssh_step(document: HostDocument, event: ssh_events.HostSshStep, recorded: Recorded) -> Changes:
+    if event.order != document.ssh.order:
+        return {}
     return {"ssh": msgspec.structs.replace(document.ssh, step=event.step, text=event.text)}
 
 
 def _ssh_ended(
     document: HostDocument, event: ssh_events.HostSshEnded, recorded: Recorded
 ) -> Changes:
+    if event.order != document.ssh.order:
+        return {}
     shown = {"ssh": host_ssh.ended(document.ssh, event)}
     if not host_ssh.takes_agent_away(document.ssh, event):
         return shown
     gone = {"hardware": None, "key_fingerprint": None, "certificate_expires": None}
     return {**shown, **gone, "joined": False, "session": None, "silent": False}
+
+
+def _power(document: HostDocument, event: Event, recorded: Recorded) -> Changes:
+    power = host_power.CHANGES[type(event)](document.power, event, recorded)
+    if isinstance(event, power_events.HostFencedOff):
+        return {"power": power, "unconfirmed": False}
+    return {"power": power}
 
 
 CHANGES: dict[type[Event], Change] = {
@@ -276,6 +293,7 @@ CHANGES: dict[type[Event], Change] = {
     ssh_events.HostSshKeyPinned: _ssh_key_pinned,
     ssh_events.HostSshStep: _ssh_step,
     ssh_events.HostSshEnded: _ssh_ended,
+    **dict.fromkeys(host_power.CHANGES, _power),
 }
 
 
@@ -310,7 +328,8 @@ VIEW = _HostView(
             ssh_events.HostSshCancelRequested,
             ssh_events.HostSshUndoStarted,
         }
-    ),
+    )
+    | host_power.IGNORED,
 )
 evolve = VIEW.evolve
 
@@ -386,6 +405,9 @@ def explained(document: HostDocument) -> HostDocument:
         reason, what_next = (text.format(**words) for text in _UNCONFIRMED)
     elif document.silent and document.status is not HostStatus.NON_RESPONSIVE:
         reason += f" It does not answer either, while it is {spoken(document.status)}."
+    if document.power.fenced_off:
+        reason += " Its machine was turned off by power management, and is verified to be off."
+        what_next = "It is up again once its agent says hello."
     if document.confirmed_off:
         reason += " An admin confirmed that its machine is off."
         what_next = "It is up again once its agent says hello."

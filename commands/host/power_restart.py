@@ -1,0 +1,45 @@
+"""Turn a host off and on again."""
+
+from __future__ import annotations
+
+from commands.kernel.command import Command, Context, Decision, command
+from commands.kernel.fields import Id
+from commands.kernel.fold import World
+from commands.kernel.refusal import NotFound, WrongState
+from commands.state.host import HostStatus
+from commands.state.operation import begin
+from commands.state.power_fields import require_power
+
+_ALLOWED = frozenset({HostStatus.MAINTENANCE, HostStatus.NON_RESPONSIVE})
+
+
+@command(
+    "host.power_restart",
+    path="/v1/hosts/{id}/power_restart",
+    permission="MANIPULATE_HOST",
+    verb="host power restart",
+    long=True,
+    refusals=(NotFound, WrongState),
+)
+class PowerRestart(Command, frozen=True, kw_only=True):
+    """Turn a host off and on again.
+
+    The host must be in maintenance, or not answer. That it is off is verified before it is turned
+    on again; then what ran there is taken as ended, and can start elsewhere.
+    """
+
+    id: Id
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Begin to turn it off."""
+        state = require_power(world, self.id, _ALLOWED, "restarted")
+        operation = begin(
+            context,
+            "host.power_restart",
+            f"host/{self.id}",
+            state.name,
+            "off",
+            "on",
+            cancellable=True,
+        )
+        return Decision.of(self.id, operation, operation=str(context.command))
