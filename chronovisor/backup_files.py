@@ -44,7 +44,7 @@ def occupied(folder: Folder) -> list[Path]:
     """Return the files that a restore would have to replace."""
     places = (
         *(folder.root / FILE_NAME, folder.admin_token, folder.secret),
-        *(folder.authority, folder.certificates),
+        *(folder.authority, folder.certificates, folder.ssh),
     )
     return [place for place in places if place.exists()]
 
@@ -106,7 +106,7 @@ def _secret_files(folder: Folder) -> Iterator[Path]:
     for path in (folder.admin_token, folder.secret):
         if path.exists():
             yield path
-    for place in (folder.authority, folder.certificates):
+    for place in (folder.authority, folder.certificates, folder.ssh):
         if place.exists():
             yield from (path for path in place.rglob("*") if path.is_file() and _is_kept(path))
 

@@ -19,6 +19,8 @@ class Folder:
         self.secret = self.root / "engine.secret"
         self.authority = self.root / "ca"
         self.certificates = self.root / "certificates"
+        self.ssh = self.root / "ssh"
+        self.agent = self.root / "agent"
         self.postgres = self.root / "postgres"
         self.warehouse = self.root / "warehouse"
         self.notifier = self.root / "notifier"

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from access.certificates import CertificateAuthority
 from access.files import make_private_folder, read_bounded, write_atomically
 from access.secrets import EngineSecret
+from access.ssh_key import SshKey
 from access.tokens import ensure_admin_token
 from access.trust import ServerFiles, ensure_server_files
 from chronovisor.contexts import now
@@ -94,6 +95,7 @@ class Installation:
         self.prepare_sockets()
         ensure_admin_token(self.folder.admin_token)
         EngineSecret.load_or_create(self.folder.secret)
+        SshKey.load_or_create(self.folder.ssh)
         CertificateAuthority.load_or_create(self.folder.authority, now())
 
     def prepare_sockets(self) -> None:

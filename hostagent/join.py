@@ -238,6 +238,14 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def public_key_sha256(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return the SHA-256 (hex) of a key's public half, by which the engine knows the host."""
+    public = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(public).hexdigest()
+
+
 def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     """Return a signing request in PEM; its name is only for the people who approve."""
     common_name = (name or "host")[:NAME_CHARACTERS_MAX]

@@ -178,8 +178,8 @@ def agent_run(
     ] = 1.0,
 ) -> None:
     """Run the agent of a host that has joined. Ending it never touches a VM."""
-    from chronovisor.parts.agent import real_agent
     from chronovisor.running import run_part
+    from hostagent.options import real_agent
     from hostagent.process import run_agent
 
     process = real_agent(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from commands.policies import (
     host_maintenance,
+    host_ssh,
     restarts,
     vm_create,
     vm_migrate,
@@ -27,6 +28,7 @@ SAGAS: dict[str, Saga] = {
         vm_migrate.SAGA,
         vm_remove.SAGA,
         host_maintenance.SAGA,
+        *host_ssh.SAGAS,
     )
 }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
+from commands.host.uninstall import UninstallHost
 from commands.kernel.command import Command, Context, Decision
 from commands.kernel.fold import World
 from commands.policies.saga import RestartRules
@@ -21,6 +23,7 @@ from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
+from events.types.host import HostMaintenanceEntered, HostMaintenanceRequested
 from events.types.job import JobKind
 from events.types.operation import Outcome
 from events.types.vm import DownReason, PauseReason
@@ -28,6 +31,7 @@ from events.types.vm_availability import RestartCause
 from events.wire.agent import VmState as Reported
 from events.wire.agent import VmStateItem
 from tests.unit.policies.puppet import play_on
+from tests.unit.policies.puppet_ssh import SSH
 from tests.unit.policies.stage import GIB, Stage, absent
 
 
@@ -189,6 +193,23 @@ async def _maintain_empty(stage: Stage) -> Command:
     return MaintainHost(id=host)
 
 
+async def _resting(stage: Stage) -> str:
+    (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
+    name = (await stage.host(host)).name
+    await stage.append(
+        f"host/{host}", HostMaintenanceRequested(name=name), HostMaintenanceEntered(name=name)
+    )
+    return host
+
+
+async def _install(stage: Stage) -> Command:
+    return InstallHost(id=await _resting(stage), address="192.0.2.7")
+
+
+async def _uninstall(stage: Stage) -> Command:
+    return UninstallHost(id=await _resting(stage), address="192.0.2.7")
+
+
 PLAYS = (
     Play("create with a disk", "vm.create", _create, JobKind.DISK_CREATE),
     Play("start", "vm.start", _start, "start"),
@@ -204,5 +225,7 @@ PLAYS = (
     Play("migrate", "vm.migrate", _migrate, JobKind.VM_MIGRATE),
     Play("continue", "vm.continue", _continue, JobKind.VM_CONTINUE),
     Play("remove with a disk", "vm.remove", _remove, JobKind.VOLUMES_REMOVE, Outcome.SUCCEEDED),
+    Play("install a host", "host.install", _install, SSH),
+    Play("uninstall a host", "host.uninstall", _uninstall),
     Play("maintain an empty host", "host.maintenance", _maintain_empty),
 )

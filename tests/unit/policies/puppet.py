@@ -18,6 +18,7 @@ from events.log.port import Append, Appended
 from events.types.job import Job, JobKind
 from events.types.vm import DownReason
 from events.wire.agent import IntentVm, JobItem, Role, VmStateItem
+from tests.unit.policies.puppet_ssh import KINDS, next_of
 from tests.unit.policies.stage import Stage, absent, done, failed, running
 
 ROUNDS_MAX = 30
@@ -115,6 +116,10 @@ async def play_on(
         before = await stage.log.head()
         await stage.settle()
         for host in await hosts_of(stage):
+            said = next_of(await stage.host(host), failing)
+            if said is not None:
+                await stage.append(f"host/{host}", said)
+                await stage.settle()
             if host not in mute:
                 await stage.report(host, *await answers(stage, host, failing))
         if await stage.log.head() == before:
@@ -124,8 +129,9 @@ async def play_on(
 
 
 async def hosts_of(stage: Stage) -> list[str]:
-    """Return the ids of all hosts."""
-    return [r.object_id for r in await stage.history() if r.name == "host.added"]
+    """Return the ids of all hosts that are one: what was uninstalled is none any more."""
+    added = [r.object_id for r in await stage.history() if r.name == "host.added"]
+    return [host for host in added if (await stage.host(host)).identity is not None]
 
 
 async def cuts(log: MemoryLog, after: int = 0) -> list[int]:
@@ -203,6 +209,11 @@ async def check(stage: Stage) -> None:
         if not operation.open:
             continue
         vm = machines.get(operation.target_id)
+        if operation.kind in KINDS:
+            order = (await stage.host(operation.target_id)).ssh.order
+            assert order is not None, f"{operation.kind} waits for no order"
+            assert order.order == operation.id
+            continue
         reasons = (
             operation.timers,
             operation.attention,

@@ -1,0 +1,6 @@
+#!/bin/sh
+# The agent as it was installed: runs it with this machine's Python and with nothing but what lies beside this file.
+here=$(dirname "$(readlink -f "$0")")
+PYTHONPATH=$here/lib PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+export PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONNOUSERSITE
+exec "$(cat "$here/python")" -P -m hostagent "$@"
