@@ -294,7 +294,8 @@ class Handler:
                 self._remember(outcome, decision, reads, context)
                 return accepted
             context = msgspec.structs.replace(source(), command=context.command)
-            decided = await self._decide_quickly(decide, context)
+            # What is at hand may lag still, and would only meet the same conflict.
+            decided = await self.decide(decide, context)
         raise TooMuchContention(
             "The object was changed by others while this was decided, again and again.",
             remedy="Try again.",
