@@ -41,10 +41,11 @@ ACTOR = "benchmark"
 
 
 class NewHost(msgspec.Struct, frozen=True, kw_only=True):
-    """A host to enrol, and where its agent's folder lies."""
+    """A host to enrol, where its agent's folder lies, and the gateway that it is to talk to."""
 
     name: str
     folder: Path
+    gateway: str
 
 
 async def enrol(
@@ -52,14 +53,12 @@ async def enrol(
 ) -> None:
     """Enrol hosts in a cluster; their agents can say hello from then on."""
     authority = CertificateAuthority.load(installation.folder.authority)
-    addresses = installation.read_addresses()
-    assert addresses is not None
     trust = installation.server_files().trust.read_bytes()
     async with PostgresLog.open(installation.dsn(), migrate=False) as log:
         for first in range(0, len(hosts), AT_ONCE_MAX):
             appends = []
             for host in hosts[first : first + AT_ONCE_MAX]:
-                joined = Joined(host=str(uuid7()), name=host.name, gateway=addresses.gateway)
+                joined = Joined(host=str(uuid7()), name=host.name, gateway=host.gateway)
                 certificate, request = _make_folder(authority, host.folder, joined, trust)
                 appends.append(_append(joined, cluster, data_center, certificate, request))
             outcomes = await asyncio.gather(*(log.append(append) for append in appends))

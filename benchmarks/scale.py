@@ -7,7 +7,11 @@ process), every VM's creation and start by HTTPS over 128 connections, and the a
 its own certificate, TLS connections, session, journal and folder, many in a process. Simulated are
 the hypervisors; hosts are enrolled by appending the events of joining, ten VMs fit on each. Agents
 and load run on the same processors as what is measured; the hosts' folders lie in memory, since
-thousands of hosts do not share one disk either.
+thousands of hosts do not share one disk either. An agent has up to two connections, and a process
+may have 20,000 files here: from 8,000 hosts on, a second engine takes half of them.
+
+`--found FILE` keeps what was found of each size, and shows it beside what is measured next, so that
+sizes which take long need not be measured in one go.
 
 The time of one size per VM is compared with that of the size before: above 1, it grows faster than
 linearly.
@@ -16,47 +20,30 @@ linearly.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import multiprocessing
+import math
 import os
-import shutil
 import signal
 import ssl
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import psycopg
 import uvloop
 
-from benchmarks._enrolment import NewHost, enrol
-from benchmarks._processes import memory_bytes, part_pids, processor_s
+from benchmarks._processes import memory_bytes, part_pids
 from benchmarks._report import compare
 from benchmarks._requests import Connection, Sent, storm
+from benchmarks._site import TELEMETRY_INTERVAL_S, Site
 from chronovisor.installation import Installation
-from chronovisor.parts.fleet import simulated_hardware
-from chronovisor.running import configure_logging
-from hostagent.fleet import simulated_host
-from hostagent.process import AgentProcess, run_agent
 from tests.harness.workspace import Workspace
-from tests.system.product import Product
 
-VMS_ON_A_HOST = 10
 VM_MEMORY_BYTES = 48 * 1024**3  # ten fit on a simulated host of 512 GiB
-HOSTS_IN_A_PROCESS = 500
 CONNECTIONS = 128
 PROBES = 8
 READS = 30
-TELEMETRY_INTERVAL_S = 60.0
-LAUNCH_TIMEOUT_S = 3_600.0
-"""All VMs start at once, on two processors that are the hosts' too: none is to be given up."""
-TIMEOUT_S = 3_600.0
-SHOWN_S_MIN = 0.05
 GIB = 1024**3
 UP = frozenset({"up"})
 RUNNING = frozenset({"powering_up"}) | UP
@@ -65,97 +52,8 @@ LATER_TOLERANCE = 1.25
 """Twice the same work differs by so much on two shared processors."""
 
 
-def be_hosts(folders: list[str]) -> None:
-    """Be the agents of some hosts, until killed."""
-    os.environ["MALLOC_ARENA_MAX"] = "2"
-    configure_logging(quiet=True)
-    hosts = [
-        simulated_host(
-            Path(folder), name=Path(folder).name, hardware=simulated_hardware(Path(folder).name)
-        )
-        for folder in folders
-    ]
-    uvloop.run(run_agent(AgentProcess(hosts=hosts)))
-
-
-class Site:
-    """The product, with agents for many hosts."""
-
-    def __init__(self, workspace: Workspace, vms: int) -> None:
-        self.vms = vms
-        self.hosts = max(1, vms // VMS_ON_A_HOST)
-        self.found: dict[str, float] = {}
-        settings = (
-            f"[hosts]\ntelemetry_interval_s = {TELEMETRY_INTERVAL_S}\n"
-            f"[policies]\nlaunch_timeout_s = {LAUNCH_TIMEOUT_S}\n"
-        )
-        self.memory = tempfile.mkdtemp(prefix="chronovisor-bench-", dir=_memory_folder())
-        self.product = Product(workspace, f"scale-{vms}", settings, hosts=0)
-        self.fleets: list[SpawnProcess] = []
-        self._workspace = workspace
-
-    def open(self) -> None:
-        """Start the product."""
-        began = time.monotonic()
-        self.product.start()
-        self.note("start of everything, empty", time.monotonic() - began)
-
-    def close(self) -> None:
-        """End everything."""
-        for fleet in self.fleets:
-            fleet.kill()
-            fleet.join()
-        self.product.stop()
-        shutil.rmtree(self.memory, ignore_errors=True)
-
-    def note(self, what: str, figure: float, unit: str = "s") -> None:
-        """Keep and print a figure."""
-        self.found[what] = figure
-        print(f"  {self.vms:>7,} VMs  {what:<58} {figure:>12,.3f} {unit}", flush=True)
-
-    @contextlib.contextmanager
-    def phase(self, what: str) -> Iterator[None]:
-        """Note how long something takes, and what of the processors each process takes for it."""
-        before = self.processor_s()
-        began = time.monotonic()
-        yield
-        self.note(what, time.monotonic() - began)
-        after = self.processor_s()
-        spent = {name: after[name] - before.get(name, 0.0) for name in after}
-        told = ", ".join(
-            f"{name} {spent[name]:.1f}" for name in spent if spent[name] >= SHOWN_S_MIN
-        )
-        print(f"           processor seconds: {told}", flush=True)
-        self.found[f"{what}, processors"] = sum(spent[name] for name in spent if name != "agents")
-
-    def processor_s(self) -> dict[str, float]:
-        """Return what each process took of the processors so far."""
-        pids = part_pids(self.product.root)
-        del pids["supervisor"]  # its children are the parts
-        taken = {name: processor_s(pid) for name, pid in pids.items()}
-        taken["agents"] = sum(processor_s(fleet.pid) for fleet in self.fleets if fleet.pid)
-        return taken
-
-    # --------------------------------------------------------------------- the steps
-
-    def add_hosts(self) -> None:
-        """Enrol all hosts, start their agents, and wait until each has its session."""
-        installation = Installation.open(self.product.root)
-        places = [self.product.folder.hosts / f"host-{number:05d}" for number in range(self.hosts)]
-        cluster = self.product.items("/v1/clusters", name="Default")[0]
-        center = str(cluster["data_center"]["id"])
-        new = [NewHost(name=place.name, folder=place) for place in places]
-        with self.phase("enrol the hosts (events appended, keys made)"):
-            uvloop.run(enrol(installation, str(cluster["id"]), center, new))
-        context = multiprocessing.get_context("spawn")
-        with self.phase("all agents start and say hello"):
-            for first in range(0, len(places), HOSTS_IN_A_PROCESS):
-                some = [str(place) for place in places[first : first + HOSTS_IN_A_PROCESS]]
-                fleet = context.Process(target=be_hosts, args=(some,))
-                fleet.start()
-                self._workspace.note_process(fleet.pid or 0)
-                self.fleets.append(fleet)
-            self.await_count("select count(*) from inventory.hosts where status = 'up'", self.hosts)
+class Scale(Site):
+    """The steps that are measured."""
 
     def create_and_start(self) -> None:
         """Create all VMs, then start them all."""
@@ -240,6 +138,7 @@ class Site:
             ("GET one VM, p50", f"/v1/vms/{vm}"),
             ("GET a page of 100 VMs, p50", "/v1/vms?limit=100"),
             ("GET the VMs that a search finds, p50", "/v1/vms?search=probe-1&limit=100"),
+            ("GET the VMs of two letters that all have, p50", "/v1/vms?search=vm&limit=100"),
             ("GET the VM of a name, p50", "/v1/vms?name=vm-77"),
             ("GET the VMs that are down, p50", "/v1/vms?status=down&limit=100"),
         ):
@@ -264,7 +163,9 @@ class Site:
         """Note each process's memory."""
         pids = part_pids(self.product.root)
         del pids["supervisor"]
-        weights = {name: memory_bytes(pid) for name, pid in pids.items()}
+        weights: dict[str, float] = {name: memory_bytes(pid) for name, pid in pids.items()}
+        if self._second is not None:
+            weights["engine"] = (weights["engine"] + memory_bytes(self._second.pid)) / 2
         for name, weight in weights.items():
             self.note(f"memory of {name}", weight / GIB, "GiB")
         self.note("memory of all but the agents", sum(weights.values()) / GIB, "GiB")
@@ -300,44 +201,12 @@ class Site:
                 ("projector", pid, head),
             )
 
-    # --------------------------------------------------------------------- waiting
-
-    def await_count(self, query: str, wanted: int) -> None:
-        """Wait until a query counts as many."""
-        self.await_(lambda connection: _first(connection, query, ()) == wanted, query)
-
-    def await_row(self, query: str, arguments: tuple[Any, ...]) -> None:
-        """Wait until a query finds something."""
-        self.await_(lambda connection: _first(connection, query, arguments) is not None, query)
-
-    def await_(self, reached: Callable[[psycopg.Connection], bool], what: str) -> None:
-        """Wait, with a limit."""
-        deadline = time.monotonic() + TIMEOUT_S
-        with psycopg.connect(
-            Installation.open(self.product.root).dsn(), autocommit=True
-        ) as connection:
-            while not reached(connection):
-                assert time.monotonic() < deadline, f"{what}\n{self.product.last_words()}"
-                time.sleep(0.1)
-
-
-def _memory_folder() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - private, made anew
-
-
-def _first(connection: psycopg.Connection, query: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    try:
-        row = connection.execute(query.encode(), arguments).fetchone()
-    except psycopg.errors.UndefinedTable:
-        return None
-    return row[0] if row else None
-
 
 def measure(vms: int, steady_s: float) -> dict[str, float]:
     """Return the figures of a size."""
     workspace = Workspace()
     try:
-        site = Site(workspace, vms)
+        site = Scale(workspace, vms)
         try:
             site.open()
             site.add_hosts()
@@ -345,6 +214,7 @@ def measure(vms: int, steady_s: float) -> dict[str, float]:
             site.steady(steady_s)
             site.probe()
             site.weigh()
+            site.end_second()
             site.restart_each()
             site.rebuild()
         finally:
@@ -379,7 +249,7 @@ def show(sizes: dict[int, dict[str, float]]) -> None:
     print("\n" + f"{'':<60}" + "".join(f"{vms:>12,}" for vms in sizes))
     first = next(iter(sizes.values()))
     for what in first:
-        figures = "".join(f"{found[what]:>12,.4g}" for found in sizes.values())
+        figures = "".join(f"{found.get(what, math.nan):>12,.4g}" for found in sizes.values())
         print(f"{what:<60}{figures}")
     print()
     pairs = list(sizes.items())
@@ -410,8 +280,16 @@ def main() -> None:
         "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
     )
     parser.add_argument("--steady", type=float, default=180.0 if full else 15.0, help="seconds")
+    parser.add_argument("--found", type=Path, default=None, help="keeps what was found")
     asked = parser.parse_args()
-    show({vms: measure(vms, asked.steady) for vms in asked.vms})
+    sizes: dict[int, dict[str, float]] = {}
+    if asked.found is not None and asked.found.exists():
+        sizes = msgspec.json.decode(asked.found.read_bytes(), type=dict[int, dict[str, float]])
+    for vms in asked.vms:
+        sizes[vms] = measure(vms, asked.steady)
+        if asked.found is not None:
+            asked.found.write_bytes(msgspec.json.encode(sizes))
+    show(dict(sorted(sizes.items())))
 
 
 if __name__ == "__main__":
