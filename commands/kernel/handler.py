@@ -223,17 +223,27 @@ class Handler:
         The same key with the same body gives the stored answer, whatever happened since.
         """
         context = source()
-        if key is not None:
-            stored = await self._log.answer(principal, key)
-            if stored is not None:
-                if stored.body_mac != body_mac:
-                    raise _key_reused(key)
-                last = stored.first + stored.count - 1
-                return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
-        decided = await self._decide_quickly(decide, context)
-        return await self._append(
-            decide, source, context, decided, principal=principal, key=key, body_mac=body_mac
-        )
+        try:
+            decided = await self._decide_quickly(decide, context)
+            return await self._append(
+                decide, source, context, decided, principal=principal, key=key, body_mac=body_mac
+            )
+        except Refusal:
+            # The append finds a key that was used before; what is refused never comes to it.
+            stored = await self._stored(principal, key, body_mac)
+            if stored is None:
+                raise
+            return stored
+
+    async def _stored(self, principal: str, key: str | None, body_mac: bytes) -> Accepted | None:
+        """Return what came of a command that was accepted under this key before, if one was."""
+        stored = await self._log.answer(principal, key) if key is not None else None
+        if key is None or stored is None:
+            return None
+        if stored.body_mac != body_mac:
+            raise _key_reused(key)
+        last = stored.first + stored.count - 1
+        return Accepted(answer=stored.answer, position=last, repeated=True, decision=None)
 
     async def take(
         self, decide: Decide, source: ContextSource, *, principal: str, key: str

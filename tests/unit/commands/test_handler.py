@@ -9,9 +9,11 @@ from commands.data_center.create import CreateDataCenter
 from commands.data_center.update import UpdateDataCenter
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Loaded, World
-from commands.kernel.handler import Handler
+from commands.kernel.handler import Accepted, Handler
+from commands.kernel.refusal import KeyReusedWithOtherBody, NameTaken
 from commands.kernel.testing import ACTOR
 from commands.state.data_center import DATA_CENTER
+from events.log.port import StoredAnswer
 from tests.unit.commands.test_claims import Engine
 
 
@@ -67,3 +69,33 @@ async def test_what_is_reported_is_decided_once_and_appended_only_where_somethin
     stranger = Handler(log)  # it knows of nothing yet, and is sent the first one again
     assert await stranger.take(decide, engine.context, principal=ACTOR, key="1") is None
     assert await log.head() == first.position
+
+
+async def test_a_stored_answer_is_asked_for_only_where_a_command_is_refused(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = engine.handler._log
+    asked: list[str] = []
+    answer = log.answer
+
+    async def noted(principal: str, key: str) -> StoredAnswer | None:
+        asked.append(key)
+        return await answer(principal, key)
+
+    monkeypatch.setattr(log, "answer", noted)
+    create = CreateDataCenter(name="Berlin")
+
+    async def handle(key: str, mac: bytes = b"m") -> Accepted:
+        return await engine.handler.handle(
+            create.decide, engine.context, principal=ACTOR, key=key, body_mac=mac
+        )
+
+    first = await handle("1")
+    assert (asked, first.repeated) == ([], False)
+    again = await handle("1")  # its name is taken, by itself
+    assert (again.answer, again.position, again.repeated) == (first.answer, first.position, True)
+    with pytest.raises(KeyReusedWithOtherBody):
+        await handle("1", b"other")
+    with pytest.raises(NameTaken):
+        await handle("2")
+    assert asked[-1] == "2"
