@@ -47,14 +47,61 @@ MostFree = Annotated[
         description="A host with more free memory is under-utilized: it is chosen last.",
     ),
 ]
-_PARAMETERS_OF = {
-    SchedulingPolicy.EVENLY_DISTRIBUTED: ("vcpu_to_physical_cpu_ratio",),
-    SchedulingPolicy.POWER_SAVING: (
-        "max_free_memory_for_over_utilized_bytes",
-        "min_free_memory_for_under_utilized_bytes",
+LowPercent = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=49,
+        description="Hosts whose VMs are reckoned to take less than this share of their CPUs are"
+        " under-used, and emptied where all their VMs fit elsewhere; 20 if not given.",
     ),
+]
+Minutes = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1,
+        le=1_440,
+        description="Balancing by itself waits until hosts have been over- or under-used for so"
+        " long; 2 if not given.",
+    ),
+]
+VmCount = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=10_000,
+        description="Only a host with at least so many VMs is relieved of some; 10 if not given.",
+    ),
+]
+Threshold = Annotated[
+    int,
+    msgspec.Meta(
+        ge=2,
+        le=10_000,
+        description="VMs are moved while the counts of two hosts differ by at least so many; 5 if"
+        " not given.",
+    ),
+]
+ScaleDown = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1,
+        le=100,
+        description="How much less than other weights the spreading of highly available VMs"
+        " counts; 1 if not given.",
+    ),
+]
+_EVENLY, _SAVING = SchedulingPolicy.EVENLY_DISTRIBUTED, SchedulingPolicy.POWER_SAVING
+_BY_COUNT = SchedulingPolicy.VM_EVENLY_DISTRIBUTED
+_POLICIES_OF = {
+    "vcpu_to_physical_cpu_ratio": (_EVENLY,),
+    "max_free_memory_for_over_utilized_bytes": (_EVENLY, _SAVING),
+    "min_free_memory_for_under_utilized_bytes": (_EVENLY, _SAVING),
+    "low_utilization_percent": (_SAVING,),
+    "high_vm_count": (_BY_COUNT,),
+    "migration_threshold": (_BY_COUNT,),
 }
-"""The parameters that not every policy has; `high_utilization_percent` is in all of them."""
+"""The parameters that not every policy has, with the policies that have them."""
 
 
 @command(
@@ -67,9 +114,11 @@ _PARAMETERS_OF = {
 class ScheduleCluster(Command, frozen=True, kw_only=True):
     """Choose how a cluster's VMs are placed on its hosts.
 
-    Parameters that are not given get the policy's defaults. It counts from the next start on: what
-    runs stays where it is. vcpu_to_physical_cpu_ratio belongs to evenly_distributed, the two limits
-    of free memory to power_saving. In cluster_maintenance no VM starts.
+    Parameters that are not given get the policy's defaults. It counts from the next start on; what
+    runs is moved by balancing alone. vcpu_to_physical_cpu_ratio belongs to evenly_distributed, the
+    two limits of free memory to it and power_saving, low_utilization_percent to power_saving,
+    high_vm_count and migration_threshold to vm_evenly_distributed. In cluster_maintenance no VM
+    starts.
     """
 
     id: Id
@@ -78,6 +127,11 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
     vcpu_to_physical_cpu_ratio: Ratio | None = None
     max_free_memory_for_over_utilized_bytes: LeastFree | None = None
     min_free_memory_for_under_utilized_bytes: MostFree | None = None
+    low_utilization_percent: LowPercent | None = None
+    cpu_over_commit_duration_minutes: Minutes | None = None
+    high_vm_count: VmCount | None = None
+    migration_threshold: Threshold | None = None
+    scale_down: ScaleDown | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Set it; no event where it is so already."""
@@ -97,14 +151,14 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
         return Decision.of(self.id, *on(f"cluster/{self.id}", changed))
 
     def _refuse_parameters_of_others(self) -> None:
-        for policy, names in _PARAMETERS_OF.items():
-            for name in names:
-                if self.policy is not policy and getattr(self, name) is not None:
-                    raise InvalidField(
-                        f"{name} is a parameter of policy {policy}, not of {self.policy}.",
-                        remedy="Leave it out.",
-                        field=name,
-                    )
+        for name, policies in _POLICIES_OF.items():
+            if self.policy not in policies and getattr(self, name) is not None:
+                owners = " and ".join(policies)
+                raise InvalidField(
+                    f"{name} is a parameter of policy {owners}, not of {self.policy}.",
+                    remedy="Leave it out.",
+                    field=name,
+                )
         low = self.max_free_memory_for_over_utilized_bytes
         high = self.min_free_memory_for_under_utilized_bytes
         if low is not None and high is not None and low >= high:

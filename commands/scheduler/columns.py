@@ -5,7 +5,7 @@ Row n of each column is the n-th host by name. Rows change in place, one at a ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class Columns:
         self.processors_expected: Reals = np.zeros(rows, np.float64)
         self.per_cpu: Reals = np.zeros(rows, np.float64)
         self.vms: Numbers = np.zeros(rows, np.int64)
+        self.memory: Numbers = np.zeros(rows, np.int64)
+        self.highly_available: Numbers = np.zeros(rows, np.int64)
+        self._sets: dict[frozenset[str], Mask] = {}
         self._named: dict[tuple[str, str], Mask] = {}
         for row in range(rows):
             self._fill(row)
@@ -70,6 +73,23 @@ class Columns:
             self._named[kind, name] = column
         return column
 
+    def among(self, hosts: Collection[str]) -> Mask:
+        """Return which hosts are among these; sets that cannot change are looked up once."""
+        known = self._sets.get(hosts) if isinstance(hosts, frozenset) else None
+        if known is not None:
+            return known
+        mask: Mask = np.zeros(len(self.candidates), np.bool_)
+        mask[[self.index[host] for host in hosts if host in self.index]] = True
+        if isinstance(hosts, frozenset):
+            if len(self._sets) >= NAMES_MAX:
+                del self._sets[next(iter(self._sets))]
+            self._sets[hosts] = mask
+        return mask
+
+    def over_commit(self, percent: int) -> Numbers | int:
+        """Return the memory that each host gives out beyond what it has, in bytes."""
+        return self.memory * (percent - 100) // 100 if percent != 100 else 0  # noqa: PLR2004
+
     def _fill(self, row: int) -> None:
         candidate = self.candidates[row]
         abilities = candidate.host.capabilities
@@ -78,6 +98,8 @@ class Columns:
         self.processors_taken[row] = candidate.processors_taken
         self.processors_expected[row] = candidate.processors_expected
         self.vms[row] = candidate.vms_expected
+        self.highly_available[row] = candidate.highly_available
+        self.memory[row] = abilities.memory_bytes if abilities else 0
         memory = abilities.memory_bytes - HOST_RESERVE_BYTES if abilities else 0
         self.memory_free[row] = memory - candidate.memory_taken_bytes
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes

@@ -37,23 +37,86 @@ def _status(_need: Need, candidate: Candidate) -> str | None:
 
 
 def _pinned(need: Need, candidate: Candidate) -> str | None:
-    wanted = need.only_host is None or need.only_host == candidate.host.id
-    return None if wanted else need.only_host_why
+    if need.only_host not in {None, candidate.host.id}:
+        return need.only_host_why
+    if need.pinned is None or candidate.host.id in need.pinned:
+        return None
+    return "The VM is pinned to other hosts."
 
 
 def _only(need: Need, columns: Columns) -> Mask | None:
+    mask = None if need.pinned is None else columns.among(need.pinned)
     if need.only_host is None:
+        return mask
+    only = columns.among((need.only_host,))
+    return only if mask is None else only & mask
+
+
+def _together_and_apart(need: Need, candidate: Candidate) -> str | None:
+    bounds, host = need.bounds, candidate.host.id
+    if bounds is None:
         return None
-    mask = np.zeros(len(columns.candidates), np.bool_)
-    row = columns.index.get(need.only_host)
-    if row is not None:
-        mask[row] = True
+    if host in bounds.apart:
+        other, group = bounds.apart[host]
+        return f"VM {other} is there, and affinity group {group} keeps the two apart."
+    if bounds.tie is None or host in bounds.tie.hosts:
+        return None
+    other = min(bounds.tie.hosts.values())
+    groups = ", ".join(bounds.tie.groups)
+    return f"VM {other}, which affinity group {groups} keeps on one host with it, is elsewhere."
+
+
+def _tied(need: Need, columns: Columns) -> Mask | None:
+    bounds = need.bounds
+    if bounds is None:
+        return None
+    mask = _without(columns, tuple(bounds.apart))
+    if bounds.tie is None:
+        return mask
+    tied = columns.among(bounds.tie.hosts)
+    return tied if mask is None else tied & mask
+
+
+def _bound_and_barred(need: Need, candidate: Candidate) -> str | None:
+    if need.bounds is None:
+        return None
+    for each in need.bounds.bound:
+        if candidate.host.id not in each.hosts:
+            return f"Affinity group {each.group} keeps the VM on other hosts."
+    for each in need.bounds.barred:
+        if candidate.host.id in each.hosts:
+            return f"Affinity group {each.group} keeps the VM off this host."
+    return None
+
+
+def _bound(need: Need, columns: Columns) -> Mask | None:
+    if need.bounds is None:
+        return None
+    mask: Mask | None = None
+    for each in need.bounds.bound:
+        among = columns.among(each.hosts)
+        mask = among if mask is None else mask & among
+    for each in need.bounds.barred:
+        elsewhere = ~columns.among(each.hosts)
+        mask = elsewhere if mask is None else mask & elsewhere
     return mask
 
 
+def _avoided(need: Need, candidate: Candidate) -> str | None:
+    if candidate.host.id not in need.avoid:
+        return None
+    return "Balancing leaves it out: it is over-used, or to be emptied, or a VM comes or goes."
+
+
+def _not_avoided(need: Need, columns: Columns) -> Mask | None:
+    return ~columns.among(need.avoid) if need.avoid else None
+
+
 def _tried(need: Need, candidate: Candidate) -> str | None:
-    tried = candidate.host.id in need.tried
-    return "It was tried and could not start the VM." if tried else None
+    if candidate.host.id not in need.tried:
+        return None
+    what = "did not take the VM in" if need.moves else "could not start the VM"
+    return f"It was tried and {what}."
 
 
 def _folder(need: Need, candidate: Candidate) -> str | None:
@@ -69,6 +132,12 @@ def _busy(need: Need, candidate: Candidate) -> str | None:
     if candidate.host.id not in need.busy:
         return None
     return f"It is starting {need.starts_at_once_max} VMs already."
+
+
+def _full(need: Need, candidate: Candidate) -> str | None:
+    if candidate.host.id not in need.full:
+        return None
+    return f"It takes in {need.incoming_max} VMs already."
 
 
 def _shutting_down(need: Need, candidate: Candidate) -> str | None:
@@ -123,10 +192,19 @@ def _memory(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None:
         return "It has not said yet what it can do."
-    free = abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
+    given_out = abilities.memory_bytes * need.memory_percent // 100
+    free = given_out - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
     if need.memory_bytes <= free:
         return None
     return f"It has {max(free, 0) >> 20} MiB of memory free, {need.memory_bytes >> 20} are needed."
+
+
+def _enough_memory(need: Need, columns: Columns) -> Mask:
+    free = columns.memory_free
+    if need.memory_percent != 100:  # noqa: PLR2004
+        free = free + columns.over_commit(need.memory_percent)
+    mask: Mask = columns.known & (free >= need.memory_bytes)
+    return mask
 
 
 def _processors(need: Need, candidate: Candidate) -> str | None:
@@ -218,6 +296,11 @@ FILTERS: tuple[Filter, ...] = (
         objection=_busy,
     ),
     Filter(
+        name="TakingIn",
+        passing=lambda need, columns: _without(columns, need.full),
+        objection=_full,
+    ),
+    Filter(
         name="ShuttingDown",
         passing=lambda need, columns: _without(columns, need.shutting_down),
         objection=_shutting_down,
@@ -232,7 +315,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter(name="ClusterInMaintenance", passing=_nowhere, objection=_maintained),
     Filter(
         name="Memory",
-        passing=lambda need, columns: columns.known & (columns.memory_free >= need.memory_bytes),
+        passing=_enough_memory,
         objection=_memory,
     ),
     Filter(
@@ -257,11 +340,15 @@ FILTERS: tuple[Filter, ...] = (
         objection=_bridges,
     ),
     Filter(name="Storage", passing=_with_storage, objection=_storage),
+    Filter(name="VmAffinityGroups", passing=_tied, objection=_together_and_apart),
+    Filter(name="VmToHostsAffinityGroups", passing=_bound, objection=_bound_and_barred),
+    Filter(name="Balancing", passing=_not_avoided, objection=_avoided),
 )
 """All filters, in the order in which their reasons are told.
 
 Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`,
-`Tried`, `StartsAtOnce`, `ShuttingDown`, `StorageFolder` and `Storage` have no name in oVirt.
+`Tried`, `StartsAtOnce`, `ShuttingDown`, `StorageFolder`, `Storage` and `Balancing` have no name in
+oVirt.
 """
 
 

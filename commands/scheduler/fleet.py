@@ -6,15 +6,19 @@ not are worked out only where no host is left, or where somebody asks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 
+from commands.scheduler.bounds import Affinities
 from commands.scheduler.columns import Columns, Numbers, Rows
 from commands.scheduler.filters import objections, passing
 from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
 from commands.scheduler.policies import POLICIES
 from commands.scheduler.weights import ranked
-from commands.state.host import HostState
+from commands.state.affinity import ResolvedGroup
+from commands.state.host import HostState, HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.operation import Verdict
 
@@ -24,12 +28,17 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_bytes: int = 0
     processors: int = 0
+    highly_available: bool = False
 
 
 def share_of(vm: VmState) -> Share:
     """Return what a VM takes of a host: as much as its run was given, whatever is set now."""
     given = vm.run.spec.configuration if vm.run is not None else vm.configuration
-    return Share(memory_bytes=given.memory_bytes, processors=given.topology.count)
+    return Share(
+        memory_bytes=given.memory_bytes,
+        processors=given.topology.count,
+        highly_available=vm.availability.highly_available,
+    )
 
 
 class Fleet:
@@ -38,6 +47,24 @@ class Fleet:
     def __init__(self) -> None:
         self._candidates: dict[str, Candidate] = {}
         self._clusters: dict[str, Columns] = {}
+        self._affinities: dict[str, Affinities] = {}
+        self._places: dict[str, tuple[str, ...]] = {}
+        self._coming: dict[str, str] = {}
+
+    def group(self, cluster: str, groups: Iterable[ResolvedGroup]) -> None:
+        """Take in a cluster's affinity groups, in place of those it had."""
+        affinities = Affinities(groups)
+        if affinities.groups:
+            self._affinities[cluster] = affinities
+        else:
+            self._affinities.pop(cluster, None)
+
+    def expect(self, vm: str, host: str | None) -> None:
+        """Take in that a VM will be on a host in a moment; None: it is there, or will not be."""
+        if host is None:
+            self._coming.pop(vm, None)
+        else:
+            self._coming[vm] = host
 
     def put(self, host: HostState) -> None:
         """Take in a host, new or changed; one that was removed is forgotten."""
@@ -61,6 +88,10 @@ class Fleet:
     def account(self, vm: VmState, sign: int) -> None:
         """Count a VM on each host where it may run, else where its disks are; -1 takes it back."""
         share = share_of(vm)
+        if sign > 0 and vm.may_run_on:
+            self._places[vm.id] = vm.may_run_on
+        else:
+            self._places.pop(vm.id, None)
         for host in vm.may_run_on:
             self.take(host, share, sign)
         if not vm.may_run_on and vm.disks_host and vm.status is not VmStatus.REMOVED:
@@ -79,6 +110,7 @@ class Fleet:
             memory_expected_bytes=before.memory_expected_bytes + sign * share.memory_bytes,
             processors_expected=before.processors_expected + sign * share.processors,
             vms_expected=before.vms_expected + sign,
+            highly_available=before.highly_available + sign * share.highly_available,
         )
         self._candidates[host_id] = candidate
         self._show(candidate)
@@ -88,7 +120,7 @@ class Fleet:
 
         Where only one host will do, nothing is compared.
         """
-        need = self._widened(need)
+        need = self._prepared(need)
         columns = self._columns(need.cluster)
         row = None
         if need.only_host is not None:
@@ -107,13 +139,14 @@ class Fleet:
 
     def assess(self, need: Need) -> list[Assessment]:
         """Return what the scheduler makes of each host: the best first, then the rest by name."""
-        need = self._widened(need)
+        need = self._prepared(need)
         columns = self._columns(need.cluster)
         rows = _rows(passing(need, columns))
         scores = _scores(need, columns, rows)
         weights = {
-            each.weight.name: each.weight.weigh(need, columns, rows).tolist()
+            each.weight.name: weights.tolist() if weights is not None else [0] * len(rows)
             for each in POLICIES[need.scheduling.policy]
+            for weights in (each.weight.weigh(need, columns, rows),)
         }
         order = np.argsort(-scores, kind="stable").tolist()
         found = []
@@ -138,6 +171,21 @@ class Fleet:
             for row, candidate in enumerate(columns.candidates)
             if row not in fitting
         ]
+
+    def _prepared(self, need: Need) -> Need:
+        need = self._widened(need)
+        affinities = self._affinities.get(need.cluster)
+        if affinities is None or need.vm is None or not need.starts:
+            return need
+        source = self._candidates.get(need.leaves or "")
+        leaving = source is not None and source.host.status is not HostStatus.UP
+        bounds = affinities.bounds(need.vm, self.places, need.leaves if leaving else None)
+        return need if bounds is None else msgspec.structs.replace(need, bounds=bounds)
+
+    def places(self, vm: str) -> tuple[str, ...]:
+        """Return the hosts where a VM may run, or will in a moment."""
+        there, coming = self._places.get(vm, ()), self._coming.get(vm)
+        return there if coming is None or coming in there else (*there, coming)
 
     def _widened(self, need: Need) -> Need:
         """Let hosts that share the folder of the VM's files take it as well as their holder."""
@@ -171,7 +219,10 @@ def _scores(need: Need, columns: Columns, rows: Rows) -> Numbers:
     """Return each host's ranks, times their factors, summed: the most is the best."""
     total: Numbers | None = None
     for each in POLICIES[need.scheduling.policy]:
-        ranks = ranked(each.weight.weigh(need, columns, rows)) * each.factor
+        weights = each.weight.weigh(need, columns, rows)
+        if weights is None:
+            continue
+        ranks = ranked(weights) * each.factor
         total = ranks if total is None else total + ranks
     assert total is not None  # noqa: S101 - every policy has a weight
     return total

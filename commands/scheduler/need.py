@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from commands.scheduler.bounds import Bounds
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
@@ -27,10 +30,18 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     With `starts_at_once_max` (0: no limit), hosts are left out that are starting so many already:
     those in `busy`; `shutting_down` are left out as well.
 
+    With `incoming_max` (0: no limit), hosts are left out that take in so many VMs already: those in
+    `full`.
+
     `for_files`: `only_host` is where its files lie; a host that shares their folder will do too.
+
+    `pinned` are the hosts that the VM may run on, None where it may on all; `preferred` come first.
+    `bounds` is what affinity groups say, which the fleet fills in for `vm`. With `memory_percent`
+    a host gives out more memory than it has. `avoid` are hosts that balancing leaves out.
     """
 
     cluster: str
+    vm: str | None = None
     scheduling: Scheduling = Scheduling()
     starts: bool = True
     memory_bytes: int = 0
@@ -45,10 +56,19 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     starts_at_once_max: int = 0
     busy: tuple[str, ...] = ()
     shutting_down: tuple[str, ...] = ()
+    incoming_max: int = 0
+    full: tuple[str, ...] = ()
     leaves: str | None = None
     moves: bool = False
     storage_id: str | None = None
     tried: tuple[str, ...] = ()
+    pinned: frozenset[str] | None = None
+    preferred: tuple[str, ...] = ()
+    bounds: Bounds | None = None
+    memory_percent: int = 100
+    highly_available: bool = False
+    ha_reservation: bool = False
+    avoid: frozenset[str] = frozenset()
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +84,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     memory_expected_bytes: int = 0
     processors_expected: int = 0
     vms_expected: int = 0
+    highly_available: int = 0
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,4 +142,41 @@ def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> 
         for_files=vm.memory is None,
         leaves=vm.run.host if vm.run is not None else None,
         tried=tried,
+        **_settled(vm, cluster),
     )
+
+
+def need_to_move(vm: VmState, cluster: ClusterState, storage_id: str | None) -> Need:
+    """Return what a running VM needs of the host that it is moved to: all that its run has.
+
+    `storage_id` names the folder of its files, None where it has none.
+    """
+    run = vm.run
+    assert run is not None  # noqa: S101 - the caller has looked
+    configuration = run.spec.configuration
+    return Need(
+        cluster=vm.cluster,
+        scheduling=cluster.scheduling,
+        memory_bytes=configuration.memory_bytes,
+        processors=configuration.topology.count,
+        machine_type=run.spec.machine_type,
+        cpu_model=run.spec.cpu_model,
+        bridges=tuple(nic.bridge for nic in configuration.nics),
+        leaves=run.host,
+        moves=True,
+        storage_id=storage_id,
+        **_settled(vm, cluster),
+    )
+
+
+def _settled(vm: VmState, cluster: ClusterState) -> dict[str, Any]:
+    """Return what the settings of a VM and of its cluster say of any host that it may have."""
+    hosts = tuple(member.id for member in vm.host_choice.hosts)
+    return {
+        "vm": vm.id,
+        "pinned": frozenset(hosts) if vm.host_choice.pinned else None,
+        "preferred": hosts,
+        "memory_percent": cluster.resources.memory_percent,
+        "highly_available": vm.availability.highly_available,
+        "ha_reservation": cluster.resources.ha_reservation,
+    }

@@ -5,8 +5,7 @@ HostedEngineSpares (the engine does not run in a VM of its own), Swap (swap is m
 measurement is an event), NUMA, HugePages, CpuPinning, CPUTopology, HostDevice, MDevice and the two
 weights of pinning (not in a VM's configuration, nor in a host's capabilities), "VM leases ready"
 (no storage domains), Host-hooks, Migration-Tsc-Frequency, Compatibility-Version (one version),
-PreferredHosts (no list of hosts in a VM), OptimalForHaReservation (no highly available VMs), and
-the balancers with their parameters.
+nor the InClusterUpgrade pair (no cluster upgrades yet). The balancers are in `balance.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,12 @@ from commands.scheduler.weights import (
     EVEN_CPU,
     EVEN_GUESTS,
     EVEN_MEMORY,
+    HA_RESERVATION,
+    HOST_AFFINITY,
+    PREFERRED,
     SAVING_CPU,
     SAVING_MEMORY,
+    VM_AFFINITY,
     Weight,
 )
 from events.types.cluster import SchedulingPolicy
@@ -31,7 +34,13 @@ class Weighted(msgspec.Struct, frozen=True, kw_only=True):
     factor: int
 
 
-_EVEN = (Weighted(weight=EVEN_CPU, factor=2), Weighted(weight=EVEN_MEMORY, factor=1))
+_OF_ALL = (
+    Weighted(weight=PREFERRED, factor=99),
+    Weighted(weight=HA_RESERVATION, factor=1),
+    Weighted(weight=VM_AFFINITY, factor=1),
+    Weighted(weight=HOST_AFFINITY, factor=20),
+)
+_EVEN = (Weighted(weight=EVEN_CPU, factor=2), Weighted(weight=EVEN_MEMORY, factor=1), *_OF_ALL)
 
 POLICIES: dict[SchedulingPolicy, tuple[Weighted, ...]] = {
     SchedulingPolicy.NONE: _EVEN,
@@ -40,7 +49,8 @@ POLICIES: dict[SchedulingPolicy, tuple[Weighted, ...]] = {
     SchedulingPolicy.POWER_SAVING: (
         Weighted(weight=SAVING_CPU, factor=2),
         Weighted(weight=SAVING_MEMORY, factor=1),
+        *_OF_ALL,
     ),
-    SchedulingPolicy.VM_EVENLY_DISTRIBUTED: (Weighted(weight=EVEN_GUESTS, factor=2),),
+    SchedulingPolicy.VM_EVENLY_DISTRIBUTED: (Weighted(weight=EVEN_GUESTS, factor=2), *_OF_ALL),
 }
 """The weights of each policy, with oVirt's factors."""

@@ -6,11 +6,12 @@ has, and is expected to have, are reckoned to take.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 
+from commands.scheduler.bounds import Wish
 from commands.scheduler.columns import Columns, Numbers, Reals, Rows
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.need import Need
@@ -18,8 +19,11 @@ from commands.scheduler.need import Need
 WEIGHT_MAX = 1_000
 """oVirt's MaxSchedulerWeight."""
 _PERMILLE_OF_VCPU = 10 * VCPU_CONSUMPTION_PERCENT
+_UNIT_MAX = 2**40
+"""Above it, sums of broken rules are made small again before they would overflow."""
 
-Weigh = Callable[[Need, Columns, Rows], Numbers]
+Weigh = Callable[[Need, Columns, Rows], Numbers | None]
+"""The hosts' weights; None where all are equally good."""
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +42,10 @@ def _load(need: Need, columns: Columns, rows: Rows) -> Reals:
 
 def _free(need: Need, columns: Columns, rows: Rows) -> Reals:
     """Return the free memory with the VM, 0 where none is left."""
-    free: Reals = np.maximum(columns.memory_free_expected[rows] - need.memory_bytes, 0.0)
+    before = columns.memory_free_expected[rows]
+    if need.memory_percent != 100:  # noqa: PLR2004
+        before = before + columns.memory[rows] * (need.memory_percent - 100) // 100
+    free: Reals = np.maximum(before - need.memory_bytes, 0.0)
     return free
 
 
@@ -87,11 +94,67 @@ def _saving_memory(need: Need, columns: Columns, rows: Rows) -> Numbers:
     return _whole(weights)
 
 
+def _preferred(need: Need, columns: Columns, rows: Rows) -> Numbers | None:
+    if not need.preferred:
+        return None
+    weights: Numbers = np.where(columns.among(need.preferred)[rows], 0, WEIGHT_MAX)
+    return weights
+
+
+def _spread_highly_available(need: Need, columns: Columns, rows: Rows) -> Numbers | None:
+    """Return from 0 (fewest highly available VMs) to 100, divided by ScaleDown."""
+    if not need.ha_reservation or not need.highly_available:
+        return None
+    counts = columns.highly_available[rows]
+    least, most = int(counts.min(initial=2**40)), int(counts.max(initial=0))
+    if least >= most:
+        return None
+    share: Numbers = -(-(counts - least) * 100 // (most - least)) // need.scheduling.scale_down
+    return share
+
+
+def _wished(wishes: Sequence[Wish], columns: Columns, rows: Rows) -> Numbers | None:
+    """Return how many soft rules each host breaks; one outweighs all those of lower priority."""
+    if not wishes:
+        return None
+    total: Numbers = np.zeros(len(columns.candidates), np.int64)
+    unit, before = 1, 0
+    ordered = sorted(wishes, key=lambda wish: wish.priority)
+    for place, wish in enumerate(ordered):
+        if place and wish.priority != ordered[place - 1].priority:
+            unit, before = unit * (place - before + 1), place
+            if unit > _UNIT_MAX:
+                total, unit = _dense(total), len(columns.candidates)
+        among = columns.among(wish.hosts)
+        total += unit * (~among if wish.wanted else among)
+    return np.minimum(_dense(total[rows]), WEIGHT_MAX)
+
+
+def _dense(weights: Numbers) -> Numbers:
+    """Return small numbers in the same order."""
+    if int(weights.max(initial=0)) <= WEIGHT_MAX:
+        return weights
+    found: Numbers = np.unique(weights, return_inverse=True)[1]
+    return found
+
+
+def _vm_wishes(need: Need, columns: Columns, rows: Rows) -> Numbers | None:
+    return _wished(need.bounds.vm_wishes, columns, rows) if need.bounds is not None else None
+
+
+def _host_wishes(need: Need, columns: Columns, rows: Rows) -> Numbers | None:
+    return _wished(need.bounds.host_wishes, columns, rows) if need.bounds is not None else None
+
+
 EVEN_CPU = Weight(name="OptimalForCpuEvenDistribution", weigh=_even_cpu)
 EVEN_MEMORY = Weight(name="OptimalForMemoryEvenDistribution", weigh=_even_memory)
 EVEN_GUESTS = Weight(name="OptimalForEvenGuestDistribution", weigh=_even_guests)
 SAVING_CPU = Weight(name="OptimalForCpuPowerSaving", weigh=_saving_cpu)
 SAVING_MEMORY = Weight(name="OptimalForMemoryPowerSaving", weigh=_saving_memory)
+PREFERRED = Weight(name="PreferredHosts", weigh=_preferred)
+HA_RESERVATION = Weight(name="OptimalForHaReservation", weigh=_spread_highly_available)
+VM_AFFINITY = Weight(name="VmAffinityGroups", weigh=_vm_wishes)
+HOST_AFFINITY = Weight(name="VmToHostsAffinityGroups", weigh=_host_wishes)
 
 
 def ranked(weights: Numbers) -> Numbers:

@@ -45,7 +45,10 @@ class AffinityLabelState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResolvedGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """A group with its labels replaced by what they name; VMs and hosts by their ids, sorted."""
+    """A group with its labels replaced by what they name; VMs and hosts by their ids, sorted.
+
+    `names` has the VMs' names, by their ids.
+    """
 
     id: str
     name: str
@@ -54,6 +57,7 @@ class ResolvedGroup(msgspec.Struct, frozen=True, kw_only=True):
     priority: float
     vms: tuple[str, ...]
     hosts: tuple[str, ...]
+    names: dict[str, str] = {}
 
     @property
     def together(self) -> bool:
@@ -158,10 +162,10 @@ def _missing(kind: str, object_id: str) -> NotFound:
 def resolve(group: AffinityGroupState, labels: Mapping[str, AffinityLabelState]) -> ResolvedGroup:
     """Return a group with its labels replaced; labels that are not there name nobody."""
     affinity = group.affinity
-    vms = {member.id for member in affinity.vms}
+    vms = {member.id: member.name for member in affinity.vms}
     for label in affinity.vm_labels:
         found = labels.get(label.id)
-        vms |= {member.id for member in found.vms} if found is not None else set()
+        vms |= {member.id: member.name for member in found.vms} if found is not None else {}
     hosts = {member.id for member in affinity.hosts}
     for label in affinity.host_labels:
         found = labels.get(label.id)
@@ -174,6 +178,7 @@ def resolve(group: AffinityGroupState, labels: Mapping[str, AffinityLabelState])
         priority=affinity.priority,
         vms=tuple(sorted(vms)),
         hosts=tuple(sorted(hosts)),
+        names=vms,
     )
 
 

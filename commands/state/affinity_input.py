@@ -124,8 +124,8 @@ def host_member(world: World, key: str, cluster: str | None = None) -> Member:
 
 def _elsewhere(kind: str, name: str, field: str) -> InvalidField:
     return InvalidField(
-        f"{kind} {name} belongs to another cluster than the group.",
-        remedy="Name members of the group's cluster.",
+        f"{kind} {name} belongs to another cluster.",
+        remedy="Name those of the same cluster.",
         field=field,
     )
 

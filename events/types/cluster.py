@@ -28,7 +28,8 @@ class SchedulingPolicy(enum.StrEnum):
 
 class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     """A scheduling policy and its parameters: oVirt's HighUtilization, VCpuToPhysicalCpuRatio,
-    MaxFreeMemoryForOverUtilized and MinFreeMemoryForUnderUtilized.
+    MaxFreeMemoryForOverUtilized, MinFreeMemoryForUnderUtilized, LowUtilization,
+    CpuOverCommitDurationMinutes, HighVmCount, MigrationThreshold and ScaleDown.
 
     A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
     """
@@ -38,6 +39,11 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     vcpu_to_physical_cpu_ratio: float = 0.0
     max_free_memory_for_over_utilized_bytes: int | None = None
     min_free_memory_for_under_utilized_bytes: int | None = None
+    low_utilization_percent: int = 20
+    cpu_over_commit_duration_minutes: int = 2
+    high_vm_count: int = 10
+    migration_threshold: int = 5
+    scale_down: int = 1
 
 
 @event("cluster.created")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands.scheduler.bounds import Bounds, HostBound, Tie, Wish
 from commands.scheduler.filters import FILTERS, objections
 from commands.scheduler.fleet import Fleet, Share
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
@@ -112,6 +114,53 @@ REFUSED = [
         host(1, capabilities=None),
         Need(cluster="c"),
         "It has not said yet what it can do.",
+    ),
+    (
+        "PinToHost",
+        host(1),
+        Need(cluster="c", pinned=frozenset({"h9"})),
+        "The VM is pinned to other hosts.",
+    ),
+    (
+        "Memory",
+        host(1, 100),  # 356 MiB with what is left to itself
+        Need(cluster="c", memory_percent=150, memory_bytes=279 * MIB),
+        "It has 278 MiB of memory free, 279 are needed.",
+    ),
+    (
+        "VmAffinityGroups",
+        host(1),
+        Need(cluster="c", bounds=Bounds(apart={"h1": ("web02", "replicas")})),
+        "VM web02 is there, and affinity group replicas keeps the two apart.",
+    ),
+    (
+        "VmAffinityGroups",
+        host(1),
+        Need(cluster="c", bounds=Bounds(tie=Tie(groups=("a", "b"), hosts={"h9": "web02"}))),
+        "VM web02, which affinity group a, b keeps on one host with it, is elsewhere.",
+    ),
+    (
+        "VmToHostsAffinityGroups",
+        host(1),
+        Need(
+            cluster="c",
+            bounds=Bounds(bound=(HostBound(group="licensed", hosts=frozenset({"h9"})),)),
+        ),
+        "Affinity group licensed keeps the VM on other hosts.",
+    ),
+    (
+        "VmToHostsAffinityGroups",
+        host(1),
+        Need(
+            cluster="c", bounds=Bounds(barred=(HostBound(group="loud", hosts=frozenset({"h1"})),))
+        ),
+        "Affinity group loud keeps the VM off this host.",
+    ),
+    (
+        "Balancing",
+        host(1),
+        Need(cluster="c", avoid=frozenset({"h1"})),
+        "Balancing leaves it out: it is over-used, or to be emptied, or a VM comes or goes.",
     ),
     ("CPU", host(1, cpus=2), Need(cluster="c", processors=3), "It has 2 CPUs, the VM wants 3."),
     (
@@ -264,6 +313,34 @@ def test_a_vm_that_will_run_there_counts_where_it_does_not_run_yet() -> None:
 
 
 # ------------------------------------------------------------------------------------- everything
+SETS = st.frozensets(st.sampled_from(["h0", "h1", "h2", "h3", "h99"]), max_size=3)
+WISHES = st.lists(
+    st.builds(
+        Wish,
+        group=st.just("soft"),
+        priority=st.sampled_from([0.0, 1.0, 2.0]),
+        hosts=SETS,
+        wanted=st.booleans(),
+    ),
+    max_size=4,
+).map(tuple)
+HOST_BOUNDS = st.lists(st.builds(HostBound, group=st.just("g"), hosts=SETS), max_size=1).map(tuple)
+BOUNDS = st.builds(
+    Bounds,
+    bound=HOST_BOUNDS,
+    barred=HOST_BOUNDS,
+    tie=st.none()
+    | st.builds(
+        Tie,
+        groups=st.just(("one", "two")),
+        hosts=st.dictionaries(st.sampled_from(["h0", "h1", "h99"]), st.just("web02"), min_size=1),
+    ),
+    apart=st.dictionaries(
+        st.sampled_from(["h0", "h1", "h99"]), st.just(("web02", "g")), max_size=2
+    ),
+    vm_wishes=WISHES,
+    host_wishes=WISHES,
+)
 NEEDS = st.builds(
     Need,
     cluster=st.just("c"),
@@ -280,8 +357,16 @@ NEEDS = st.builds(
     tried=st.sampled_from([(), ("h1",), ("h2", "h99")]),
     busy=st.sampled_from([(), ("h0",), ("h1", "h99")]),
     shutting_down=st.sampled_from([(), (), ("h2", "h99")]),
+    pinned=st.sampled_from([None, None, None, frozenset({"h0", "h2", "h99"})]),
+    preferred=st.sampled_from([(), ("h1",), ("h2", "h99")]),
+    bounds=st.none() | BOUNDS,
+    memory_percent=st.sampled_from([100, 100, 150, 101]),
+    highly_available=st.booleans(),
+    ha_reservation=st.booleans(),
+    avoid=st.sampled_from([frozenset(), frozenset(), frozenset({"h1", "h99"})]),
     scheduling=st.builds(
         Scheduling,
+        scale_down=st.integers(1, 20),
         policy=st.sampled_from(SchedulingPolicy),
         high_utilization_percent=st.integers(50, 99),
         vcpu_to_physical_cpu_ratio=st.sampled_from([0.0, 0.5, 1.0]),
@@ -343,7 +428,38 @@ def weigh(name: str, need: Need, candidate: Candidate, fitting: list[Candidate])
             most = scheduling.min_free_memory_for_under_utilized_bytes
             outside = (low is not None and free < low) or (most is not None and free > most)
             return 1_000 if outside else int(share_free)
+    return weigh_of_all(name, need, candidate, fitting)
+
+
+def weigh_of_all(name: str, need: Need, candidate: Candidate, fitting: list[Candidate]) -> int:
+    """The weights that every policy has."""
+    match name:
+        case "PreferredHosts":
+            return 1_000 if need.preferred and candidate.host.id not in need.preferred else 0
+        case "OptimalForHaReservation":
+            return _crowded(need, candidate, fitting)
+        case "VmAffinityGroups":
+            return _broken(need.bounds.vm_wishes if need.bounds else (), candidate)
+        case "VmToHostsAffinityGroups":
+            return _broken(need.bounds.host_wishes if need.bounds else (), candidate)
     raise AssertionError(name)
+
+
+def _crowded(need: Need, candidate: Candidate, fitting: list[Candidate]) -> int:
+    counts = [c.highly_available for c in fitting]
+    if not (need.ha_reservation and need.highly_available) or min(counts) == max(counts):
+        return 0
+    share = (candidate.highly_available - min(counts)) * 100 / (max(counts) - min(counts))
+    return math.ceil(share) // need.scheduling.scale_down
+
+
+def _broken(wishes: tuple[Wish, ...], candidate: Candidate) -> int:
+    """Broken rules of a lower priority count less, all together, than one of a higher."""
+    total = 0
+    for wish in wishes:
+        broken = (candidate.host.id in wish.hosts) is not wish.wanted
+        total += broken * 5 ** int(wish.priority)
+    return total
 
 
 def _load(need: Need, candidate: Candidate) -> float:
@@ -354,7 +470,8 @@ def _load(need: Need, candidate: Candidate) -> float:
 
 def _free(need: Need, candidate: Candidate) -> float:
     assert candidate.host.capabilities is not None
-    memory = candidate.host.capabilities.memory_bytes - HOST_RESERVE_BYTES
+    abilities = candidate.host.capabilities
+    memory = abilities.memory_bytes * need.memory_percent // 100 - HOST_RESERVE_BYTES
     return max(0.0, float(memory - candidate.memory_expected_bytes - need.memory_bytes))
 
 
@@ -372,7 +489,9 @@ def test_columns_choose_as_a_look_at_each_host_does(
         if late:
             fleet.choose(need)
         before = now[f"h{number}"]
-        fleet.take(f"h{number}", share(memory, processors), runs=runs)
+        available = data.draw(st.booleans())
+        taken = Share(memory_bytes=memory * MIB, processors=processors, highly_available=available)
+        fleet.take(f"h{number}", taken, runs=runs)
         changed = Candidate(
             host=data.draw(states(number)) if late else before.host,
             memory_taken_bytes=before.memory_taken_bytes + runs * memory * MIB,
@@ -380,6 +499,7 @@ def test_columns_choose_as_a_look_at_each_host_does(
             memory_expected_bytes=before.memory_expected_bytes + memory * MIB,
             processors_expected=before.processors_expected + processors,
             vms_expected=before.vms_expected + 1,
+            highly_available=before.highly_available + available,
         )
         fleet.put(changed.host)
         now[f"h{number}"] = changed

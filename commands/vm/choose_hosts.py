@@ -1,0 +1,53 @@
+"""Choose the hosts that a VM may run on."""
+
+from __future__ import annotations
+
+from commands.kernel.command import Command, Context, Decision, command, on
+from commands.kernel.fields import Id
+from commands.kernel.fold import World
+from commands.kernel.refusal import InvalidField, NotFound, WrongState
+from commands.state import lookup
+from commands.state.affinity_input import Ids, host_member
+from commands.state.vm import VmStatus
+from commands.state.vm_hosts import HostChoice
+from events.types.vm_hosts import VmHostsChosen
+
+ALLOWED = frozenset(VmStatus) - {VmStatus.REMOVING, VmStatus.REMOVED}
+
+
+@command(
+    "vm.choose_hosts",
+    path="/v1/vms/{id}/choose_hosts",
+    permission="EDIT_VM_PROPERTIES",
+    verb="vm choose-hosts",
+    refusals=(NotFound, WrongState, InvalidField),
+)
+class ChooseHosts(Command, frozen=True, kw_only=True):
+    """Choose the hosts that a VM may run on.
+
+    One host or several of its cluster: on no others (pinned), or preferably there. With no hosts it
+    runs on any. It counts at the next start or migration; a VM that runs elsewhere is moved by
+    balancing.
+    """
+
+    id: Id
+    hosts: Ids = ()
+    pinned: bool = False
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Choose them; no event where they are chosen already."""
+        del context
+        state = lookup.vm(world, self.id)
+        lookup.require_vm_status(world, state, ALLOWED, "updated")
+        if self.pinned and not self.hosts:
+            raise InvalidField(
+                "A VM cannot be pinned to no host.",
+                remedy="Name hosts, or leave 'pinned' out to let it run on any.",
+                field="hosts",
+            )
+        members = {key: host_member(world, key, state.cluster) for key in self.hosts}
+        hosts = tuple(sorted(members.values(), key=lambda member: (member.name, member.id)))
+        if HostChoice(hosts=hosts, pinned=self.pinned) == state.host_choice:
+            return Decision.of(self.id)
+        chosen = VmHostsChosen(name=state.name, hosts=hosts, pinned=self.pinned)
+        return Decision.of(self.id, *on(f"vm/{self.id}", chosen))
