@@ -6,6 +6,9 @@ SHELL := /bin/bash
 bin := .venv/bin
 # make up ARGS="--hosts 3 --port 8800"; make test ARGS="-k migration"
 ARGS ?=
+# Tests mostly wait for what they started: three processes of them do on two cores.
+WORKERS ?= 3
+parallel := -n $(WORKERS) --dist loadfile
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,11 +19,11 @@ up: venv ## Run Chronovisor on this machine (ARGS="--hosts 3")
 # A check that fails does not keep the tests from running: one run shows everything.
 test: real ## Install the real components, then run every check and every test
 	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
-	CHRONOVISOR_REQUIRE_ALL=1 $(bin)/python -m pytest $(ARGS) || failed=1; exit $$failed
+	CHRONOVISOR_REQUIRE_ALL=1 $(bin)/python -m pytest $(parallel) $(ARGS) || failed=1; exit $$failed
 
 check: venv ## Checks and unit tests: two minutes, needs nothing but Python
 	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
-	$(bin)/python -m pytest tests/unit $(ARGS) || failed=1; exit $$failed
+	$(bin)/python -m pytest tests/unit $(parallel) $(ARGS) || failed=1; exit $$failed
 
 lint: venv ## The checks alone
 	@failed=0; export NO_COLOR=1; \

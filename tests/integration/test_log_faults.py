@@ -235,9 +235,8 @@ async def test_a_paused_server_makes_callers_wait_then_say_so_and_then_works_aga
 async def test_a_full_queue_refuses_what_comes(
     database: Database, postgres: PostgresServer
 ) -> None:
-    async with PostgresLog.open(
-        database.url, codec=SAMPLE_CODEC, limits=Limits(answer_timeout_s=20.0, group_timeout_s=30.0)
-    ) as log:
+    patient = Limits(answer_timeout_s=20.0, group_timeout_s=30.0, wait_max_s=20.0)
+    async with PostgresLog.open(database.url, codec=SAMPLE_CODEC, limits=patient) as log:
         await log.append(command({}, noted("vm/0")))
         with postgres.paused():
             waiting = [
