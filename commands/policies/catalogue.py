@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from commands.policies import (
+    evacuations,
+    fence_watch,
+    host_fence,
     host_maintenance,
+    host_power,
     host_ssh,
+    migration_queue,
     restarts,
     vm_create,
     vm_migrate,
@@ -29,8 +34,16 @@ SAGAS: dict[str, Saga] = {
         vm_remove.SAGA,
         host_maintenance.SAGA,
         *host_ssh.SAGAS,
+        host_fence.SAGA,
+        *host_power.SAGAS,
     )
 }
 
-WATCHES: tuple[Callable[[Timeouts], Watch], ...] = (restarts.Restarts, restarts.Turns)
+WATCHES: tuple[Callable[[Timeouts], Watch], ...] = (
+    restarts.Restarts,
+    restarts.Turns,
+    fence_watch.Fencing,
+    migration_queue.MigrationQueue,
+    evacuations.Evacuations,
+)
 """What makes each watch, for one takeover of the policies."""

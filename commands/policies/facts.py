@@ -17,6 +17,7 @@ import msgspec
 
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.shapes import Shape, Tables
+from commands.policies.traffic import Traffic
 from commands.scheduler.fleet import Fleet, Share, share_of
 from commands.scheduler.need import Choice, Need
 from commands.state.cluster import CLUSTER, ClusterState
@@ -95,6 +96,7 @@ class Facts:
         self._waits_for: dict[str, set[str]] = defaultdict(set)
         self._reserved: dict[str, tuple[str, Share]] = {}
         self.starting: Counter[str] = Counter()
+        self.traffic = Traffic()
 
     def take(self, recorded: Recorded) -> None:
         """Fold one event; positions rise by one."""
@@ -192,6 +194,10 @@ class Facts:
             limit = need.starts_at_once_max
             busy = tuple(host for host, starts in self.starting.items() if starts >= limit)
             need = msgspec.structs.replace(need, busy=busy)
+        if need.incoming_max:
+            coming = self.traffic.incoming.items()
+            full = tuple(host for host, vms in coming if vms >= need.incoming_max)
+            need = msgspec.structs.replace(need, full=full)
         return self._fleet.choose(need)
 
     def reserve(self, vm: str, host: str) -> None:
@@ -201,17 +207,22 @@ class Facts:
         self._reserved[vm] = (host, share)
         self._fleet.take(host, share)
         self.starting[host] += 1
+        run = self.vms[vm].run
+        if run is not None:
+            self.traffic.reserve(vm, run.host, host)
 
     def give_back(self, vm: str) -> None:
         """Count a reservation no more: its append was refused, or is folded."""
+        self.traffic.give_back(vm)
         reserved = self._reserved.pop(vm, None)
         if reserved is not None:
             self._fleet.take(*reserved, -1)
             self._count_start(reserved[0], -1)
 
-    def names_on(self, host: str) -> list[str]:
-        """Return the names of the VMs that may run on a host, stale copies included."""
-        return [self.vms[vm].name for vm in self._on_host.get(host, ())]
+    def vms_on(self, host: str) -> list[VmState]:
+        """Return the VMs that may run on a host, stale copies included, by name."""
+        found = (self.vms[vm] for vm in self._on_host.get(host, ()))
+        return sorted(found, key=lambda vm: (vm.name, vm.id))
 
     def unconfirmed(self) -> list[HostState]:
         """Return the hosts of which, since a restore, nobody has told what they run."""
@@ -344,10 +355,12 @@ class Facts:
         self.clusters[key] = cluster
 
     def _show_vm(self, before: VmState | None, after: VmState | None) -> None:
+        self.traffic.vm(before, after)
         for observer in self._observers:
             observer.vm(before, after)
 
     def _show_operation(self, before: OperationState | None, after: OperationState) -> None:
+        self.traffic.operation(before, after)
         for observer in self._observers:
             observer.operation(before, after)
 

@@ -218,10 +218,12 @@ class Runner:
             context=context,
             input=self._facts.position,
             choose=self._facts.choose,
-            vms_on_target=self._facts.names_on(operation.target_id),
+            vms_on_target=self._facts.vms_on(operation.target_id),
             timeouts=self._timeouts,
             unconfirmed=self._facts.unconfirmed(),
             incarnations_from=self._facts.incarnations_from,
+            hosts=self._facts.hosts,
+            traffic=self._facts.traffic,
         )
         try:
             return saga.advance(scene)

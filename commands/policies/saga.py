@@ -8,15 +8,18 @@ one go, reading the operation and every stream that was looked at, so that a mov
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from commands.kernel.command import Context
 from commands.kernel.fold import World
+from commands.policies.fence_rules import FenceRules
+from commands.policies.traffic import Traffic
 from commands.scheduler.need import Choice, Need
 from commands.state.host import HOST, Duty, HostState
 from commands.state.operation import OperationState, StepState
+from commands.state.vm import VmState
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.base import Event
@@ -41,12 +44,27 @@ class RestartRules(msgspec.Struct, frozen=True, kw_only=True):
     turn_s: float = 600.0
 
 
+class EvacuationRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How VMs are got off a host that goes into maintenance, or that is not fit for its cluster.
+
+    A VM whose migration, or shutdown, failed `attempts_max` times stays, until somebody sees to it;
+    each failure lengthens the wait for the next attempt by `retry_s`. A guest has `shutdown_s` to
+    shut down.
+    """
+
+    attempts_max: int = 3
+    retry_s: float = 30.0
+    shutdown_s: float = 300.0
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long sagas wait, in seconds; the settings' time scale is already in them."""
 
     launch_s: float = 60.0
     retry_s: float = 30.0
     restarts: RestartRules = RestartRules()
+    fencing: FenceRules = FenceRules()
+    evacuation: EvacuationRules = EvacuationRules()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +86,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     `input` is the position up to which the log was taken in; `choose` finds a host among all,
     with what is placed on them, reservations of unfinished starts included. After a restore,
     `unconfirmed` are the hosts that have not told yet what they run, and incarnations count from
-    `incarnations_from` on at least.
+    `incarnations_from` on at least. `hosts` are all there are; whoever decides by one, reads it.
+    `traffic` knows the migrations that go on and that wait.
     """
 
     operation: OperationState
@@ -76,10 +95,12 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     context: Context
     input: int
     choose: Callable[[Need], Choice]
-    vms_on_target: Sequence[str] = ()
+    vms_on_target: Sequence[VmState] = ()
     timeouts: Timeouts = Timeouts()
     unconfirmed: Sequence[HostState] = ()
     incarnations_from: int = 0
+    hosts: Mapping[str, HostState] = {}
+    traffic: Traffic = msgspec.field(default_factory=Traffic)
 
     def is_(self, step: str, *states: StepState) -> bool:
         """Tell whether a step is in one of the states."""

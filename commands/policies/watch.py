@@ -36,7 +36,12 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def operation(self) -> uuid.UUID:
         """The id of the operation, which is the command's id as well."""
-        return uuid.uuid5(_NAMESPACE, f"{self.cause} {self.target}")
+        return operation_of(self.cause, self.target)
+
+
+def operation_of(cause: str, target: str) -> uuid.UUID:
+    """Return the id of the operation that a cause begins on a target."""
+    return uuid.uuid5(_NAMESPACE, f"{cause} {target}")
 
 
 class Watch(Observer):

@@ -8,7 +8,8 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
-from commands.state import host_power, host_ssh
+from commands.state import host_maintenance, host_power, host_ssh
+from commands.state.host_maintenance import Maintenance
 from commands.state.host_power import HostPower
 from commands.state.host_ssh import SshOrder, SshState
 from events.envelope import Recorded
@@ -114,6 +115,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     incarnations_from: int = 0
     ssh: SshState = SshState()
     power: HostPower = HostPower()
+    maintenance: Maintenance = Maintenance()
 
     @property
     def mute(self) -> bool:
@@ -157,7 +159,10 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
     if after is None:
         return None
     power = host_power.evolve(after.power, recorded)
-    return after if power is after.power else msgspec.structs.replace(after, power=power)
+    maintenance = host_maintenance.evolve(after.maintenance, recorded)
+    if power is after.power and maintenance is after.maintenance:
+        return after
+    return msgspec.structs.replace(after, power=power, maintenance=maintenance)
 
 
 def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:

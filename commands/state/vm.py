@@ -7,17 +7,20 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
-from commands.state import vm_availability
+from commands.state import vm_availability, vm_hosts, vm_leaving
 from commands.state.vm_availability import Availability
+from commands.state.vm_hosts import HostChoice
+from commands.state.vm_leaving import Leaving
 from events.envelope import Recorded
 from events.types import vm as e
 from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import Job
-from events.types.migration import VmMigrationSettings
+from events.types.migration import Held, VmMigrationSettings
 from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
+from events.types.vm_hosts import VmHostsChosen
 
 FINISHED_JOBS_MAX = 16
 """How many finished jobs are remembered, for the operations that wait for them."""
@@ -69,6 +72,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
     `position` is that of its start. `failed`: the destination is to drop its half. `dropped`: it
     has. `departed`: the source has nothing any more, for `reason`. `arrived`: the destination runs.
+    `held`: the source's hypervisor stopped the VM, and does not know how to go on.
     """
 
     id: str
@@ -80,6 +84,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool = False
     dropped: bool = False
     departed: bool = False
+    held: Held | None = None
     reason: e.DownReason = e.DownReason.MIGRATED
     detail: str = ""
 
@@ -107,6 +112,7 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     done: bool
     reason: str = ""
+    elsewhere: bool = False
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +167,8 @@ class VmState(msgspec.Struct, frozen=True, kw_only=True):
     migration: Migration | None = None
     availability: Availability = Availability()
     migrates: VmMigrationSettings = VmMigrationSettings()
+    leaving: Leaving = Leaving()
+    host_choice: HostChoice = HostChoice()
 
     def never_ordered(self, incarnation: int) -> bool:
         """Tell whether this log never gave out an incarnation: a restored one has forgotten it."""
@@ -220,9 +228,10 @@ def _with_availability(before: VmState, changed: VmState, recorded: Recorded) ->
     stopping = before.run is not None and before.run.stopping
     asked = stopping or before.status in {VmStatus.POWERING_DOWN, VmStatus.SAVING_STATE}
     available = vm_availability.after(before.availability, recorded, asked=asked)
-    if available is before.availability:
+    leaving = vm_leaving.evolve(before.leaving, recorded)
+    if available is before.availability and leaving is before.leaving:
         return changed
-    return msgspec.structs.replace(changed, availability=available)
+    return msgspec.structs.replace(changed, availability=available, leaving=leaving)
 
 
 def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
@@ -239,6 +248,8 @@ def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmStat
             )
         case VmMigrationSet():
             return change(state, migrates=event.migration)
+        case VmHostsChosen():
+            return change(state, host_choice=vm_hosts.after(state.host_choice, event))
         case e.VmDisksAssigned():
             return change(state, disks_host=event.host, disks_host_name=event.host_name)
         case e.VmDisksReady():
@@ -268,6 +279,7 @@ def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | 
                 id=event.job,
                 done=_done(event),
                 reason="" if _done(event) else getattr(event, "reason", _TAKEN_BACK),
+                elsewhere=isinstance(event, e.VmJobFailed) and event.elsewhere,
             )
             return msgspec.structs.replace(
                 state,
@@ -405,7 +417,14 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             may_run_on = (*state.may_run_on, event.destination)
             return change(state, migration=migration, may_run_on=may_run_on)
         case m.VmMigrationCancelling():
-            return change(state, jobs=tuple(_cancelled(entry) for entry in state.jobs))
+            sent = tuple(_sending(entry, cancelled=True) for entry in state.jobs)
+            return change(state, jobs=sent)
+        case m.VmMigrationHeld():
+            return change(state, migration=_moving(state, held=event.held))
+        case m.VmMigrationRecalled() | m.VmMigrationRetried():
+            return change(state, migration=_moving(state, failed=True))
+        case m.VmMigrationReleased():
+            return change(state, jobs=tuple(_sending(entry, released=True) for entry in state.jobs))
         case m.VmMigrationArrived():
             return change(state, migration=_moving(state, arrived=True))
         case m.VmMigrationDeparted():
@@ -419,32 +438,43 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
                 migration=_moving(state, departed=True, reason=event.reason, detail=event.detail),
             )
         case m.VmMigrated():
-            return change(state, status=_up_again(state), migration=None)
+            disks = (state.disks_host, state.disks_host_name)
+            if event.disks_from:
+                disks = (event.host, event.host_name)
+            return change(
+                state,
+                status=_up_again(state),
+                migration=None,
+                disks_host=disks[0],
+                disks_host_name=disks[1],
+            )
         case m.VmMigrationFailed():
-            return change(state, status=_up_again(state), migration=_moving(state, failed=True))
+            moving = _moving(state, failed=True, held=None)
+            return change(state, status=_up_again(state), migration=moving)
         case m.VmMigrationDropped():
             left = tuple(host for host in state.may_run_on if host != event.destination)
-            over = state.migration is not None and (state.migration.failed or state.run is None)
-            moving = None if over else _moving(state, dropped=True)
+            moving = None if state.run is None else _moving(state, dropped=True)
             return change(state, may_run_on=left, migration=moving)
         case _:
             return None
 
 
-def _cancelled(entry: OpenJob) -> OpenJob:
+def _sending(entry: OpenJob, **changes: bool) -> OpenJob:
     sending = entry.job.sending
     if sending is None:
         return entry
     change = msgspec.structs.replace
-    return change(entry, job=change(entry.job, sending=change(sending, cancelled=True)))
+    return change(entry, job=change(entry.job, sending=change(sending, **changes)))
 
 
 def _moving(state: VmState, **changes: object) -> Migration | None:
-    """Return the migration after a change; one that failed and left nothing is over."""
+    """Return the migration after a change; one that failed and left nothing is over, unless the
+    source is still to let the VM go on.
+    """
     if state.migration is None:
         return None
     after = msgspec.structs.replace(state.migration, **changes)
-    return None if after.failed and after.dropped else after
+    return None if after.failed and after.dropped and after.held is None else after
 
 
 def _up_again(state: VmState) -> VmStatus:

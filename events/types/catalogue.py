@@ -7,9 +7,13 @@ from types import ModuleType
 from typing import Any
 
 from events.types import (
+    affinity,
+    balancing,
     cluster,
     data_center,
     host,
+    host_maintenance,
+    host_power,
     host_ssh,
     log,
     migration_settings,
@@ -17,6 +21,7 @@ from events.types import (
     policy,
     vm,
     vm_availability,
+    vm_hosts,
     vm_migration,
 )
 from events.types.base import registered_types
@@ -24,10 +29,15 @@ from events.types.base import registered_types
 MODULES: tuple[ModuleType, ...] = (
     data_center,
     cluster,
+    affinity,
+    balancing,
     host,
+    host_maintenance,
+    host_power,
     host_ssh,
     vm,
     vm_migration,
+    vm_hosts,
     vm_availability,
     migration_settings,
     operation,

@@ -9,6 +9,7 @@ import msgspec
 
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, Severity, event
+from events.types.host_maintenance import VmsThatStay
 
 
 def name_key(name: str) -> str:
@@ -207,10 +208,15 @@ class HostActivated(Event, frozen=True, kw_only=True):
 
 @event("host.maintenance_requested")
 class HostMaintenanceRequested(Event, frozen=True, kw_only=True):
-    """The host takes no more VMs; it is in maintenance once the last one is gone."""
+    """The host takes no more VMs; it is in maintenance once the last one is gone.
+
+    Where it is not by `deadline`, what is left is powered off, or the host takes VMs again.
+    """
 
     name: str
     reason: str = ""
+    vms_that_stay: VmsThatStay = VmsThatStay.WAIT
+    deadline: dt.datetime | None = None
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

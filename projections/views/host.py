@@ -11,7 +11,9 @@ from events.types import host as e
 from events.types import host_power as power_events
 from events.types import host_ssh as ssh_events
 from events.types.base import Event
-from projections.views import host_power, host_ssh
+from events.types.host_maintenance import HostEvacuationBegun
+from projections.views import host_maintenance, host_power, host_ssh
+from projections.views.host_maintenance import MaintenanceDocument
 from projections.views.host_power import PowerDocument
 from projections.views.host_ssh import SshDocument
 from projections.views.parts import (
@@ -74,6 +76,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     duplicate: bool = False
     duty: Duty = Duty.ACTIVE
     maintenance_reason: str = ""
+    maintenance: MaintenanceDocument | None = None
     session: str | None = None
     boot: str | None = None
     last_contact: Time | None = None
@@ -183,13 +186,23 @@ def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> 
 
 def _activated(document: HostDocument, event: e.HostActivated, recorded: Recorded) -> Changes:
     ssh = msgspec.structs.replace(document.ssh, failed="")
-    return {"duty": Duty.ACTIVE, "maintenance_reason": "", "ssh": ssh}
+    return {"duty": Duty.ACTIVE, "maintenance_reason": "", "maintenance": None, "ssh": ssh}
 
 
 def _maintenance_requested(
     document: HostDocument, event: e.HostMaintenanceRequested, recorded: Recorded
 ) -> Changes:
-    return {"duty": Duty.PREPARING, "maintenance_reason": event.reason}
+    return {
+        "duty": Duty.PREPARING,
+        "maintenance_reason": event.reason,
+        "maintenance": host_maintenance.requested(event),
+    }
+
+
+def _evacuation_begun(
+    document: HostDocument, event: HostEvacuationBegun, recorded: Recorded
+) -> Changes:
+    return {"maintenance": host_maintenance.begun(document.maintenance, event)}
 
 
 def _maintenance_entered(
@@ -283,6 +296,7 @@ CHANGES: dict[type[Event], Change] = {
     e.HostActivated: _activated,
     e.HostMaintenanceRequested: _maintenance_requested,
     e.HostMaintenanceEntered: _maintenance_entered,
+    HostEvacuationBegun: _evacuation_begun,
     e.HostConfirmedOff: _confirmed_off,
     e.HostStateUnconfirmed: _state_unconfirmed,
     e.HostStateConfirmed: _state_confirmed,
@@ -367,7 +381,10 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
     ),
     HostStatus.PREPARING_FOR_MAINTENANCE: (
         "Maintenance was asked for{because}; it takes no new VMs.",
-        "It is in maintenance once the last VM has left it; 'host activate {name}' calls it off.",
+        (
+            "Its VMs leave it, by priority; it is in maintenance once the last one has."
+            " 'host activate {name}' calls it off."
+        ),
     ),
     HostStatus.MAINTENANCE: (
         "It is in maintenance{because}.",

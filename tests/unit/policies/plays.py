@@ -7,15 +7,23 @@ from typing import NamedTuple
 
 from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
+from commands.host.power_restart import PowerRestart
+from commands.host.power_start import PowerStart
+from commands.host.power_status import AskPowerStatus
+from commands.host.power_stop import PowerStop
+from commands.host.power_test import TestPower
+from commands.host.power_test_off import TestPowerOff
 from commands.host.uninstall import UninstallHost
 from commands.kernel.command import Command, Context, Decision
 from commands.kernel.fold import World
+from commands.policies.fence_watch import fence
 from commands.policies.saga import RestartRules
 from commands.policies.vm_restart import restart
 from commands.state.host import HostState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
+from commands.vm.migration import SetVmMigration
 from commands.vm.reboot import RebootVm
 from commands.vm.remove import RemoveVm
 from commands.vm.resume import ResumeVm
@@ -25,12 +33,14 @@ from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
 from events.types.host import HostMaintenanceEntered, HostMaintenanceRequested
 from events.types.job import JobKind
+from events.types.migration import MigrationMode
 from events.types.operation import Outcome
 from events.types.vm import DownReason, PauseReason
 from events.types.vm_availability import RestartCause
 from events.wire.agent import VmState as Reported
 from events.wire.agent import VmStateItem
 from tests.unit.policies.puppet import play_on
+from tests.unit.policies.puppet_power import FENCE, manage
 from tests.unit.policies.puppet_ssh import SSH
 from tests.unit.policies.stage import GIB, Stage, absent
 
@@ -193,6 +203,20 @@ async def _maintain_empty(stage: Stage) -> Command:
     return MaintainHost(id=host)
 
 
+async def _maintain(stage: Stage) -> Command:
+    run = (await stage.vm(await _up(stage))).run
+    assert run is not None
+    return MaintainHost(id=run.host)
+
+
+async def _maintain_bound(stage: Stage) -> Command:
+    vm = await _up(stage)
+    await stage.do(SetVmMigration(id=vm, mode=MigrationMode.NONE))
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    return MaintainHost(id=run.host)
+
+
 async def _resting(stage: Stage) -> str:
     (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
     name = (await stage.host(host)).name
@@ -208,6 +232,58 @@ async def _install(stage: Stage) -> Command:
 
 async def _uninstall(stage: Stage) -> Command:
     return UninstallHost(id=await _resting(stage), address="192.0.2.7")
+
+
+class Fence(Command, frozen=True, kw_only=True):
+    """What a policy begins by itself; here it is told to."""
+
+    host: HostState
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """See `fence`."""
+        return fence(self.host)(world, context)
+
+
+async def _fence(stage: Stage) -> Command:
+    host = await _managed(stage)
+    await stage.silence(host)
+    return Fence(host=await stage.host(host))
+
+
+async def _managed(stage: Stage) -> str:
+    (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
+    await manage(stage, host)
+    return host
+
+
+async def _resting_and_managed(stage: Stage) -> str:
+    host = await _resting(stage)
+    await manage(stage, host)
+    return host
+
+
+async def _ask_power(stage: Stage) -> Command:
+    return AskPowerStatus(id=await _managed(stage))
+
+
+async def _test_power(stage: Stage) -> Command:
+    return TestPower(id=await _managed(stage))
+
+
+async def _test_power_off(stage: Stage) -> Command:
+    return TestPowerOff(id=await _resting_and_managed(stage))
+
+
+async def _power_start(stage: Stage) -> Command:
+    return PowerStart(id=await _resting_and_managed(stage))
+
+
+async def _power_stop(stage: Stage) -> Command:
+    return PowerStop(id=await _resting_and_managed(stage))
+
+
+async def _power_restart(stage: Stage) -> Command:
+    return PowerRestart(id=await _resting_and_managed(stage))
 
 
 PLAYS = (
@@ -228,4 +304,13 @@ PLAYS = (
     Play("install a host", "host.install", _install, SSH),
     Play("uninstall a host", "host.uninstall", _uninstall),
     Play("maintain an empty host", "host.maintenance", _maintain_empty),
+    Play("fence a silent host", "host.fence", _fence, FENCE, Outcome.SUCCEEDED),
+    Play("ask whether a host is on", "host.power_status", _ask_power, FENCE),
+    Play("test a host's power management", "host.power_test", _test_power, FENCE),
+    Play("test whether off is off", "host.power_test_off", _test_power_off, FENCE),
+    Play("turn a host on", "host.power_start", _power_start, FENCE),
+    Play("turn a host off", "host.power_stop", _power_stop, FENCE),
+    Play("turn a host off and on", "host.power_restart", _power_restart, FENCE),
+    Play("maintain a host with a VM", "host.maintenance", _maintain),
+    Play("maintain a host with a bound VM", "host.maintenance", _maintain_bound),
 )

@@ -17,12 +17,13 @@ from events.log.memory import MemoryLog
 from events.log.port import Append, Appended
 from events.types.job import Job, JobKind
 from events.types.vm import DownReason
-from events.wire.agent import IntentVm, JobItem, Role, VmStateItem
+from events.wire.agent import FenceItem, IntentVm, JobItem, Role, VmStateItem
+from tests.unit.policies.puppet_power import answer, confirmation, open_orders
 from tests.unit.policies.puppet_ssh import KINDS, next_of
 from tests.unit.policies.stage import Stage, absent, done, failed, running
 
 ROUNDS_MAX = 30
-Item = VmStateItem | JobItem
+Item = VmStateItem | JobItem | FenceItem
 SETTLED = frozenset(
     {
         VmStatus.UP,
@@ -39,7 +40,7 @@ SETTLED = frozenset(
 async def answers(stage: Stage, host: str, failing: Collection[str] = ()) -> list[Item]:
     """Return what a host says to its intent; `failing` holds kinds of jobs, and "start"."""
     intent = await stage.intent(host)
-    items: list[Item] = []
+    items: list[Item] = [answer(order, failing) for order in await open_orders(stage, host)]
     ended: set[str] = set()
     for job in intent.jobs:
         if job.kind in failing:
@@ -116,7 +117,8 @@ async def play_on(
         before = await stage.log.head()
         await stage.settle()
         for host in await hosts_of(stage):
-            said = next_of(await stage.host(host), failing)
+            state = await stage.host(host)
+            said = next_of(state, failing) or confirmation(state, stage)
             if said is not None:
                 await stage.append(f"host/{host}", said)
                 await stage.settle()
@@ -218,6 +220,7 @@ async def check(stage: Stage) -> None:
             operation.timers,
             operation.attention,
             vm is not None and _has_open_order(operation, vm),
+            await _vms_leave(stage, operation, machines, everything),
             any(
                 other.open and other.cancel_requested and other.target == operation.target
                 for other in everything.values()
@@ -232,6 +235,23 @@ async def check(stage: Stage) -> None:
             assert any(o.open for o in everything.values() if o.target_id == vm.id), (
                 f"{vm.name} is {vm.status}, and no operation is open"
             )
+
+
+async def _vms_leave(
+    stage: Stage,
+    maintenance: OperationState,
+    machines: dict[str, VmState],
+    everything: dict[str, OperationState],
+) -> bool:
+    """Tell whether a maintenance waits for what goes on with VMs, or for the next attempt."""
+    if maintenance.kind != "host.maintenance":
+        return False
+    host = await stage.host(maintenance.target_id)
+    there = [vm for vm in machines.values() if host.id in vm.may_run_on]
+    targets = {f"vm/{vm.id}" for vm in there}
+    if any(other.open and other.target in targets for other in everything.values()):
+        return True
+    return any(vm.leaving.since(host.maintenance.position) for vm in there)
 
 
 def _has_open_order(operation: OperationState, vm: VmState) -> bool:
