@@ -110,7 +110,7 @@ def evolve(state: HostPower, recorded: Recorded) -> HostPower:
 def _evolve_silence(state: HostPower, recorded: Recorded) -> HostPower:
     event, change = recorded.event, msgspec.structs.replace
     match event:
-        case h.HostSilent():
+        case h.HostSilent() if not state.silent_at:
             return change(_heard(state), silent_at=recorded.position, silent_since=recorded.time)
         case h.HostSessionStarted():
             return _heard(state)

@@ -13,12 +13,14 @@ from typing import TypeVar
 import msgspec
 
 from commands.catalogue import COMMANDS
+from commands.gateway.fencing import decide_fence
 from commands.gateway.reports import ReportingHost, decide_job, decide_vm_state
 from commands.gateway.sessions import decide_hello
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Command, Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.handler import Handler
+from commands.policies.fence_rules import FenceRules
 from commands.policies.runner import Runner
 from commands.policies.saga import Timeouts
 from commands.state.host import HOST, HostState
@@ -36,7 +38,7 @@ from events.types.host import (
     HostSessionStarted,
     HostSilent,
 )
-from events.wire.agent import PROTOCOL, Hello, Intent, JobItem, JobState, VmStateItem
+from events.wire.agent import PROTOCOL, FenceItem, Hello, Intent, JobItem, JobState, VmStateItem
 from events.wire.agent import VmState as Reported
 
 assert COMMANDS
@@ -52,6 +54,21 @@ CAPABILITIES = Capabilities(
     bridges=("br0",),
     storage_free_bytes=100 * GIB,
     migration_address="192.0.2.1:54329",
+    fence_agents=("ipmilan",),
+)
+
+
+FENCE_RULES = FenceRules(
+    settle_s=5,
+    soft_timeout_s=20,
+    kdump_wait_s=10,
+    kdump_timeout_s=40,
+    status_timeout_s=20,
+    off_timeout_s=20,
+    on_timeout_s=20,
+    margin_s=5,
+    confirm_fresh_s=15,
+    retry_s=10,
 )
 
 
@@ -71,7 +88,8 @@ class Stage:
 
     def new_runner(self, name: str) -> Runner:
         """Return another policies' process."""
-        return Runner(self.log, self.context, Timeouts(launch_s=60, retry_s=30), name)
+        timeouts = Timeouts(launch_s=60, retry_s=30, fencing=FENCE_RULES)
+        return Runner(self.log, self.context, timeouts, name)
 
     def context(self, actor: str = "admin:test") -> Context:
         """Return a context with counted ids."""
@@ -153,13 +171,17 @@ class Stage:
         self.now += dt.timedelta(seconds=seconds)
         await self.settle()
 
-    async def report(self, host: str, *items: VmStateItem | JobItem) -> None:
+    async def report(self, host: str, *items: VmStateItem | JobItem | FenceItem) -> None:
         """Have a host report, and let the policies act on it."""
         for item in items:
 
             def decide(
-                world: World, context: Context, item: VmStateItem | JobItem = item
+                world: World,
+                context: Context,
+                item: VmStateItem | JobItem | FenceItem = item,
             ) -> Decision:
+                if isinstance(item, FenceItem):
+                    return decide_fence(world, host, item)
                 reporting = ReportingHost(world, host)
                 if isinstance(item, VmStateItem):
                     return decide_vm_state(world, context, reporting, item)
@@ -220,10 +242,14 @@ class Stage:
 
     async def intent(self, host: str) -> Intent:
         """Return what should be on a host."""
+        return (await self.view()).intent(host)
+
+    async def view(self) -> GatewayView:
+        """Return what a gateway knows that has read the whole log."""
         view = GatewayView()
         for recorded in await self.history():
             view.take(recorded)
-        return view.intent(host)
+        return view
 
     async def history(self) -> list[Recorded]:
         """Return the whole log."""

@@ -1,0 +1,74 @@
+"""When a host may be fenced at all: times, limits, and what is never turned off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from commands.state.cluster import ClusterState
+from commands.state.host import Duty, HostState
+
+
+class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How fencing waits, in seconds, the time scale being in them; the numbers are like oVirt's.
+
+    A silence is looked after once it lasted `settle_s`: by then it shows how many others were lost
+    with it. `soft_timeout_s` is what a restart of the agent gets, `kdump_wait_s` the first word of
+    a dump, `kdump_timeout_s` its end. `status_timeout_s`, `off_timeout_s` and `on_timeout_s` are
+    the proxy's, `margin_s` what its answer may take beyond. A confirmed silence counts for
+    `confirm_fresh_s`. What failed is tried again after `retry_s`, later each time. At most
+    `at_once_max` hosts are fenced at a time, and none while more than `lost_percent_max` of a
+    cluster are lost. `protected` are the names, `protected_boots` the boot ids of hosts on which
+    the engine or its database runs.
+    """
+
+    settle_s: float = 20.0
+    soft_timeout_s: float = 60.0
+    kdump_wait_s: float = 30.0
+    kdump_timeout_s: float = 3_600.0
+    status_timeout_s: float = 40.0
+    off_timeout_s: float = 120.0
+    on_timeout_s: float = 120.0
+    margin_s: float = 20.0
+    confirm_fresh_s: float = 15.0
+    retry_s: float = 180.0
+    at_once_max: int = 20
+    lost_percent_max: int = 50
+    protected: frozenset[str] = frozenset()
+    protected_boots: frozenset[str] = frozenset()
+
+    def protects(self, host: HostState) -> bool:
+        """Tell whether the engine or its database runs on the host."""
+        return host.name in self.protected or host.boot in self.protected_boots
+
+
+def counts(host: HostState) -> bool:
+    """Tell whether a host counts among those of its cluster: it is in service, or was."""
+    in_service = host.boot is not None and host.duty is not Duty.MAINTENANCE
+    return in_service and not (host.removed or host.duplicate or host.unconfirmed)
+
+
+def is_lost(host: HostState) -> bool:
+    """Tell whether a host that counts is lost: silent, and not proved to be off."""
+    return counts(host) and host.silent and not host.proved_off
+
+
+def percent_max(rules: FenceRules, cluster: ClusterState) -> int:
+    """Return how many percent of the cluster's hosts may be lost for one to be fenced."""
+    fencing = cluster.fencing
+    if fencing.skip_if_connectivity_broken:
+        return min(rules.lost_percent_max, fencing.connectivity_broken_percent - 1)
+    return rules.lost_percent_max
+
+
+def too_many(lost: int, hosts: int, percent: int) -> bool:
+    """Tell whether more than so many percent are lost."""
+    return lost * 100 > percent * hosts
+
+
+def is_held(hosts: Iterable[HostState], rules: FenceRules, cluster: ClusterState) -> bool:
+    """Tell whether too many hosts of the cluster are lost at once to fence any."""
+    there = [host for host in hosts if host.cluster == cluster.id and counts(host)]
+    lost = sum(is_lost(host) for host in there)
+    return too_many(lost, len(there), percent_max(rules, cluster))

@@ -1,0 +1,169 @@
+"""Which silent hosts are looked after: each silence once, a few at a time, and none in a storm.
+
+A silence settles first: then it shows how many hosts were lost with it. Where that are too many of
+a cluster, the cluster says so, once, and none of its hosts is looked after until others answer.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from commands.kernel.command import Context, Decision, on
+from commands.kernel.fold import World
+from commands.kernel.refusal import WrongState
+from commands.policies.facts import Facts
+from commands.policies.fence_rules import counts, is_lost, percent_max, too_many
+from commands.policies.host_fence import KIND
+from commands.policies.saga import Timeouts
+from commands.policies.watch import Beginning, Watch
+from commands.state import lookup
+from commands.state.cluster import ClusterState
+from commands.state.host import HostState
+from commands.state.operation import OperationState, begin
+from events.types.host_power import ClusterFencingHeld, ClusterFencingResumed, HostFencingBegun
+
+
+class _Members(msgspec.Struct):
+    """A cluster's hosts that count, and those of them that are lost."""
+
+    there: set[str] = msgspec.field(default_factory=set)
+    lost: dict[str, HostState] = msgspec.field(default_factory=dict)
+
+
+class Fencing(Watch):
+    """Begins the fencing of hosts that are lost."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._rules = timeouts.fencing
+        self._settle = dt.timedelta(seconds=timeouts.fencing.settle_s)
+        self._members: dict[str, _Members] = defaultdict(_Members)
+        self._open: set[str] = set()
+
+    def host(self, before: HostState | None, after: HostState | None) -> None:
+        """Note who is there, and who is lost."""
+        if before is not None:
+            members = self._members[before.cluster]
+            members.there.discard(before.id)
+            members.lost.pop(before.id, None)
+        if after is None or not counts(after):
+            return
+        members = self._members[after.cluster]
+        members.there.add(after.id)
+        if is_lost(after):
+            members.lost[after.id] = after
+
+    def operation(self, before: OperationState | None, after: OperationState | None) -> None:
+        """Note which fencings are under way."""
+        del before
+        if after is None or after.kind != KIND:
+            return
+        if after.open:
+            self._open.add(after.id)
+        else:
+            self._open.discard(after.id)
+
+    def due(self, facts: Facts, now: dt.datetime) -> Sequence[Beginning]:
+        """Return the fencings to begin, the longest silence first, and what clusters have to say.
+
+        Hosts that were found silent within the time of settling count as lost at once.
+        """
+        wanted: list[Beginning] = []
+        waiting: list[HostState] = []
+        for cluster_id, members in self._members.items():
+            cluster = facts.clusters.get(cluster_id)
+            if cluster is None or cluster.removed:
+                continue
+            held = self._is_held(members, cluster)
+            if held != cluster.fencing_held and self._settled(members, now):
+                wanted.append(self._say(cluster, members, held=held))
+            if not held:
+                waiting += self._unattended(members, now)
+        room = max(0, self._rules.at_once_max - len(self._open))
+        waiting.sort(key=lambda host: (host.power.silent_at, host.id))
+        return (*wanted, *(_begin(host) for host in waiting[:room]))
+
+    def next_due(self, now: dt.datetime) -> dt.datetime | None:
+        """Return when the next silence has settled."""
+        ends = (
+            host.power.silent_since + self._settle
+            for members in self._members.values()
+            for host in members.lost.values()
+            if host.power.silent_since is not None and host.power.fencing is None
+        )
+        return min((end for end in ends if end > now), default=None)
+
+    def _is_held(self, members: _Members, cluster: ClusterState) -> bool:
+        percent = percent_max(self._rules, cluster)
+        return too_many(len(members.lost), len(members.there), percent)
+
+    def _settled(self, members: _Members, now: dt.datetime) -> bool:
+        """Tell whether no host of the cluster was lost only a moment ago."""
+        since = (host.power.silent_since for host in members.lost.values())
+        return all(each is None or each + self._settle <= now for each in since)
+
+    def _unattended(self, members: _Members, now: dt.datetime) -> Iterator[HostState]:
+        for host in members.lost.values():
+            since = host.power.silent_since
+            if since is not None and host.power.fencing is None and since + self._settle <= now:
+                yield host
+
+    def _say(self, cluster: ClusterState, members: _Members, *, held: bool) -> Beginning:
+        lost, hosts = len(members.lost), len(members.there)
+        percent = percent_max(self._rules, cluster)
+
+        def decide(world: World, context: Context) -> Decision:
+            del context
+            state = lookup.cluster(world, cluster.id)
+            if state.fencing_held == held:
+                raise WrongState("It was said already.")
+            said = ClusterFencingResumed(name=state.name)
+            if held:
+                said = ClusterFencingHeld(
+                    name=state.name, lost=lost, hosts=hosts, percent_max=percent
+                )
+            return Decision.of(cluster.id, *on(f"cluster/{cluster.id}", said))
+
+        latest = max((host.power.silent_at for host in members.lost.values()), default=0)
+        cause = f"fencing/{'held' if held else 'resumed'}/{latest}"
+        return Beginning(cause=cause, target=f"cluster/{cluster.id}", decide=decide)
+
+
+def _begin(host: HostState) -> Beginning:
+    cause = f"silence/{host.power.silent_at}"
+    return Beginning(cause=cause, target=f"host/{host.id}", decide=fence(host))
+
+
+def fence(host: HostState) -> Callable[[World, Context], Decision]:
+    """Return the decision that begins the fencing of a host, for the silence it is in."""
+
+    def decide(world: World, context: Context) -> Decision:
+        state = lookup.host(world, host.id)
+        if not is_lost(state) or state.power.silent_at != host.power.silent_at:
+            raise WrongState(f"Host {state.name} is not lost any more.")
+        if state.power.fencing is not None:
+            raise WrongState(f"Host {state.name} is looked after already.")
+        operation = begin(
+            context,
+            "host.fence",
+            f"host/{state.id}",
+            state.name,
+            "soft",
+            "kdump",
+            "confirm",
+            "off",
+            "on",
+            cancellable=True,
+        )
+        begun = HostFencingBegun(name=state.name, operation=str(context.command))
+        return Decision.of(
+            state.id,
+            *on(f"host/{state.id}", begun),
+            operation,
+            operation=str(context.command),
+        )
+
+    return decide
