@@ -5,13 +5,31 @@ from __future__ import annotations
 from types import ModuleType
 
 from commands.cluster import create as cluster_create
+from commands.cluster import fencing as cluster_fencing
 from commands.cluster import migration as cluster_migration
 from commands.cluster import remove as cluster_remove
 from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
-from commands.host import activate, add, approve, confirm_off, confirm_state, force_remove
+from commands.host import (
+    activate,
+    add,
+    add_fence_agent,
+    approve,
+    configure_power,
+    confirm_off,
+    confirm_state,
+    force_remove,
+    power_restart,
+    power_start,
+    power_status,
+    power_stop,
+    power_test,
+    power_test_off,
+    remove_fence_agent,
+    update_fence_agent,
+)
 from commands.host import install as host_install
 from commands.host import maintenance as host_maintenance
 from commands.host import remove as host_remove
@@ -37,7 +55,7 @@ from commands.vm import (
 
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
-    *(cluster_create, cluster_schedule, cluster_migration, cluster_remove),
+    *(cluster_create, cluster_schedule, cluster_fencing, cluster_migration, cluster_remove),
     *(
         add,
         host_install,
@@ -50,6 +68,8 @@ MODULES: tuple[ModuleType, ...] = (
         confirm_state,
     ),
     *(host_remove, force_remove),
+    *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
+    *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
     *(high_availability, start_with_host, migration),
     cancel,

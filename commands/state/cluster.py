@@ -7,12 +7,21 @@ import msgspec
 from commands.kernel.fold import Fold
 from events.envelope import Recorded
 from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterSchedulingSet, Scheduling
+from events.types.host_power import (
+    ClusterFencingHeld,
+    ClusterFencingResumed,
+    ClusterFencingSet,
+    FencingPolicy,
+)
 from events.types.migration import ClusterMigrationSettings
 from events.types.migration_settings import ClusterMigrationSet
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster, as decisions see it."""
+    """A cluster, as decisions see it.
+
+    `fencing_held`: so many of its hosts are lost that none is fenced.
+    """
 
     id: str
     name: str
@@ -21,6 +30,8 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     machine_type: str
     scheduling: Scheduling = Scheduling()
+    fencing: FencingPolicy = FencingPolicy()
+    fencing_held: bool = False
     migration: ClusterMigrationSettings = ClusterMigrationSettings()
     removed: bool = False
 
@@ -41,6 +52,11 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
         return msgspec.structs.replace(state, scheduling=event.scheduling)
     if state is not None and isinstance(event, ClusterMigrationSet):
         return msgspec.structs.replace(state, migration=event.migration)
+    if state is not None and isinstance(event, ClusterFencingSet):
+        return msgspec.structs.replace(state, fencing=event.fencing)
+    if state is not None and isinstance(event, ClusterFencingHeld | ClusterFencingResumed):
+        held = isinstance(event, ClusterFencingHeld)
+        return msgspec.structs.replace(state, fencing_held=held)
     if state is not None and isinstance(event, ClusterRemoved):
         return msgspec.structs.replace(state, removed=True)
     return state

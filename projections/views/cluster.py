@@ -6,6 +6,7 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import cluster as e
+from events.types import host_power as p
 from events.types.migration import ClusterMigrationSettings
 from projections.views import migration
 from projections.views.data_center import HostCounts
@@ -13,7 +14,10 @@ from projections.views.parts import Changes, Counts, OperationInProgress, Refere
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A cluster as the API shows it. `scheduling` says how its VMs are placed on its hosts."""
+    """A cluster as the API shows it. `scheduling` says how its VMs are placed on its hosts.
+
+    `fencing` says whether its hosts are fenced; `fencing_held`: so many are lost that none is.
+    """
 
     id: str
     name: str
@@ -24,6 +28,8 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     machine_type: str
     compatibility_version: str
     scheduling: e.Scheduling = e.Scheduling()
+    fencing: p.FencingPolicy = p.FencingPolicy()
+    fencing_held: bool = False
     migration: ClusterMigrationSettings = ClusterMigrationSettings()
     hosts: HostCounts | None = HostCounts()
     vms: Counts | None = Counts()
@@ -60,12 +66,36 @@ def _scheduling_set(
     return {"scheduling": event.scheduling}
 
 
+def _fencing_set(
+    document: ClusterDocument, event: p.ClusterFencingSet, recorded: Recorded
+) -> Changes:
+    return {"fencing": event.fencing}
+
+
+def _fencing_held(
+    document: ClusterDocument, event: p.ClusterFencingHeld, recorded: Recorded
+) -> Changes:
+    return {"fencing_held": True}
+
+
+def _fencing_resumed(
+    document: ClusterDocument, event: p.ClusterFencingResumed, recorded: Recorded
+) -> Changes:
+    return {"fencing_held": False}
+
+
 VIEW: View[ClusterDocument] = View(
     "cluster",
     ClusterDocument,
     created=e.ClusterCreated,
     create=_create,
-    changes={e.ClusterSchedulingSet: _scheduling_set, **migration.CLUSTER_CHANGES},
+    changes={
+        e.ClusterSchedulingSet: _scheduling_set,
+        **migration.CLUSTER_CHANGES,
+        p.ClusterFencingSet: _fencing_set,
+        p.ClusterFencingHeld: _fencing_held,
+        p.ClusterFencingResumed: _fencing_resumed,
+    },
     removed=e.ClusterRemoved,
 )
 evolve = VIEW.evolve
