@@ -221,7 +221,7 @@ def _await_room(
 ) -> tuple[NewEvent, ...]:
     """Wait until a host can take the VM, saying why none can now."""
     reason = f"No host can run it now. {told(choice)}"
-    if scene.operation.attention == reason:
+    if scene.operation.attention and _says_the_same(scene.operation.attention, reason):
         return ()
     refused = e.OperationStepRefused(
         step="place",
@@ -250,24 +250,47 @@ def _look_again(scene: Scene, vm: VmState) -> tuple[e.OperationTimerSet, ...]:
 
 
 def told(choice: Choice) -> str:
-    """Return why no host can take a VM, each reason once, with how many hosts it holds for."""
+    """Return why no host can take a VM: each first reason once, and for about how many hosts.
+
+    Numbers are rough, so that thousands of waiting VMs need not be told of each host that changes.
+    """
     if not choice.verdicts:
         return "The cluster has no host."
     groups: dict[str, list[str]] = collections.defaultdict(list)
     examples: dict[str, str] = {}
     for verdict in choice.verdicts:
-        reasons = " ".join(verdict.reasons)
-        alike = re.sub(r"\d+", "0", reasons)
+        reason = verdict.reasons[0]
+        alike = re.sub(r"\d+", "0", reason)
         groups[alike].append(verdict.host_name)
-        examples.setdefault(alike, reasons)
-    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+        examples.setdefault(alike, reason)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     sentences = [
         f"{names[0]}: {examples[alike]}"
         if len(names) == 1
-        else f"{len(names)} hosts, such as {names[0]}: {examples[alike]}"
+        else f"{_about(len(names))} hosts, such as {names[0]}: {examples[alike]}"
         for alike, names in ordered[:REASONS_TOLD_MAX]
     ]
     others = choice.hosts - sum(len(names) for _alike, names in ordered[:REASONS_TOLD_MAX])
     if others > 0:
-        sentences.append(f"{others} more hosts cannot take it either.")
+        sentences.append(f"{_about(others)} more hosts cannot take it either.")
     return " ".join(sentences)
+
+
+def _about(hosts: int) -> str:
+    """Return a number of hosts, or from 3 on the number of the 1-2-5 series that it reaches."""
+    if hosts <= _EXACT_MAX:
+        return str(hosts)
+    return f"at least {max(step for step in _ROUGH if step <= hosts)}"
+
+
+_EXACT_MAX = 2
+_ROUGH = (3, *(step * 10**power for power in range(6) for step in (1, 2, 5)))
+
+
+def _says_the_same(one: str, other: str) -> bool:
+    """Tell whether two explanations differ in examples alone."""
+    return _without_examples(one) == _without_examples(other)
+
+
+def _without_examples(text: str) -> str:
+    return re.sub(r"such as [^:]+:|(?<!at least )\b\d+", "", text)

@@ -11,7 +11,8 @@ from commands.host.confirm_off import ConfirmHostOff
 from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
 from commands.policies.saga import RestartRules
-from commands.policies.vm_restart import KINDS
+from commands.policies.vm_restart import KINDS, told
+from commands.scheduler.need import Choice
 from commands.state.availability_input import HighAvailabilityInput, StartWithHostInput
 from commands.state.host import HOST
 from commands.state.operation import OperationState, StepState
@@ -22,7 +23,7 @@ from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from events.types.host import HostCapabilitiesReported, HostSessionStarted
-from events.types.operation import Outcome
+from events.types.operation import Outcome, Verdict
 from events.types.vm import DownReason
 from events.types.vm_availability import RestartCause, VmRestartDecided
 from tests.unit.policies.puppet import hosts_of, operations, play_on
@@ -281,6 +282,29 @@ async def test_what_it_says_is_brought_up_to_date(stage: Stage) -> None:
     await stage.hello(second, boot="another")
     await play_on(stage)
     assert await host_of(stage, vm) == second
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (1, "h00: The host is unassigned."),
+        (2, "2 hosts, such as h00: The host is unassigned."),
+        (19, "at least 10 hosts, such as h00: The host is unassigned."),
+        (50, "at least 50 hosts, such as h00: The host is unassigned."),
+    ],
+)
+def test_reasons_are_told_once_with_about_how_many_hosts(hosts: int, said: str) -> None:
+    verdicts = [
+        Verdict(host=f"{n}", host_name=f"h{n:02}", reasons=("The host is unassigned.", "And more."))
+        for n in range(hosts)
+    ]
+    full = Verdict(host="x", host_name="x", reasons=("It has 5 MiB of memory free, 7 are needed.",))
+    assert told(Choice(host=None, verdicts=tuple(verdicts), hosts=hosts)) == said
+    both = told(Choice(host=None, verdicts=(*verdicts, full), hosts=hosts + 7))
+    assert said in both
+    assert "x: It has 5 MiB of memory free, 7 are needed." in both
+    assert both.endswith("at least 5 more hosts cannot take it either.")
+    assert told(Choice(host=None)) == "The cluster has no host."
 
 
 # ------------------------------------------------------------------------------ again and again
