@@ -17,10 +17,14 @@ class Backoff:
         self._attempts = 0
 
     def next_s(self, at_least_s: float = 0.0) -> float:
-        """Return how long to wait now."""
+        """Return how long to wait now: no less than `at_least_s`, which all may have been told.
+
+        So that is lengthened by chance by up to a half: else they would all come back at once.
+        """
         delay = min(self._max_s, self._min_s * 2.0 ** min(self._attempts, _DOUBLINGS_MAX))
         self._attempts += 1
-        return max(at_least_s, delay * self._dice.uniform(0.5, 1.0))
+        by_chance = self._dice.uniform(0.5, 1.0)
+        return max(at_least_s * (0.5 + by_chance), delay * by_chance)
 
     def reset(self) -> None:
         """Begin anew, since an attempt succeeded."""
