@@ -31,16 +31,19 @@ from starlette.routing import Route
 
 from access.certificates import CertificateAuthority
 from access.secrets import EngineSecret
+from access.ssh_key import SshKey
 from access.succession import Authorities
 from access.tokens import TokenVerifier, ensure_admin_token
 from access.trust import ServerFiles, ensure_server_files
+from access.vault import MemoryVault
 from benchmarks._report import compare
 from benchmarks.append import RAW_TABLE, raw_rate
+from chronovisor.agent_bundle import BundleKeeper
 from chronovisor.contexts import context
 from chronovisor.defaults import ensure_defaults
-from access.vault import MemoryVault
 from commands.api.app import Api
 from commands.api.application import Application
+from commands.api.machines import Machines
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.placement import Placement
 from commands.gateway.tls import bind, serve, server_config
@@ -128,6 +131,7 @@ def _api(handler: Handler, log: PostgresLog, folder: Path) -> Application:
         vault=MemoryVault(),
         enrolment=enrolment,
         placement=Placement(GatewayView()),
+        machines=Machines(BundleKeeper(folder / "agent"), SshKey.load_or_create(folder / "ssh")),
         context=context,
         health=health,
     )

@@ -8,6 +8,7 @@ for this machine's architecture and this minor version of Python, which hosts ne
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import importlib.metadata
@@ -16,14 +17,13 @@ import platform
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-
-import msgspec
 
 import events
 import hostagent
 from access.files import make_private_folder, write_atomically
+from commands.remote.source import AgentFile
 
 LIBRARIES = ("cryptography", "httpx", "lxml", "msgspec", "prometheus-client", "structlog")
 """What the agent imports; what these need comes along."""
@@ -40,16 +40,23 @@ _KEPT_OF_METADATA = re.compile(r"METADATA|.*(LICEN[CS]E|COPYING|NOTICE|AUTHORS).
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9._-]+)([^;]*)(?:;(.*))?$")
 
 
-class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle: where it lies, its SHA-256 (hex), and for which machines it is."""
+class BundleKeeper:
+    """Makes the bundle once, when it is first asked for, and keeps it in a folder."""
 
-    path: Path
-    sha256: str
-    architecture: str
-    python: str
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: AgentFile | None = None
+        self._making = asyncio.Lock()
+
+    async def bundle(self) -> AgentFile:
+        """Return the bundle; raises OSError."""
+        async with self._making:
+            if self._made is None or not self._made.path.exists():
+                self._made = await asyncio.to_thread(build, self._folder)
+            return self._made
 
 
-def build(folder: Path) -> Bundle:
+def build(folder: Path) -> AgentFile:
     """Make the bundle, and put it into `folder`; raises OSError. Takes seconds: run in a thread."""
     content = pack(dict(_files()))
     sha256 = hashlib.sha256(content).hexdigest()
@@ -60,7 +67,7 @@ def build(folder: Path) -> Bundle:
         for old in folder.glob("agent-*.tar.gz"):
             if old != path:
                 old.unlink(missing_ok=True)
-    return Bundle(
+    return AgentFile(
         path=path,
         sha256=sha256,
         architecture=platform.machine(),
@@ -105,9 +112,8 @@ def _files() -> Iterator[tuple[str, tuple[int, bytes]]]:
         yield from _files_of(library)
 
 
-def _folder_of(places: object) -> Path:
-    (place,) = places  # type: ignore[misc]
-    return Path(str(place))
+def _folder_of(places: Iterable[str]) -> Path:
+    return Path(next(iter(places)))
 
 
 def _libraries() -> list[str]:

@@ -13,18 +13,22 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from access.secrets import EngineSecret
+from access.ssh_key import SshKey
 from access.succession import Authorities
 from access.tokens import TokenVerifier
 from access.trust import ServerFiles
 from access.vault import MIGRATIONS, SCHEMA, PostgresVault
+from chronovisor.agent_bundle import BundleKeeper
 from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
 from chronovisor.heartbeat import Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
+from chronovisor.ssh import work_over_ssh
 from chronovisor.web import join_routes
 from commands.api.app import Api
+from commands.api.machines import Machines
 from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
@@ -37,6 +41,8 @@ from commands.gateway.vault_keeper import VaultKeeper
 from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.handler import Handler
 from commands.kernel.snapshots import Keeper
+from commands.remote.source import EnginePlace
+from commands.remote.worker import Tools
 from events.codec import CODEC
 from events.log.migrate import migrate
 from events.log.port import LogReader, UnavailableError
@@ -77,6 +83,8 @@ class Engine:
         self._telemetry = _telemetry_sink(installation)
         self._secret = EngineSecret.load(installation.folder.secret)
         self._vault = PostgresVault(pool, self._secret)
+        self._ssh_key = SshKey.load_or_create(installation.folder.ssh)
+        self._agent = BundleKeeper(installation.folder.agent)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
@@ -129,6 +137,7 @@ class Engine:
                 self._telemetry.run(),
                 certificates.run(),
                 beat.run(),
+                work_over_ssh(self._installation.dsn(), self._tools(enrolment, addresses)),
             )
 
     def _gateway_config(self, port: int, files: ServerFiles, enrolment: Enrolment) -> ServerConfig:
@@ -170,8 +179,24 @@ class Engine:
             vault=self._vault,
             enrolment=enrolment,
             placement=Placement(self._view),
+            machines=Machines(self._agent, self._ssh_key),
             context=context,
             health=self._health,
+        )
+
+    def _tools(self, enrolment: Enrolment, addresses: Addresses) -> Tools:
+        """Return what the installation of hosts over SSH is done with."""
+        return Tools(
+            handler=self._handler,
+            view=self._view,
+            source=source_for("ssh"),
+            vault=self._vault,
+            key=self._ssh_key,
+            agent=self._agent,
+            enrolment=enrolment,
+            place=EnginePlace(api=addresses.api, gateway=addresses.gateway),
+            secret_sha256=self._secret.enrolment_digest,
+            time_scale=self._installation.settings.time_scale,
         )
 
     def _addresses(self, api_port: int, gateway_port: int) -> Addresses:

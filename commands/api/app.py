@@ -30,6 +30,7 @@ from commands.api.bodies import BodyDecoder, decode
 from commands.api.contexts import ContextFactory, new_context
 from commands.api.endings import Ending, Endings
 from commands.api.health import HealthCheck
+from commands.api.machines import DIGEST_PATH, SSH_KEY_PATH, Machines
 from commands.api.problems import (
     NotAllowed,
     NotAuthenticated,
@@ -86,6 +87,7 @@ class Api:
         vault: Vault,
         enrolment: Enrolment,
         placement: Placement,
+        machines: Machines,
         health: HealthCheck,
         registry: CollectorRegistry | None = None,
         context: ContextFactory = new_context,
@@ -95,6 +97,7 @@ class Api:
         self.vault = vault
         self.enrolment = enrolment
         self._placement = placement
+        self._machines = machines
         self._reader = reader
         self.metrics = metrics.CommandMetrics(registry)
         self.endings = Endings(reader)
@@ -162,6 +165,8 @@ class Api:
             "/v1/join": ("POST", self._join),
             "/v1/ca": ("GET", self._trust),
             placement.PATH: ("POST", self._place),
+            DIGEST_PATH: ("GET", self._machines.bundle),
+            SSH_KEY_PATH: ("GET", self._show_ssh_key),
             "/v1/health": ("GET", self._answer_health),
             "/metrics": ("GET", self._show_metrics),
             "/v1/openapi.json": ("GET", show_document),
@@ -214,6 +219,10 @@ class Api:
             media_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
+
+    async def _show_ssh_key(self, request: Request) -> Response:
+        self.principal(headers_of(request.scope))
+        return self._machines.ssh_key()
 
     async def _show_metrics(self, request: Request) -> Response:
         self.principal(headers_of(request.scope))

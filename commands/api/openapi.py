@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from commands.api import placement
+from commands.api import machines, placement
 from commands.api import problems as p
 from commands.api.answers import Begun, Done, Ended, TokenIssued
 from commands.api.app import TOKEN_COMMAND
 from commands.api.bodies import body_struct
 from commands.api.health import Health
+from commands.api.machines import EngineSshKey
 from commands.api.openapi_headers import HEADER_NAMES, answer_headers, header_parameters
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import TokenRefused
@@ -107,6 +108,7 @@ def command_components() -> dict[str, dict[str, Any]]:
     types = [
         *(body_struct(declaration) for declaration in COMMANDS.values()),
         *(p.Problem, Done, Begun, Ended, TokenIssued, Health, Join, JoinAnswer, PlacementAnswer),
+        EngineSshKey,
     ]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
     for schema in schemas.values():
@@ -259,6 +261,7 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
         return {"get": {**described, "responses": responses}}
 
     text: Schema = {"type": "string"}
+    binary: Schema = {"type": "string", "format": "binary"}
     health = plain("How every part is.", JSON, _reference(Health.__name__))
     away = {"503": {**health["200"], "description": "The log cannot be reached; `ok` is false."}}
     unavailable = problem_responses((p.Unavailable, *_refusals(ANY_REQUEST)))
@@ -304,6 +307,16 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
                 },
             }
         },
+        machines.SSH_KEY_PATH: get(
+            "get_ssh_key",
+            "Get the public SSH key that the engine shows to hosts",
+            {
+                **plain("The key.", JSON, _reference(EngineSshKey.__name__)),
+                **problem_responses((p.NotAuthenticated,)),
+            },
+            public=False,
+        ),
+        machines.DIGEST_PATH: _bundle_path(plain("The bundle.", "application/gzip", binary)),
         "/v1/openapi.json": get(
             "get_openapi", "Get this document", plain("OpenAPI 3.1.", JSON, {"type": "object"})
         ),
@@ -317,6 +330,27 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
             },
             public=False,
         ),
+    }
+
+
+def _bundle_path(answers: Schema) -> Schema:
+    digest = {
+        "name": "sha256",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "description": "The bundle's SHA-256, in hexadecimal digits.",
+    }
+    return {
+        "get": {
+            "operationId": "get_agent",
+            "summary": "Get the agent's bundle, as machines do that are installed over SSH",
+            "description": "There is no secret in it, and no token is needed.",
+            "tags": ["engine"],
+            "security": [],
+            "parameters": [digest, _parameter("RequestId")],
+            "responses": {**answers, **problem_responses((NotFound, p.Unavailable))},
+        }
     }
 
 

@@ -41,8 +41,8 @@ UNINSTALL_STEPS = (
     _step("inspect", "see what system it is", "none", cancellable=False),
     _step("stop", "stop the agent", "none", cancellable=False),
     _step("firewall", "close the migration port", "none", cancellable=False),
-    _step("authorize", "take the engine's SSH key out", "none", cancellable=False),
     _step("files", "remove the agent, its key and its certificate", "none", cancellable=False),
+    _step("authorize", "take the engine's SSH key out", "none", cancellable=False),
 )
 
 

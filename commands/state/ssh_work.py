@@ -49,7 +49,7 @@ INSTALL_STEPS = (
     *("connect", "inspect", "packages", "libvirt", "bundle", "authorize", "join"),
     *("firewall", "start", "answer"),
 )
-UNINSTALL_STEPS = ("connect", "inspect", "stop", "firewall", "authorize", "files")
+UNINSTALL_STEPS = ("connect", "inspect", "stop", "firewall", "files", "authorize")
 RESTART_STEPS = ("connect", "restart")
 STEPS = {
     SshTask.INSTALL: INSTALL_STEPS,

@@ -14,17 +14,20 @@ import pytest
 from access.certificates import CertificateAuthority
 from access.principals import BOOTSTRAP_ADMIN, host_principal
 from access.secrets import EngineSecret
+from access.ssh_key import SshKey
 from access.succession import Authorities
 from access.tokens import TokenVerifier, token_digest
 from access.vault import MemoryVault
 from commands.api.app import Api
 from commands.api.application import Application
+from commands.api.machines import Machines
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.placement import Placement
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import Fold, World
 from commands.kernel.handler import Handler
+from commands.remote.source import AgentFile
 from commands.state.host import HOST
 from commands.state.operation import OPERATION
 from commands.state.vm import VM
@@ -60,6 +63,9 @@ class Asked:
             "https://engine:8801",
         )
         self.health: Mapping[str, object] = {"ok": True, "parts": [], "head": 0}
+        self.agent = AgentFile(
+            path=folder / "agent", sha256="a" * 64, architecture="x86_64", python="3.11"
+        )
         self.api = Api(
             handler=self.handler,
             reader=self.log,
@@ -73,6 +79,7 @@ class Asked:
             vault=self.vault,
             enrolment=self.enrolment,
             placement=Placement(self.view),
+            machines=Machines(self, SshKey.load_or_create(folder / "ssh")),
             health=self._health,
         )
         self.application = Application(
@@ -83,6 +90,11 @@ class Asked:
             base_url="http://engine",
             headers={"Authorization": f"Bearer {TOKEN}"},
         )
+
+    async def bundle(self) -> AgentFile:
+        """Give a bundle that is none, as a source of the agent."""
+        self.agent.path.write_bytes(b"bundle")
+        return self.agent
 
     async def _health(self) -> Mapping[str, object]:
         return self.health
