@@ -15,6 +15,7 @@ from chronovisor.cli.exits import CliError, Exit
 from chronovisor.cli.fields import KINDS, SEVERAL, Option, Shape, options_of, put, value_of
 from chronovisor.cli.kinds import BY_WORD
 from chronovisor.cli.output import Output, cell, print_json
+from chronovisor.cli.preview import PREVIEWS, PreviewOption, preview_body, show_preview
 from chronovisor.cli.secrets import read_secret, secret_parameters
 from chronovisor.cli.values import BadValue, parse_duration
 from commands.catalogue import COMMANDS
@@ -49,7 +50,7 @@ VersionOption = Annotated[
     str | None,
     typer.Option("--if-version", help="Only if the configuration is at this version."),
 ]
-_TAKEN = frozenset({*COMMON, "wait", "timeout", "idempotency_key", "if_version"})
+_TAKEN = frozenset({*COMMON, "preview", "wait", "timeout", "idempotency_key", "if_version"})
 
 
 def add_verbs(groups: dict[str, typer.Typer]) -> None:
@@ -85,6 +86,8 @@ def _verb(declaration: Declaration) -> Callable[..., None]:
     for option in shown:
         asked = option.shape is Shape.SECRET
         parameters |= secret_parameters(option) if asked else _option(option)
+    if declaration.name in PREVIEWS:
+        parameters["preview"] = (PreviewOption, False)
     if declaration.long:
         parameters |= {"wait": (WaitOption, False), "timeout": (TimeoutOption, TIMEOUT_DEFAULT)}
     if PreconditionFailed in declaration.refusals:
@@ -164,6 +167,10 @@ def _run(declaration: Declaration, options: tuple[Option, ...], given: dict[str,
                 body[field] = engine.id_of(KINDS[field], field.replace("_", " "), name)
             elif option.shape is Shape.OBJECTS and option.place[0] in body:
                 _name_several(engine, body, option.place[0])
+        if given.get("preview"):
+            beforehand = preview_body(declaration, body)
+            show_preview(given, engine.command("POST", f"{path}/preview", beforehand))
+            return
         answer = engine.command(
             declaration.method,
             path,

@@ -24,7 +24,7 @@ from access.rights import allowed
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
 from access.vault import Vault
-from commands.api import metrics, placement
+from commands.api import maintenance_preview, metrics, placement
 from commands.api.answers import OK, answer, stored_fields
 from commands.api.bodies import BodyDecoder, decode
 from commands.api.contexts import ContextFactory, new_context
@@ -165,6 +165,7 @@ class Api:
             "/v1/join": ("POST", self._join),
             "/v1/ca": ("GET", self._trust),
             placement.PATH: ("POST", self._place),
+            maintenance_preview.PATH: ("POST", self._preview),
             DIGEST_PATH: ("GET", self._machines.bundle),
             SSH_KEY_PATH: ("GET", self._show_ssh_key),
             "/v1/health": ("GET", self._answer_health),
@@ -202,6 +203,11 @@ class Api:
         """Answer where a VM would be placed."""
         principal = self.principal(headers_of(request.scope))
         return await placement.answer(request, principal, self._placement, self._reader)
+
+    async def _preview(self, request: Request) -> Response:
+        """Answer what a host's maintenance would do."""
+        principal = self.principal(headers_of(request.scope))
+        return await maintenance_preview.answer(request, principal, self._placement, self._reader)
 
     async def _trust(self, request: Request) -> Response:
         try:

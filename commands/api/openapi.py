@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from commands.api import machines, placement
+from commands.api import machines, maintenance_preview, placement
 from commands.api import problems as p
 from commands.api.answers import Begun, Done, Ended, TokenIssued
 from commands.api.app import TOKEN_COMMAND
@@ -22,6 +22,7 @@ from commands.api.openapi_headers import HEADER_NAMES, answer_headers, header_pa
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import TokenRefused
 from commands.gateway.limits import BodyTooLarge, BodyTooSlow, TooManyConnections
+from commands.gateway.maintenance_preview import MaintenancePreview, PreviewRequest
 from commands.gateway.placement import PlacementAnswer
 from commands.kernel.command import Declaration
 from commands.kernel.fields import END, Id
@@ -108,6 +109,7 @@ def command_components() -> dict[str, dict[str, Any]]:
     types = [
         *(body_struct(declaration) for declaration in COMMANDS.values()),
         *(p.Problem, Done, Begun, Ended, TokenIssued, Health, Join, JoinAnswer, PlacementAnswer),
+        *(MaintenancePreview, PreviewRequest),
         EngineSshKey,
     ]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
@@ -291,22 +293,12 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
                 "responses": join,
             }
         },
-        placement.PATH: {
-            "post": {
-                "operationId": "vm_placement",
-                "summary": "Tell where a VM would be placed now, and why not on each other host",
-                "description": "A dry run: nothing is reserved or changed.\n\nNeeds the right"
-                f" {placement.RIGHT}.",
-                "tags": ["vms"],
-                "parameters": [_path_parameter("id"), _parameter("RequestId")],
-                "responses": {
-                    "200": _answer("What the scheduler would do.", [PlacementAnswer]),
-                    **problem_responses(
-                        _refusals((*ANY_BODY, p.NotAuthenticated, p.NotAllowed, NotFound))
-                    ),
-                },
-            }
-        },
+        placement.PATH: _dry_run(
+            "vm_placement",
+            "Tell where a VM would be placed now, and why not on each other host",
+            placement.RIGHT,
+            PlacementAnswer,
+        ),
         machines.SSH_KEY_PATH: get(
             "get_ssh_key",
             "Get the public SSH key that the engine shows to hosts",
@@ -317,6 +309,13 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
             public=False,
         ),
         machines.DIGEST_PATH: _bundle_path(plain("The bundle.", "application/gzip", binary)),
+        maintenance_preview.PATH: _dry_run(
+            "host_maintenance_preview",
+            "Tell what would become of each VM if a host went into maintenance now",
+            maintenance_preview.RIGHT,
+            MaintenancePreview,
+            PreviewRequest,
+        ),
         "/v1/openapi.json": get(
             "get_openapi", "Get this document", plain("OpenAPI 3.1.", JSON, {"type": "object"})
         ),
@@ -352,6 +351,25 @@ def _bundle_path(answers: Schema) -> Schema:
             "responses": {**answers, **problem_responses((NotFound, p.Unavailable))},
         }
     }
+
+
+def _dry_run(
+    operation: str, summary: str, right: str, answer: type, body: type | None = None
+) -> dict[str, Any]:
+    """Describe a question of what would happen; nothing is begun by it."""
+    asked = {"content": {JSON: {"schema": _reference(body.__name__)}}} if body is not None else None
+    described = {
+        "operationId": operation,
+        "summary": summary,
+        "description": f"A dry run: nothing is reserved or changed.\n\nNeeds the right {right}.",
+        "tags": [f"{operation.partition('_')[0]}s"],
+        "parameters": [_path_parameter("id"), _parameter("RequestId")],
+        "responses": {
+            "200": _answer("What would happen.", [answer]),
+            **problem_responses(_refusals((*ANY_BODY, p.NotAuthenticated, p.NotAllowed, NotFound))),
+        },
+    }
+    return {"post": described if asked is None else {**described, "requestBody": asked}}
 
 
 def _refusals(kinds: Iterable[type[Exception]]) -> list[type[Refusal]]:

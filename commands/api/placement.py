@@ -39,8 +39,8 @@ async def answer(
     body = await read_body(headers_of(request.scope), request.receive)
     if bytes(body).strip() not in {b"", b"{}"}:
         raise NotJson("A dry run takes no fields.", remedy="Send no body, or {}.")
-    await _caught_up(placement, reader)
-    cluster = await _cluster(reader, placement.cluster_of(vm))
+    await caught_up(placement, reader)
+    cluster = await cluster_of(reader, placement.cluster_of(vm))
     found = placement.dry_run(vm, cluster)
     return Response(
         _encoder.encode(found),
@@ -49,7 +49,7 @@ async def answer(
     )
 
 
-async def _caught_up(placement: Placement, reader: LogReader) -> None:
+async def caught_up(placement: Placement, reader: LogReader) -> None:
     """Wait until the view has what was in the log when it was asked; raises Unavailable."""
     head = await reader.head()
     deadline = time.monotonic() + CATCH_UP_S
@@ -62,10 +62,11 @@ async def _caught_up(placement: Placement, reader: LogReader) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _cluster(reader: LogReader, cluster_id: str) -> ClusterState:
+async def cluster_of(reader: LogReader, cluster_id: str) -> ClusterState:
+    """Return a cluster as of the log's head; raises NotFound."""
     state: ClusterState | None = None
     for stored in await reader.load(CLUSTER.stream(cluster_id)):
         state = CLUSTER.evolve(state, CODEC.decode(stored))
     if state is None:
-        raise NotFound("The VM's cluster is not there.")
+        raise NotFound("The cluster is not there.")
     return state

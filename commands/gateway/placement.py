@@ -51,6 +51,11 @@ class Placement:
         self._fleet: Fleet | None = None
 
     @property
+    def view(self) -> GatewayView:
+        """The view that dry runs are answered from."""
+        return self._view
+
+    @property
     def position(self) -> int:
         """The position up to which the view has the log."""
         return self._view.position
@@ -62,7 +67,7 @@ class Placement:
     def dry_run(self, vm_id: str, cluster: ClusterState) -> PlacementAnswer:
         """Return where a VM would be placed now; raises NotFound."""
         vm = lookup.vm(ViewWorld(self._view), vm_id)
-        found = self._current_fleet().assess(need_of(vm, cluster))
+        found = self.current_fleet().assess(need_of(vm, cluster))
         best = found[0] if found and found[0].rank is not None else None
         return PlacementAnswer(
             vm=vm_id,
@@ -74,7 +79,8 @@ class Placement:
             hosts_total=len(found),
         )
 
-    def _current_fleet(self) -> Fleet:
+    def current_fleet(self) -> Fleet:
+        """Return all hosts with what is taken of them, as of the view's position."""
         if self._fleet is None:
             from commands.scheduler.fleet import Fleet  # noqa: PLC0415 - it takes 16 MiB
 

@@ -94,6 +94,16 @@ class GatewayView:
             if not reached.done():
                 reached.set_result(None)
 
+    def vms_on(self, host: str) -> list[VmState]:
+        """Return the VMs that may run on a host, stale copies included."""
+        found = (self.vms.get(key) for key in self._vms_of.get(host, ()))
+        return [
+            vm
+            for vm in found
+            if vm is not None
+            and (host in vm.may_run_on or any(where == host for where, _n in vm.stale_copies))
+        ]
+
     async def reach(self, position: int, timeout_s: float) -> None:
         """Return once a position is taken in; raises TimeoutError."""
         if self.position >= position:

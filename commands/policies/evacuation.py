@@ -108,10 +108,16 @@ def outlook(
         return Outlook(vm=vm, fate=Fate.SHUTS_DOWN, reason=bound)
     if vm.migrates.mode is MigrationMode.MANUAL:
         return _stuck(evacuation, vm, "It is migrated by people only.")
-    choice = choose(need_to_move(vm, evacuation.cluster, folder_of(evacuation.host, vm)))
+    choice = choose(need_to_move(vm, evacuation.cluster, evacuation.host))
     if choice.host is None:
         return _stuck(evacuation, vm, f"No host can take it. {choice.refusal}")
     return Outlook(vm=vm, fate=Fate.MOVES, host=choice.host)
+
+
+def urgency(vm: VmState) -> tuple[int, str, str]:
+    """Return what orders VMs: those of the highest priority leave first."""
+    own = vm.migrates.priority
+    return (-(vm.availability.priority if own is None else own), vm.name, vm.id)
 
 
 def bound_to(host: HostState, vm: VmState) -> str:

@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.refusal import WrongState
-from commands.policies.evacuation import Evacuation, Fate, not_before, of_maintenance, outlook
+from commands.policies.evacuation import (
+    Evacuation,
+    Fate,
+    not_before,
+    of_maintenance,
+    outlook,
+    urgency,
+)
 from commands.policies.facts import Facts
 from commands.policies.saga import EvacuationRules, Timeouts
 from commands.policies.watch import Beginning, Watch
@@ -198,12 +205,6 @@ class _Leaving:
             return decide(world, context)
 
         return checked
-
-
-def urgency(vm: VmState) -> tuple[int, str, str]:
-    """Return what orders VMs: those of the highest priority leave first."""
-    own = vm.migrates.priority
-    return (-(vm.availability.priority if own is None else own), vm.name, vm.id)
 
 
 def _leaves(vm: VmState, host: str) -> bool:

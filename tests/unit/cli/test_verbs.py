@@ -45,6 +45,8 @@ SENT: list[tuple[str, str, str, Json]] = [
     ("host activate kvm01", "POST", f"hosts/{HOST}/activate", {}),
     ("host maintenance kvm01 --reason disk", "POST", f"hosts/{HOST}/maintenance", {
         "reason": "disk"}),
+    ("host maintenance kvm01 --vms-that-stay power_off --deadline 2h", "POST",
+        f"hosts/{HOST}/maintenance", {"vms_that_stay": "power_off", "deadline_s": 7200}),
     ("host confirm-off kvm01 --name kvm01", "POST", f"hosts/{HOST}/confirm_off", {
         "name": "kvm01"}),
     ("host remove kvm01", "DELETE", f"hosts/{HOST}", {}),
@@ -71,6 +73,20 @@ def test_what_is_typed_is_sent(
     engine.tell(200, DONE)
     cli(*words.split())
     assert _sent(engine) == (method, f"/v1/{path}", body)
+
+
+def test_a_maintenance_is_previewed(cli: Cli, engine: FakeEngine) -> None:
+    """given --preview, then nothing is begun, and a line for each VM says what would become"""
+    vms = [{"vm_name": "web01", "fate": "moves", "host_name": "kvm02", "reason": ""}]
+    vms += [{"vm_name": "db01", "fate": "shuts_down", "host_name": "", "reason": "It is bound."}]
+    found = {"host_name": "kvm01", "fates": {"moves": 1, "shuts_down": 1}, "vms": vms}
+    engine.tell(200, found)
+    words = "host maintenance kvm01 --preview --vms-that-stay shut_down --reason fan"
+    shown = cli(*words.split()).output
+    path = f"/v1/hosts/{HOST}/maintenance/preview"
+    assert _sent(engine) == ("POST", path, {"vms_that_stay": "shut_down"})
+    assert "vms: 1 moves, 1 shuts down" in shown
+    assert "db01   shuts down           It is bound." in shown
 
 
 def test_a_whole_vm_is_typed_in_one_line(cli: Cli, engine: FakeEngine) -> None:
