@@ -277,20 +277,21 @@ def main() -> None:
         server = PostgresServer(workspace)
         server.start()
         database = server.create_database("benchmark")
-        migrate(database.url)
+        dsn = database.socket_url  # as the product reaches the PostgreSQL that it brings along
+        migrate(dsn)
         history = busy_history(given.vms, given.events, hosts=200)
         events = history.events
-        floor = copy_floor(database.url, events)
-        write_log(database.url, events)
-        asyncio.run(rebuild(database.url, len(events), floor))
+        floor = copy_floor(dsn, events)
+        write_log(dsn, events)
+        uvloop.run(rebuild(dsn, len(events), floor))
         listener = socket.create_server(("127.0.0.1", 0))
         # asyncio sets it only on sockets that name their protocol, which this one does not; without
         # it each answer in two parts waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with forked(serve(database.url, listener)):
-            gets(database.url, listener.getsockname()[1])
-        with forked(project(database.url)):
-            asyncio.run(latency(database.url, fdatasync_floor(workspace.folder)))
+        with forked(serve(dsn, listener)):
+            gets(dsn, listener.getsockname()[1])
+        with forked(project(dsn)):
+            uvloop.run(latency(dsn, fdatasync_floor(workspace.folder)))
     finally:
         workspace.close()
 

@@ -102,12 +102,15 @@ class Watcher:
             await connection.execute(statement("listen"))
             await self._ask(connection)
             while True:
+                told = False
                 async for notice in connection.notifies(
                     timeout=self._poll_interval_s, stop_after=1
                 ):
                     if notice.payload.isdigit():
+                        told = True
                         self._heads.advance(int(notice.payload))
-                if self._heads.awaited:
+                # Who was just told has better to do than to be told the same again.
+                if self._heads.awaited and not told:
                     await self._ask(connection)
         finally:
             self._connection = None

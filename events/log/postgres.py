@@ -113,6 +113,7 @@ class PostgresLog(PostgresLogReader):
             try:
                 connection = await connect(self._dsn, "chronovisor log notifier")
                 try:
+                    await connection.execute(statement("unflushed"))
                     while True:
                         await self._written.wait()
                         self._written.clear()
