@@ -22,6 +22,7 @@ from events.types.host import (
     HostUnmanagedDomainsFound,
 )
 from events.types.job import Job, JobKind
+from events.types.migration import CopyProgress
 from events.types.operation import OperationProgressed
 from events.types.vm import DownReason, PauseReason
 from events.wire.agent import (
@@ -105,11 +106,19 @@ def decide_job(world: World, context: Context, host: ReportingHost, item: JobIte
         return Decision(id=item.vm)
     stream, kind = VM.stream(item.vm), entry.job.kind
     if item.state is JobState.RUNNING:
-        return Decision(id=item.vm, events=_progress(world, context, item))
+        held = migrations.held(vm, item)
+        stopped = (NewEvent(stream, held),) if held is not None else ()
+        return Decision(
+            id=item.vm,
+            events=(*_progress(world, context, item), *stopped),
+            correlation=item.job.partition("/")[0],
+        )
     event: Event = e.VmJobDone(job=item.job, kind=kind, host=host.id)
     if item.state is JobState.FAILED:
         reason = item.reason or "The host gave no reason."
-        event = e.VmJobFailed(job=item.job, kind=kind, host=host.id, reason=reason)
+        event = e.VmJobFailed(
+            job=item.job, kind=kind, host=host.id, reason=reason, elsewhere=item.elsewhere
+        )
     correlation = item.job.partition("/")[0]
     return Decision(id=item.vm, events=(NewEvent(stream, event),), correlation=correlation)
 
@@ -271,16 +280,26 @@ def _discard_memory(vm: _Vm, run: Run) -> None:
 
 def _progress(world: World, context: Context, item: JobItem) -> tuple[NewEvent, ...]:
     del context
-    operation_id, _, step = item.job.partition("/")
+    operation_id, _, rest = item.job.partition("/")
+    step = rest.partition("/")[0]
     operation = world.get(OPERATION, operation_id)
     if operation is None or not operation.open or item.percent is None:
         return ()
     before = operation.progress.get(step, 0)
     percent = max(0, min(100, item.percent))
-    if percent - before < PROGRESS_STEP_PERCENT:
+    news = item.copying is not None and _is_news(item.copying, operation.copying)
+    if percent - before < PROGRESS_STEP_PERCENT and not news:
         return ()
-    event = OperationProgressed(step=step, percent=percent)
+    event = OperationProgressed(step=step, percent=max(before, percent), copying=item.copying)
     return (NewEvent(OPERATION.stream(operation_id), event),)
+
+
+def _is_news(copying: CopyProgress, known: CopyProgress | None) -> bool:
+    """Tell whether a migration's figures are worth an event though its percent hardly changed."""
+    if known is None:
+        return True
+    changed = (copying.down_time_ms, copying.post_copy) != (known.down_time_ms, known.post_copy)
+    return changed or copying.rounds >= max(2, 2 * known.rounds)
 
 
 def _folded(

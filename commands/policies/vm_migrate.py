@@ -1,34 +1,41 @@
 """Migrating a running VM: choose a host, have its memory copied there, see it run there.
 
-The destination may run the VM from before the source is ordered to send it. Whatever goes wrong
-before the hand-over, the VM stays where it is, once its host has said so; a host that says nothing
-is waited for, visibly. The destination lets the VM run only when the source has nothing of it.
+A host sends so many VMs at a time, and takes in so many; the others wait, by priority. The
+destination may run the VM from before the source is ordered to send it. Whatever goes wrong before
+the hand-over, the VM stays where it is, once its host has said so; a host that says nothing is
+waited for, visibly. Where a destination did not take the VM in, others are tried. The destination
+lets the VM run only when the source has nothing of it.
 """
 
 from __future__ import annotations
 
+import msgspec
+
+from commands.policies import migration_trouble
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.need import Choice, Need
+from commands.scheduler.need import Choice, Need, need_to_move
 from commands.state import lookup
+from commands.state.cluster import ClusterState
 from commands.state.host import HOST
 from commands.state.operation import StepState
 from commands.state.orders import order_job
-from commands.state.vm import VM, Migration, Run, VmState, VmStatus
+from commands.state.vm import VM, FinishedJob, Migration, Run, VmState, VmStatus
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.job import Job, JobKind, Sending
+from events.types.migration import tuning_of
 from events.types.operation import Outcome
-from events.types.run_spec import VmConfiguration
 from events.types.vm_migration import (
     VmMigrationCancelling,
     VmMigrationFailed,
+    VmMigrationRetried,
     VmMigrationStarted,
 )
 
 STEPS = (
     Step(
         name="prepare",
-        does="choose a host, and have it expect the VM",
+        does="wait for a turn, choose a host, and have it expect the VM",
         undo="none needed",
         cancellable=True,
     ),
@@ -47,6 +54,10 @@ STEPS = (
     ),
 )
 CANCELLED = "The migration was cancelled."
+ATTEMPTS_MAX = 3
+"""So many hosts are tried."""
+PLACES_TOLD = (10, 20, 50, 100, 200, 500)
+"""A place beyond 10 is told as more than one of these: thousands may wait."""
 
 
 def advance(scene: Scene) -> tuple[NewEvent, ...]:
@@ -56,7 +67,8 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     run, migration = vm.run, vm.migration
     if run is None or run.incarnation != scene.operation.incarnation:
         return _over(scene, vm)
-    if migration is not None and migration.id == scene.operation.id:
+    again = scene.is_("prepare", StepState.RUNNING)
+    if migration is not None and migration.id == scene.operation.id and not again:
         return _copy(scene, vm, run, migration)
     if scene.is_("copy", StepState.RUNNING, StepState.UNDOING):
         return _arrived(scene, "copy")
@@ -66,6 +78,9 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 
 
 SAGA = Saga(kind="vm.migrate", steps=STEPS, advance=advance)
+
+
+# ---------------------------------------------------------------------- preparing
 
 
 def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
@@ -79,10 +94,43 @@ def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
         if host != run.host
     ]
     if copies:
-        return scene.await_host(copies[0]) or _await_copy(scene, copies[0])
-    choice = scene.choose(_need(scene, vm, run))
-    if choice.host is None:
-        return _refuse(scene, vm, run, choice)
+        return migration_trouble.await_drop(scene, copies[0])
+    cluster = lookup.cluster(scene.world, vm.cluster)
+    ahead, sends = scene.traffic.ahead(scene.operation.id), scene.traffic.outgoing[run.host]
+    if ahead + sends >= cluster.migration.outgoing_max:
+        return _await_turn(scene, f"Host {run.host_name} sends {sends} VMs already", ahead)
+    need = _need(scene, vm, run, cluster)
+    choice = scene.choose(need)
+    if choice.host is not None:
+        return _order(scene, vm, run, cluster, choice)
+    if scene.choose(msgspec.structs.replace(need, incoming_max=0)).host is not None:
+        limit = cluster.migration.incoming_max
+        return _await_turn(scene, f"Each host that could take it takes in {limit} already", ahead)
+    return _refuse(scene, vm, run, choice)
+
+
+def _await_turn(scene: Scene, why: str, ahead: int) -> tuple[NewEvent, ...]:
+    """Wait until hosts are done with others, and say why, and at which place."""
+    place = f"{ahead + 1}"
+    if ahead >= PLACES_TOLD[0]:
+        place = f"more than {max(told for told in PLACES_TOLD if told <= ahead)}"
+    detail = f"It waits for its turn, at place {place}. {why}."
+    if scene.operation.detail == detail:
+        return ()
+    waiting = e.OperationStepStarted(
+        step="prepare",
+        input=scene.input,
+        attempt=max(1, scene.operation.attempts.get("prepare", 0)),
+        detail=detail,
+    )
+    return scene.own(waiting)
+
+
+def _order(
+    scene: Scene, vm: VmState, run: Run, cluster: ClusterState, choice: Choice
+) -> tuple[NewEvent, ...]:
+    """Have the destination expect the VM, and the source send it."""
+    assert choice.host is not None  # noqa: S101 - the caller has looked
     destination = scene.world.get(HOST, choice.host.id)
     assert destination is not None  # noqa: S101 - it was chosen from among those that are there
     assert destination.capabilities is not None  # noqa: S101
@@ -95,13 +143,16 @@ def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
         destination=destination.id,
         destination_name=destination.name,
     )
+    attempt = scene.operation.attempts.get("copy", 0) + 1
     job = Job(
-        id=_job_id(scene),
+        id=_job_id(scene, attempt),
         kind=JobKind.VM_MIGRATE,
         vm=vm.id,
         incarnation=run.incarnation,
         sending=Sending(
-            destination=destination.id, address=destination.capabilities.migration_address
+            destination=destination.id,
+            address=destination.capabilities.migration_address,
+            tuning=tuning_of(vm.migrates, cluster.migration),
         ),
     )
     return (
@@ -114,44 +165,30 @@ def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
     )
 
 
-def _await_copy(scene: Scene, host: str) -> tuple[NewEvent, ...]:
-    if scene.operation.attention is not None:
-        return ()
-    name = lookup.host(scene.world, host).name
-    return scene.attention(
-        f"Host {name} has not yet dropped what an earlier migration brought there.",
-        f"host {name}",
-        "It goes on by itself once the host has.",
-    )
-
-
 def _refuse(scene: Scene, vm: VmState, run: Run, choice: Choice) -> tuple[NewEvent, ...]:
     reason = f"No host can take it. {choice.refusal}"
+    if scene.operation.refusal and scene.operation.tried:
+        reason = f"{scene.operation.refusal} No other host can take it."
     refused = e.OperationStepRefused(
         step="prepare", input=scene.input, reason=reason, verdicts=choice.verdicts
     )
     return (*scene.own(refused), *_stays(scene, vm, run, Outcome.FAILED, reason))
 
 
+# ---------------------------------------------------------------------- copying
+
+
 def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
     if migration.departed:
         return _hand_over(scene, migration)
     finished = vm.finished(_job_id(scene))
-    if migration.failed:
+    if finished is not None and not finished.done and not _is_told(vm, migration):
+        return _failed(scene, vm, run, migration, finished)
+    if migration.failed and vm.status is not VmStatus.MIGRATING:
         return _ended(scene, finished.reason if finished is not None else CANCELLED)
-    if finished is not None and not finished.done:
-        failed = VmMigrationFailed(
-            name=vm.name,
-            incarnation=run.incarnation,
-            host_name=run.host_name,
-            destination=migration.destination,
-            reason=finished.reason,
-        )
-        return (
-            *scene.target(failed, addressee=migration.destination),
-            *_ended(scene, finished.reason),
-        )
     job = vm.job(_job_id(scene))
+    if migration.held is not None and job is not None:
+        return migration_trouble.held(scene, vm, run, migration, job)
     if scene.operation.cancel_requested and not scene.is_("copy", StepState.UNDOING):
         undo = e.OperationUndoStarted(step="copy", input=scene.input, reason=CANCELLED)
         if job is None:
@@ -165,13 +202,68 @@ def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[Ne
     return ()
 
 
+def _is_told(vm: VmState, migration: Migration) -> bool:
+    """Tell whether the VM is known to stay: then only the operation's end is missing."""
+    return migration.failed and vm.status is not VmStatus.MIGRATING
+
+
+def _failed(
+    scene: Scene, vm: VmState, run: Run, migration: Migration, finished: FinishedJob
+) -> tuple[NewEvent, ...]:
+    """The VM stays on its host, which has said so: try another destination, or give up."""
+    if finished.elsewhere and _may_try_again(scene) and not migration.failed:
+        retried = VmMigrationRetried(
+            name=vm.name,
+            incarnation=run.incarnation,
+            host_name=run.host_name,
+            destination=migration.destination,
+            destination_name=migration.destination_name,
+            reason=finished.reason,
+        )
+        refused = e.OperationStepRefused(step="copy", input=scene.input, reason=finished.reason)
+        again = e.OperationStepStarted(
+            step="prepare",
+            input=scene.input,
+            attempt=scene.operation.attempts.get("prepare", 0) + 1,
+            detail=f"Host {migration.destination_name} did not take it in: {finished.reason}",
+        )
+        return (
+            *scene.target(retried, addressee=migration.destination),
+            *scene.own(again, refused),
+        )
+    failed = VmMigrationFailed(
+        name=vm.name,
+        incarnation=run.incarnation,
+        host_name=run.host_name,
+        destination=migration.destination,
+        reason=finished.reason,
+    )
+    return (
+        *scene.target(failed, addressee=migration.destination),
+        *_ended(scene, finished.reason),
+    )
+
+
+def _may_try_again(scene: Scene) -> bool:
+    operation = scene.operation
+    chosen = operation.host is None and not operation.cancel_requested
+    return chosen and operation.attempts.get("copy", 0) < ATTEMPTS_MAX
+
+
 def _ended(scene: Scene, reason: str) -> tuple[NewEvent, ...]:
     """End the operation of a VM that stays where it is."""
     if scene.operation.cancel_requested:
         undone = e.OperationUndoDone(step="copy", input=scene.input)
         return (*scene.own(undone), *scene.ended(Outcome.CANCELLED, CANCELLED))
     refused = e.OperationStepRefused(step="copy", input=scene.input, reason=reason)
-    return (*scene.own(refused), *scene.ended(Outcome.FAILED, reason))
+    return (*scene.own(refused), *scene.ended(Outcome.FAILED, _stays_where(scene, reason)))
+
+
+def _stays_where(scene: Scene, reason: str) -> str:
+    """Return the reason of a failure, saying where the VM runs."""
+    vm = scene.world.get(VM, scene.operation.target_id)
+    where = vm.run.host_name if vm is not None and vm.run is not None else ""
+    return f"{reason.rstrip('.')}. The VM runs on host {where}, as before." if where else reason
 
 
 def _hand_over(scene: Scene, migration: Migration) -> tuple[NewEvent, ...]:
@@ -196,40 +288,25 @@ def _over(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
 def _stays(
     scene: Scene, vm: VmState, run: Run, outcome: Outcome, reason: str
 ) -> tuple[NewEvent, ...]:
-    """End what never began: the VM is as it was."""
+    """End what never began, or what no other host took over: the VM is as it was."""
     failed = VmMigrationFailed(
         name=vm.name, incarnation=run.incarnation, host_name=run.host_name, reason=reason
     )
     return (*scene.target(failed), *scene.ended(outcome, reason))
 
 
-def _job_id(scene: Scene) -> str:
-    return f"{scene.operation.id}/copy"
+def _job_id(scene: Scene, attempt: int | None = None) -> str:
+    """Return the id of an attempt's job; of the attempt that goes on, if none is named."""
+    number = attempt or scene.operation.attempts.get("copy", 0)
+    return f"{scene.operation.id}/copy" + (f"/{number}" if number > 1 else "")
 
 
-def _has_files(configuration: VmConfiguration) -> bool:
-    """Tell whether the VM has anything open in the storage folder."""
-    boot = configuration.boot
-    named = (boot.kernel, boot.initrd, configuration.cdrom)
-    return bool(configuration.disks) or any(name is not None for name in named)
-
-
-def _need(scene: Scene, vm: VmState, run: Run) -> Need:
+def _need(scene: Scene, vm: VmState, run: Run, cluster: ClusterState) -> Need:
     """Return what the destination must have: all that the run has, as it was started."""
-    configuration = run.spec.configuration
-    source = scene.world.get(HOST, run.host)
-    abilities = source.capabilities if source is not None else None
-    return Need(
-        cluster=vm.cluster,
-        scheduling=lookup.cluster(scene.world, vm.cluster).scheduling,
-        memory_bytes=configuration.memory_bytes,
-        processors=configuration.topology.count,
-        machine_type=run.spec.machine_type,
-        cpu_model=run.spec.cpu_model,
-        bridges=tuple(nic.bridge for nic in configuration.nics),
+    return msgspec.structs.replace(
+        need_to_move(vm, cluster, scene.world.get(HOST, run.host)),
         only_host=scene.operation.host,
         only_host_why="Another host was asked for.",
-        leaves=run.host,
-        moves=True,
-        storage_id=abilities.storage_id if abilities and _has_files(configuration) else None,
+        incoming_max=cluster.migration.incoming_max,
+        tried=scene.operation.tried,
     )

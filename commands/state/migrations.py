@@ -12,8 +12,8 @@ from events.envelope import NewEvent
 from events.types import vm_migration as e
 from events.types.base import Event
 from events.types.vm import DownReason
+from events.wire.agent import JobItem, VmStateItem
 from events.wire.agent import VmState as Reported
-from events.wire.agent import VmStateItem
 
 LOST = "The VM left its host and did not come to run on the one that it was migrated to."
 
@@ -70,11 +70,28 @@ def departure(state: VmState, reason: DownReason, detail: str) -> tuple[NewEvent
 
 def landed(state: VmState, migration: Migration) -> e.VmMigrated:
     """Return the event that the move is complete."""
+    follows = state.disks_host is not None and state.disks_host != migration.destination
     return e.VmMigrated(
         name=state.name,
         incarnation=state.incarnation,
         host=migration.destination,
         host_name=migration.destination_name,
+        disks_from=state.disks_host or "" if follows else "",
+    )
+
+
+def held(state: VmState, item: JobItem) -> Event | None:
+    """Return what follows from the source's word that its hypervisor stopped the VM."""
+    migration, run = state.migration, state.run
+    if migration is None or run is None or item.held is None or migration.held is item.held:
+        return None
+    return e.VmMigrationHeld(
+        name=state.name,
+        incarnation=run.incarnation,
+        host=run.host,
+        host_name=run.host_name,
+        reason=item.reason,
+        held=item.held,
     )
 
 

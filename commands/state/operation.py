@@ -12,6 +12,7 @@ from commands.kernel.fold import Fold
 from events.envelope import NewEvent, Recorded
 from events.types import operation as e
 from events.types.base import Event
+from events.types.migration import CopyProgress
 
 
 class StepState(enum.StrEnum):
@@ -30,7 +31,7 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
 
     `handled` are the positions of the events that it has been moved by; `started_at` is the time
     of its start, `attempts` the number of times that each step was begun, `tried` the hosts on
-    which one was.
+    which one was. `detail` is what was said of the step begun last.
     """
 
     id: str
@@ -48,6 +49,8 @@ class OperationState(msgspec.Struct, frozen=True, kw_only=True):
     timers: dict[str, dt.datetime] = {}
     fired: frozenset[str] = frozenset()
     progress: dict[str, int] = {}
+    copying: CopyProgress | None = None
+    detail: str = ""
     cancel_requested: bool = False
     attention: str | None = None
     refusal: str | None = None
@@ -130,6 +133,7 @@ def _evolve_steps(state: OperationState, event: Event) -> OperationState | None:
                 incarnation=event.incarnation or state.incarnation,
                 attention=None,
                 refusal=None,
+                detail=event.detail,
             )
         case e.OperationStepDone():
             return change(state, steps=state.steps | {event.step: StepState.DONE}, attention=None)
@@ -140,7 +144,11 @@ def _evolve_steps(state: OperationState, event: Event) -> OperationState | None:
                 refusal=event.reason,
             )
         case e.OperationProgressed():
-            return change(state, progress=state.progress | {event.step: event.percent})
+            return change(
+                state,
+                progress=state.progress | {event.step: event.percent},
+                copying=event.copying or state.copying,
+            )
         case e.OperationUndoStarted():
             return change(
                 state, steps=state.steps | {event.step: StepState.UNDOING}, refusal=event.reason

@@ -27,12 +27,15 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 
     `ticket` lets it in there, once; it is put in on the way to the source, never into an event.
     `cancelled`: the source is to stop, if it is not too late. `tuning` says how it is to be sent.
+    `released`: the destination has nothing of the VM, which is to go on if it was stopped for the
+    switch-over.
     """
 
     destination: str
     address: str
     ticket: str = ""
     cancelled: bool = False
+    released: bool = False
     tuning: Tuning = Tuning()
 
 

@@ -61,6 +61,30 @@ class ClusterMigrationSettings(msgspec.Struct, frozen=True, kw_only=True):
     incoming_max: int = 2
 
 
+class Held(enum.StrEnum):
+    """How a VM came to be stopped on its host for a migration, and by whom it may be let go."""
+
+    SWITCH_OVER = "switch_over"  # nothing is lost: it may go on once the destination has nothing
+    POST_COPY = "post_copy"  # part of its memory is at the destination: it cannot go on
+
+
+class CopyProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the copying of a VM's memory is. A round is one pass over what changed in the pass
+    before; `down_time_ms` is what is allowed at the switch-over by now, `throttle_percent` how much
+    the VM's CPUs are slowed down. In post-copy the VM runs at the destination already.
+    """
+
+    total_bytes: int = 0
+    remaining_bytes: int = 0
+    copied_bytes: int = 0
+    copied_bytes_per_s: int = 0
+    dirty_bytes_per_s: int = 0
+    rounds: int = 0
+    throttle_percent: int = 0
+    down_time_ms: int = 0
+    post_copy: bool = False
+
+
 def tuning_of(vm: VmMigrationSettings, cluster: ClusterMigrationSettings) -> Tuning:
     """Return how a VM of a cluster is to be sent."""
     limits = [

@@ -13,6 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from events.types.base import Audit, Event, Severity, event
+from events.types.migration import CopyProgress
 
 
 class Outcome(enum.StrEnum):
@@ -80,10 +81,13 @@ class OperationStepRefused(Event, frozen=True, kw_only=True):
 
 @event("operation.progressed")
 class OperationProgressed(Event, frozen=True, kw_only=True):
-    """How far the running step has come, in percent of the whole step."""
+    """How far the running step has come, in percent of the whole step; `copying` is a migration's
+    figures.
+    """
 
     step: str
     percent: int
+    copying: CopyProgress | None = None
 
 
 @event("operation.timer_set")

@@ -150,12 +150,13 @@ class VmJobDone(Event, frozen=True, kw_only=True):
 
 @event("vm.job_failed")
 class VmJobFailed(Event, frozen=True, kw_only=True):
-    """The host could not do the job, and why."""
+    """The host could not do the job, and why; `elsewhere`: another destination may be tried."""
 
     job: str
     kind: JobKind
     host: str
     reason: str
+    elsewhere: bool = False
 
 
 @event("vm.job_withdrawn")

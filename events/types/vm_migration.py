@@ -11,8 +11,9 @@ import enum
 from typing import ClassVar
 
 from events.claims import Claim, check, release, shared
-from events.types.base import Audit, Event, event
+from events.types.base import Audit, Event, Severity, event
 from events.types.host import gate_key
+from events.types.migration import Held
 from events.types.vm import DownReason
 
 
@@ -129,12 +130,16 @@ class VmMigrationDeparted(Event, frozen=True, kw_only=True):
 
 @event("vm.migrated")
 class VmMigrated(Event, frozen=True, kw_only=True):
-    """The VM runs on the destination, and not on the source."""
+    """The VM runs on the destination, and not on the source.
+
+    `disks_from` is the host that its disks were looked for on so far, "" if that does not change.
+    """
 
     name: str
     incarnation: int
     host: str
     host_name: str
+    disks_from: str = ""
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
@@ -144,6 +149,15 @@ class VmMigrated(Event, frozen=True, kw_only=True):
             resolves="VM_MIGRATION_START",
         ),
     )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the host for the disks as well: they lie where both hosts see them."""
+        if not self.disks_from:
+            return ()
+        return (
+            release(f"host/{self.disks_from}", f"{stream}/disks"),
+            shared(f"host/{self.host}", f"{stream}/disks"),
+        )
 
 
 @event("vm.migration_failed")
@@ -155,6 +169,85 @@ class VmMigrationFailed(Event, frozen=True, kw_only=True):
     host_name: str
     destination: str = ""
     reason: str
+
+
+@event("vm.migration_retried")
+class VmMigrationRetried(Event, frozen=True, kw_only=True):
+    """The destination did not take the VM in, and is to drop what it has (addressed to it); another
+    one is to be found.
+    """
+
+    name: str
+    incarnation: int
+    host_name: str
+    destination: str
+    destination_name: str
+    reason: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=128,
+            name="VM_MIGRATION_TRYING_RERUN",
+            severity=Severity.WARNING,
+            message="VM {name} could not be migrated to host {destination_name} ({reason})."
+            " Another host is tried.",
+        ),
+    )
+
+
+@event("vm.migration_held")
+class VmMigrationHeld(Event, frozen=True, kw_only=True):
+    """The source's hypervisor stopped the VM for the switch-over, and cannot say what became of it.
+
+    The VM runs neither there nor at the destination, as far as its hosts know.
+    """
+
+    name: str
+    incarnation: int
+    host: str
+    host_name: str
+    reason: str
+    held: Held = Held.SWITCH_OVER
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_302,
+            name="VM_MIGRATION_HELD",
+            severity=Severity.WARNING,
+            message="VM {name} is stopped on host {host_name} in the midst of its migration:"
+            " {reason}",
+        ),
+    )
+
+
+@event("vm.migration_recalled")
+class VmMigrationRecalled(Event, frozen=True, kw_only=True):
+    """The destination is to drop what it has of the VM (addressed to it): it never ran there, and
+    is to go on at the source.
+    """
+
+    name: str
+    incarnation: int
+    host_name: str
+    destination: str
+
+
+@event("vm.migration_released")
+class VmMigrationReleased(Event, frozen=True, kw_only=True):
+    """The source is to let the VM go on (addressed to it): the destination has nothing of it."""
+
+    name: str
+    incarnation: int
+    host: str
+    host_name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_303,
+            name="VM_MIGRATION_RELEASED",
+            message="VM {name} is let go on at host {host_name}: the other host has nothing of it.",
+        ),
+    )
 
 
 @event("vm.migration_dropped")

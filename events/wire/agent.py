@@ -18,6 +18,7 @@ import msgspec
 from events.types.host import Capabilities
 from events.types.host_power import AgentAnswer, FenceOrder, PowerState
 from events.types.job import Job
+from events.types.migration import CopyProgress, Held
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
 
@@ -147,13 +148,20 @@ class JobState(enum.StrEnum):
 
 
 class JobItem(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
-    """How far a job is; `percent` while running, `reason` if failed."""
+    """How far a job is; `percent` while running, `reason` if failed.
+
+    Of a migration: `copying` while running; `held`, with its reason, where the hypervisor stopped
+    the VM and does not know how to go on; `elsewhere` if another destination may be tried.
+    """
 
     job: str
     vm: str
     state: JobState
     percent: int | None = None
     reason: str = ""
+    copying: CopyProgress | None = None
+    held: Held | None = None
+    elsewhere: bool = False
 
 
 class FullStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="full_state"):

@@ -9,6 +9,7 @@ import msgspec
 from events.envelope import Recorded
 from events.types import operation as e
 from events.types.base import Event
+from events.types.migration import CopyProgress
 from projections.views.parts import (
     Change,
     Changes,
@@ -44,12 +45,15 @@ class StepStatus(enum.StrEnum):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A step of an operation; `attempt` counts from 1 once it was begun."""
+    """A step of an operation; `attempt` counts from 1 once it was begun. `copying` has the figures of
+    a migration.
+    """
 
     name: str
     status: StepStatus = StepStatus.PENDING
     attempt: int = 0
     percent: int | None = None
+    copying: CopyProgress | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
     detail: str = ""
@@ -164,6 +168,7 @@ def _step_started(
         status=StepStatus.RUNNING,
         attempt=event.attempt,
         percent=None,
+        copying=None,
         started_at=recorded.time,
         ended_at=None,
         detail=event.detail,
@@ -206,7 +211,7 @@ def _step_refused(
 def _progressed(
     document: OperationDocument, event: e.OperationProgressed, recorded: Recorded
 ) -> Changes:
-    return _step(document, event.step, percent=event.percent)
+    return _step(document, event.step, percent=event.percent, copying=event.copying)
 
 
 def _timer_set(
@@ -304,10 +309,16 @@ def in_progress(document: OperationDocument) -> OperationInProgress | None:
     if document.ended_at is not None:
         return None
     attention = document.attention
+    at_work = {StepStatus.RUNNING, StepStatus.UNDOING}
+    running = next((step for step in document.steps if step.status in at_work), None)
     return OperationInProgress(
         id=document.id,
         kind=document.kind,
         status=document.status.value,
+        # Only where a host tells how far it is: else a VM would change with each step.
+        percent=document.percent if running and running.percent is not None else 0,
+        detail=running.detail if running else "",
+        copying=running.copying if running else None,
         reason=attention.reason if attention else "",
         waits_for=attention.waits_for if attention else "",
         remedy=attention.remedy if attention else "",

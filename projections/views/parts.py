@@ -10,6 +10,7 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types.base import Event
+from events.types.migration import CopyProgress
 
 Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 """A time with its zone, shown as RFC 3339 has it."""
@@ -43,7 +44,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class OperationInProgress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Work on the object that has not ended.
+    """Work on the object that has not ended; `detail` is about the step that is under way, and
+    `copying` a migration's figures.
 
     With status `needs_attention`, `reason`, `waits_for` and `remedy` say why it stands still, for
     what it waits, and what a person can do about it.
@@ -52,6 +54,9 @@ class OperationInProgress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str
     kind: str
     status: str
+    percent: int = 0
+    detail: str = ""
+    copying: CopyProgress | None = None
     reason: str = ""
     waits_for: str = ""
     remedy: str = ""

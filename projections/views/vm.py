@@ -340,6 +340,13 @@ def _not_migrating(document: VmDocument, event: Event, recorded: Recorded) -> Ch
     return {}
 
 
+def _migrated(document: VmDocument, event: m.VmMigrated, recorded: Recorded) -> Changes:
+    changes = _not_migrating(document, event, recorded)
+    if event.disks_from:
+        changes["disks_host"] = Reference(id=event.host, name=event.host_name)
+    return changes
+
+
 def _remove_requested(
     document: VmDocument, event: e.VmRemoveRequested, recorded: Recorded
 ) -> Changes:
@@ -380,7 +387,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrationStarted: _migration_started,
     m.VmMigrationDeparted: _migration_departed,
     m.VmMigrationDropped: _migration_dropped,
-    m.VmMigrated: _not_migrating,
+    m.VmMigrated: _migrated,
     m.VmMigrationFailed: _not_migrating,
     **vm_availability.CHANGES,
     **migration.VM_CHANGES,
@@ -403,6 +410,10 @@ VIEW: View[VmDocument] = View(
             e.VmStaleCopyGone,
             m.VmMigrationCancelling,  # asked of the host; its operation shows what came of it
             m.VmMigrationArrived,
+            m.VmMigrationRetried,
+            m.VmMigrationHeld,
+            m.VmMigrationRecalled,
+            m.VmMigrationReleased,
         }
     ),
 )

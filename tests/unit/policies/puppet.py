@@ -64,7 +64,8 @@ async def answers(stage: Stage, host: str, failing: Collection[str] = ()) -> lis
 def _ended_by_job(vm: VmState) -> DownReason | None:
     """Return why the run is over by the host's own word, as its journal says."""
     for job in vm.finished_jobs:
-        operation, _, step = job.id.partition("/")
+        operation, _, rest = job.id.partition("/")
+        step = rest.partition("/")[0]
         if job.done and vm.operation == operation:
             if step == "shutdown":
                 return DownReason.ADMIN
