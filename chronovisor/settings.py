@@ -101,6 +101,30 @@ class Restarts(Section, frozen=True, kw_only=True):
     shutting_down_s: Seconds = 600.0
 
 
+class Fencing(Section, frozen=True, kw_only=True):
+    """How hosts that are silent are turned off, so that their VMs can start elsewhere.
+
+    `protected_hosts` are the names of those that never are: the engine's or its database's.
+    `kdump_port` 0 does not listen for kernel dumps; `kdump_host` empty: at `gateway.host`.
+    """
+
+    settle_s: Seconds = 20.0
+    soft_timeout_s: Seconds = 60.0
+    kdump_host: str = ""
+    kdump_port: Port = 7410
+    kdump_wait_s: Seconds = 30.0
+    kdump_ended_after_s: Seconds = 90.0
+    kdump_timeout_s: Seconds = 3_600.0
+    status_timeout_s: Seconds = 40.0
+    off_timeout_s: Seconds = 120.0
+    on_timeout_s: Seconds = 120.0
+    confirm_fresh_s: Seconds = 15.0
+    retry_s: Seconds = 180.0
+    at_once_max: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 20
+    lost_percent_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+    protected_hosts: tuple[str, ...] = ()
+
+
 class Smtp(Section, frozen=True, kw_only=True):
     """Mail. Without `server` no mail is sent. The password lies in a file."""
 
@@ -149,6 +173,7 @@ class Settings(Section, frozen=True, kw_only=True):
     hosts: Hosts = Hosts()
     policies: Policies = Policies()
     restarts: Restarts = Restarts()
+    fencing: Fencing = Fencing()
     notifier: Notifier = Notifier()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Coroutine
 
 import msgspec
 import psycopg
@@ -22,6 +23,7 @@ from chronovisor.agent_bundle import BundleKeeper
 from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
+from chronovisor.fencing import kdump_place
 from chronovisor.heartbeat import Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
@@ -33,6 +35,7 @@ from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.fencing import FRESH_S, FRESH_S_MIN
+from commands.gateway.kdump import KdumpListener
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.placement import Placement
 from commands.gateway.renewal import RENEW_PATH, Renewals
@@ -79,6 +82,7 @@ class Engine:
                 interval_s=max(0.2, 2.0 * scale),
             ),
             source_for("gateway"),
+            name=str(uuid.uuid4()),
         )
         self._telemetry = _telemetry_sink(installation)
         self._secret = EngineSecret.load(installation.folder.secret)
@@ -134,6 +138,7 @@ class Engine:
                 follow(self._log, self._view, self._handler, self._keeper),
                 self._monitor.run(),
                 VaultKeeper(self._vault, self._view, self._log).run(),
+                *self._kdump(),
                 self._telemetry.run(),
                 certificates.run(),
                 beat.run(),
@@ -169,6 +174,14 @@ class Engine:
             ca_bundle=files.trust,
             expired_paths=frozenset({RENEW_PATH}),
         )
+
+    def _kdump(self) -> tuple[Coroutine[None, None, None], ...]:
+        """Return what listens for kernel dumps, unless the settings say that nothing does."""
+        place = kdump_place(self._installation.settings)
+        if place is None:
+            return ()
+        listener = KdumpListener(self._handler, self._view, source_for("gateway"), place)
+        return (listener.run(),)
 
     def _build_api(self, enrolment: Enrolment) -> Api:
         return Api(

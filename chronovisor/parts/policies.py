@@ -8,6 +8,7 @@ import psycopg
 import structlog
 
 from chronovisor.contexts import small_context
+from chronovisor.fencing import fence_rules
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.leadership import Leadership
@@ -31,6 +32,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
         launch_s=policies.launch_timeout_s * scale,
         retry_s=policies.retry_s * scale,
         restarts=_restart_rules(installation.settings.restarts, scale),
+        fencing=fence_rules(installation.settings.fencing, scale),
     )
     state = _State()
     beat = Heartbeat(installation.dsn(), "policies", state.pulse)

@@ -2,7 +2,9 @@
 
 A host is silent only if the gateway itself could listen for the whole time-out. Whenever it could
 not (it just started, was stopped, its clock jumped, the database was away), all hosts' times begin
-anew after a grace.
+anew after a grace. So they do where another engine stops listening: its hosts spoke to it. Before a
+host is turned off, its silence is asked after (`host.silence_questioned`), and confirmed by the
+same rule: an engine that was just started, or stood still, confirms nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Handler
 from commands.state.host import HOST, Duty, HostState
 from events.types.host import HostSilent
+from events.types.host_power import HostSilenceConfirmed
 
 log = structlog.get_logger(__name__)
 CLOCKS_DIFFER_S_MAX = 5.0
 """Engines' clocks may differ by so much; contract C alerts beyond it."""
+ENGINE = "engine/"
+"""Under this, with their names, engines say among the contacts that they listen."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +44,11 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     def deaf_s(self) -> float:
         """A gap between two looks that is longer than this means that we could not listen."""
         return self.interval_s * 3 + 1.0
+
+    @property
+    def engine_away_s(self) -> float:
+        """Another engine that says nothing for so long listens no more."""
+        return min(self.deaf_s * 3, self.timeout_s / 2)
 
 
 class Hearing:
@@ -80,7 +90,11 @@ class Monitor:
         patience: Patience,
         source: ContextSource,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "",
     ) -> None:
+        self._name = f"{ENGINE}{name}" if name else ""
+        self._others: frozenset[str] = frozenset()
         self._handler = handler
         self._view = view
         self._contacts = contacts
@@ -111,19 +125,39 @@ class Monitor:
         self._hearing.look(now, self._monotonic())
         heard, self._heard = self._heard, {}
         try:
-            if heard:
-                await self._contacts.store(heard)
+            said = heard | {self._name: now} if self._name else heard
+            if said:
+                await self._contacts.store(said)
             shared = await self._contacts.read()
         except Exception:
             self._heard = heard | self._heard
             raise
+        self._watch_others(now, shared)
         self._remember(now, shared, heard)
         for host in list(self._view.hosts.values()):
-            if not _is_watched(host) or host.id in self._heard:
+            watched, questioned = _is_watched(host), _is_questioned(host)
+            if not (watched or questioned) or host.id in self._heard:
                 continue
             last = self._known.get(host.id, self._hearing.since)
-            if self._hearing.silent_s(last, now) > self._patience.timeout_s:
+            if self._hearing.silent_s(last, now) <= self._patience.timeout_s:
+                continue
+            if watched:
                 await self._silent(host, last)
+            else:
+                await self._confirm(host, last)
+
+    def _watch_others(self, now: dt.datetime, shared: Mapping[str, dt.datetime]) -> None:
+        """Begin anew where another engine has stopped to listen: we do not know what it heard."""
+        limit = now - dt.timedelta(seconds=self._patience.engine_away_s)
+        listening = frozenset(
+            name
+            for name, said in shared.items()
+            if name.startswith(ENGINE) and name != self._name and said > limit
+        )
+        if self._others - listening:
+            log.warning("another engine listens no more", engines=sorted(self._others - listening))
+            self._hearing.lost(now)
+        self._others = listening
 
     def _remember(self, now: dt.datetime, *sources: Mapping[str, dt.datetime]) -> None:
         """Keep what was ever heard: the shared table forgets everything when its database crashes.
@@ -153,6 +187,25 @@ class Monitor:
 
         await self._handler.handle(decide, lambda: context, principal="gateway")
         log.warning("a host is silent", host=host_id, last_contact=last.isoformat())
+
+    async def _confirm(self, host: HostState, last: dt.datetime) -> None:
+        host_id = host.id
+
+        def decide(world: World, context: Context) -> Decision:
+            del context
+            state = world.get(HOST, host_id)
+            if state is None or not _is_questioned(state):
+                return Decision(id=host_id)
+            confirmed = HostSilenceConfirmed(
+                name=state.name, last_contact=last, timeout_s=self._patience.timeout_s
+            )
+            return Decision(id=host_id, events=on(HOST.stream(host_id), confirmed))
+
+        await self._handler.handle(decide, self._source, principal="gateway")
+
+
+def _is_questioned(host: HostState) -> bool:
+    return host.silent and not host.removed and host.power.questioned > host.power.confirmed
 
 
 def _is_watched(host: HostState) -> bool:

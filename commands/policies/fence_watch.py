@@ -24,6 +24,7 @@ from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.operation import OperationState, begin
+from events.types.base import Event
 from events.types.host_power import ClusterFencingHeld, ClusterFencingResumed, HostFencingBegun
 
 
@@ -120,7 +121,7 @@ class Fencing(Watch):
             state = lookup.cluster(world, cluster.id)
             if state.fencing_held == held:
                 raise WrongState("It was said already.")
-            said = ClusterFencingResumed(name=state.name)
+            said: Event = ClusterFencingResumed(name=state.name)
             if held:
                 said = ClusterFencingHeld(
                     name=state.name, lost=lost, hosts=hosts, percent_max=percent

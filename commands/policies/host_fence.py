@@ -278,7 +278,7 @@ def _blocked(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     why = _why_not(scene, host)
     if why is None:
         return orders.clear(scene, "again") or None
-    again = ()
+    again: tuple[NewEvent, ...] = ()
     if "again" not in scene.operation.timers:
         again = scene.own(scene.timer("again", scene.timeouts.fencing.retry_s))
     remedy = (

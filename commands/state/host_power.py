@@ -111,7 +111,14 @@ def _evolve_silence(state: HostPower, recorded: Recorded) -> HostPower:
     event, change = recorded.event, msgspec.structs.replace
     match event:
         case h.HostSilent() if not state.silent_at:
-            return change(_heard(state), silent_at=recorded.position, silent_since=recorded.time)
+            return change(
+                state,
+                silent_at=recorded.position,
+                silent_since=recorded.time,
+                fencing=None,
+                questioned=0,
+                confirmed=0,
+            )
         case h.HostSessionStarted():
             return _heard(state)
         case e.HostFencingBegun():

@@ -333,7 +333,7 @@ VIEW = _HostView(
     # The token is between the admin and the machine; the newest certificate's end is shown from
     # when it is issued.
     # Which worker does what over SSH, and why it is undone, shows in the operation.
-    ignores=frozenset(
+    ignores=host_power.IGNORED.union(
         {
             e.HostEnrolmentTokenIssued,
             e.HostCertificateTakenUp,
@@ -342,8 +342,7 @@ VIEW = _HostView(
             ssh_events.HostSshCancelRequested,
             ssh_events.HostSshUndoStarted,
         }
-    )
-    | host_power.IGNORED,
+    ),
 )
 evolve = VIEW.evolve
 
