@@ -60,9 +60,7 @@ class Affinities:
         for group in self.groups:
             for vm in group.vms:
                 self._of.setdefault(vm, []).append(group)
-        self._sets = {
-            vm: (vms, names) for vms, names in merged(self.groups) for vm in vms if len(vms) > 1
-        }
+        self._sets = {vm: (vms, names) for vms, names in self.sets() for vm in vms}
         self._hosts = {group.id: frozenset(group.hosts) for group in self.groups}
         self._names = {vm: name for group in self.groups for vm, name in group.names.items()}
 
@@ -97,6 +95,10 @@ class Affinities:
                 if g.host_rule.polarity is not Polarity.DISABLED
             ),
         )
+
+    def sets(self) -> list[tuple[frozenset[str], tuple[str, ...]]]:
+        """Return the sets of VMs that must be on one host, with the names of their groups."""
+        return [(vms, names) for vms, names in merged(self.groups) if len(vms) > 1]
 
     def _tie(self, vm: str, where: Where, ignored: str | None) -> Tie | None:
         found = self._sets.get(vm)

@@ -59,6 +59,35 @@ class Fleet:
         else:
             self._affinities.pop(cluster, None)
 
+    def affinities(self, cluster: str) -> Affinities:
+        """Return a cluster's affinity groups."""
+        return self._affinities.get(cluster) or Affinities(())
+
+    def candidates(self, cluster: str) -> list[Candidate]:
+        """Return a cluster's hosts with what is taken of them, by name."""
+        return list(self._columns(cluster).candidates)
+
+    def candidate(self, host: str) -> Candidate | None:
+        """Return a host with what is taken of it."""
+        return self._candidates.get(host)
+
+    def draft(self, cluster: str) -> Fleet:
+        """Return a copy of one cluster, to try moves in."""
+        copy = Fleet()
+        for candidate in self._columns(cluster).candidates:
+            copy._candidates[candidate.host.id] = candidate
+        if cluster in self._affinities:
+            copy._affinities[cluster] = self._affinities[cluster]
+        copy._places.update(self._places)
+        copy._coming.update(self._coming)
+        return copy
+
+    def move(self, vm: str, share: Share, source: str, destination: str) -> None:
+        """Count a VM that runs on one host on another."""
+        self.take(source, share, -1)
+        self.take(destination, share)
+        self._places[vm] = (destination,)
+
     def expect(self, vm: str, host: str | None) -> None:
         """Take in that a VM will be on a host in a moment; None: it is there, or will not be."""
         if host is None:

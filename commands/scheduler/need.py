@@ -12,6 +12,7 @@ from commands.state.host import HostState
 from commands.state.vm import VmState
 from events.types.cluster import Scheduling
 from events.types.operation import Verdict
+from events.types.run_spec import VmConfiguration
 
 HOST_RESERVE_BYTES = 256 * 1024 * 1024
 """Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
@@ -146,14 +147,15 @@ def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> 
     )
 
 
-def need_to_move(vm: VmState, cluster: ClusterState, storage_id: str | None) -> Need:
+def need_to_move(vm: VmState, cluster: ClusterState, source: HostState | None) -> Need:
     """Return what a running VM needs of the host that it is moved to: all that its run has.
 
-    `storage_id` names the folder of its files, None where it has none.
+    `source` is the host that it runs on.
     """
     run = vm.run
     assert run is not None  # noqa: S101 - the caller has looked
     configuration = run.spec.configuration
+    abilities = source.capabilities if source is not None else None
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
@@ -164,9 +166,16 @@ def need_to_move(vm: VmState, cluster: ClusterState, storage_id: str | None) -> 
         bridges=tuple(nic.bridge for nic in configuration.nics),
         leaves=run.host,
         moves=True,
-        storage_id=storage_id,
+        storage_id=abilities.storage_id if abilities and _has_files(configuration) else None,
         **_settled(vm, cluster),
     )
+
+
+def _has_files(configuration: VmConfiguration) -> bool:
+    """Tell whether the VM has anything open in the storage folder."""
+    boot = configuration.boot
+    named = (boot.kernel, boot.initrd, configuration.cdrom)
+    return bool(configuration.disks) or any(name is not None for name in named)
 
 
 def _settled(vm: VmState, cluster: ClusterState) -> dict[str, Any]:

@@ -43,7 +43,10 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedMove(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM that is to be moved, from where to where, and why, in a sentence."""
+    """One VM that is to be moved, from where to where, and why, in a sentence.
+
+    `affinity`: it keeps an affinity group.
+    """
 
     vm: str
     vm_name: str
@@ -52,6 +55,7 @@ class PlannedMove(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     destination_name: str
     reason: str
+    affinity: bool = False
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

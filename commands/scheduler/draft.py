@@ -1,0 +1,187 @@
+"""A draft of a cluster: moves are tried in it, one after the other, before any is made.
+
+It is all that balancing looks at: the hosts with what is reckoned to be taken of them, and the VMs
+that may be moved now. Nothing in it changes the fleet that it was drawn from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
+from commands.scheduler.fleet import Fleet, share_of
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, need_to_move
+from commands.state.cluster import ClusterState
+from commands.state.host import HostStatus
+from commands.state.vm import VmState, VmStatus
+from events.types.balancing import Figures, HostFigures, PlannedMove
+from events.types.migration import MigrationMode
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Moves that make things better, and the load of the hosts that they touch."""
+
+    moves: tuple[PlannedMove, ...] = ()
+    hosts: tuple[HostFigures, ...] = ()
+
+
+class Draft:
+    """One cluster while a plan is made; `left` is how many more moves it may have.
+
+    Hosts that are `busy` (a VM comes or goes there) are neither left nor come to.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        cluster: ClusterState,
+        vms: Iterable[VmState],
+        *,
+        busy: frozenset[str],
+        moves_max: int,
+    ) -> None:
+        self.cluster = cluster
+        self.busy = busy
+        self.fleet = fleet.draft(cluster.id)
+        self.affinities = fleet.affinities(cluster.id)
+        self._moves: list[tuple[VmState, PlannedMove]] = []
+        self._moves_max = moves_max
+        self._before = {c.host.id: c for c in fleet.candidates(cluster.id)}
+        self._running: dict[str, int] = defaultdict(int)
+        self.movable: dict[str, dict[str, VmState]] = defaultdict(dict)
+        for vm in vms:
+            for host in vm.may_run_on:
+                self._running[host] += 1
+            if vm.run is not None and _may_move(vm) and self.knows(vm.run.host):
+                self.movable[vm.run.host][vm.id] = vm
+        self._counts_before = dict(self._running)
+
+    @property
+    def left(self) -> int:
+        """How many more moves the plan may have."""
+        return self._moves_max - len(self._moves)
+
+    @property
+    def made(self) -> int:
+        """How many moves it has."""
+        return len(self._moves)
+
+    def hosts(self) -> list[Candidate]:
+        """Return the hosts that are up and not busy, as they would be now, by name."""
+        return [
+            candidate
+            for candidate in self.fleet.candidates(self.cluster.id)
+            if candidate.host.status is HostStatus.UP and candidate.host.id not in self.busy
+        ]
+
+    def knows(self, host: str) -> bool:
+        """Tell whether a host is one of the cluster's."""
+        return self.fleet.candidate(host) is not None
+
+    def candidate(self, host: str) -> Candidate:
+        """Return a host as it would be now."""
+        found = self.fleet.candidate(host)
+        assert found is not None  # noqa: S101 - it is one of the cluster's
+        return found
+
+    def running(self, host: str) -> int:
+        """Return how many VMs would run on a host."""
+        return self._running[host]
+
+    def need(self, vm: VmState, source: str) -> Need:
+        """Return what a VM needs of another host than the one that it is on in the draft."""
+        need = need_to_move(vm, self.cluster, self.candidate(source).host)
+        return msgspec.structs.replace(need, leaves=source, avoid=self.busy)
+
+    def choose(self, need: Need) -> str | None:
+        """Return the best host, None where there is none."""
+        found = self.fleet.choose(need).host
+        return found.id if found is not None else None
+
+    def move(
+        self, vm: VmState, source: str, destination: str, reason: str, *, affinity: bool = False
+    ) -> None:
+        """Make a move in the draft. A VM is moved once in a plan."""
+        del self.movable[source][vm.id]
+        self.fleet.move(vm.id, share_of(vm), source, destination)
+        self._running[source] -= 1
+        self._running[destination] += 1
+        planned = PlannedMove(
+            vm=vm.id,
+            vm_name=vm.name,
+            source=source,
+            source_name=self.candidate(source).host.name,
+            destination=destination,
+            destination_name=self.candidate(destination).host.name,
+            reason=reason,
+            affinity=affinity,
+        )
+        self._moves.append((vm, planned))
+
+    def take_back(self, count: int) -> None:
+        """Take back all moves but the first `count`."""
+        while len(self._moves) > count:
+            vm, planned = self._moves.pop()
+            self.fleet.move(vm.id, share_of(vm), planned.destination, planned.source)
+            self._running[planned.destination] -= 1
+            self._running[planned.source] += 1
+            self.movable[planned.source][vm.id] = vm
+
+    def plan(self) -> Plan:
+        """Return the plan, with the figures of each host that it touches."""
+        moves = tuple(planned for _vm, planned in self._moves)
+        touched = {host for move in moves for host in (move.source, move.destination)}
+        hosts = tuple(
+            HostFigures(
+                host=candidate.host.id,
+                host_name=candidate.host.name,
+                before=_figures(
+                    self._before[candidate.host.id], self._counts_before.get(candidate.host.id, 0)
+                ),
+                after=_figures(candidate, self._running[candidate.host.id]),
+            )
+            for candidate in self.fleet.candidates(self.cluster.id)
+            if candidate.host.id in touched
+        )
+        return Plan(moves=moves, hosts=hosts)
+
+
+def busy_hosts(vms: Mapping[str, VmState]) -> frozenset[str]:
+    """Return the hosts that VMs come to or leave now."""
+    busy: set[str] = set()
+    for vm in vms.values():
+        if vm.migration is not None:
+            busy |= {vm.migration.source, vm.migration.destination}
+        elif vm.status is VmStatus.MIGRATING and vm.run is not None:
+            busy.add(vm.run.host)
+    return frozenset(busy)
+
+
+def cpu_percent(candidate: Candidate) -> int:
+    """Return how much of a host's CPUs its VMs are reckoned to take, in percent."""
+    abilities = candidate.host.capabilities
+    if abilities is None:
+        return 0
+    return candidate.processors_taken * VCPU_CONSUMPTION_PERCENT // max(1, abilities.cpus)
+
+
+def memory_free(candidate: Candidate) -> int:
+    """Return what a host has left for VMs, in bytes, without any over-commitment."""
+    abilities = candidate.host.capabilities
+    if abilities is None:
+        return 0
+    return abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
+
+
+def _figures(candidate: Candidate, vms: int) -> Figures:
+    return Figures(
+        vms=vms, cpu_percent=cpu_percent(candidate), memory_free_bytes=memory_free(candidate)
+    )
+
+
+def _may_move(vm: VmState) -> bool:
+    settled = vm.status is VmStatus.UP and vm.migration is None and not vm.jobs
+    return settled and not vm.stale_copies and vm.migrates.mode is MigrationMode.AUTOMATIC
