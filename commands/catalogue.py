@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from commands.cluster import balance as cluster_balance
+from commands.cluster import balancing as cluster_balancing
 from commands.cluster import create as cluster_create
 from commands.cluster import fencing as cluster_fencing
 from commands.cluster import migration as cluster_migration
 from commands.cluster import remove as cluster_remove
+from commands.cluster import resources as cluster_resources
 from commands.cluster import schedule as cluster_schedule
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
@@ -38,6 +41,7 @@ from commands.host import uninstall as host_uninstall
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
 from commands.vm import (
+    choose_hosts,
     create,
     high_availability,
     migrate,
@@ -71,6 +75,8 @@ MODULES: tuple[ModuleType, ...] = (
     *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
     *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
+    choose_hosts,
+    *(cluster_resources, cluster_balancing, cluster_balance),
     *(high_availability, start_with_host, migration),
     cancel,
 )

@@ -17,9 +17,11 @@ import msgspec
 
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.shapes import Shape, Tables
+from commands.policies.affinity_facts import AffinityFacts
 from commands.policies.traffic import Traffic
 from commands.scheduler.fleet import Fleet, Share, share_of
 from commands.scheduler.need import Choice, Need
+from commands.state.affinity import AFFINITY_GROUP, AFFINITY_LABEL
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
@@ -28,7 +30,7 @@ from commands.state.vm import VM, OpenJob, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
-from events.types.vm import VmPlaced, VmStaleCopyFound
+from events.types.vm import VmDisksAssigned, VmPlaced, VmStaleCopyFound
 from events.types.vm_migration import VmMigrationStarted
 
 State = TypeVar("State")
@@ -36,7 +38,9 @@ Timer = tuple[dt.datetime, str, str]
 """When it is due, of which operation, under which name."""
 
 
-SHAPE = Shape.of("facts", 1, (CLUSTER, HOST, VM, OPERATION), versions=int)
+SHAPE = Shape.of(
+    "facts", 1, (CLUSTER, HOST, VM, OPERATION, AFFINITY_GROUP, AFFINITY_LABEL), versions=int
+)
 
 
 STARTING = frozenset({VmStatus.WAITING_FOR_LAUNCH, VmStatus.POWERING_UP, VmStatus.RESTORING_STATE})
@@ -84,6 +88,7 @@ class Facts:
         self.clusters: dict[str, ClusterState] = {}
         self._versions: dict[str, int] = {}
         self._fleet = Fleet()
+        self.affinity = AffinityFacts(self._fleet)
         self._timers: list[Timer] = []
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
@@ -94,7 +99,7 @@ class Facts:
         self._by_target: dict[str, set[str]] = defaultdict(set)
         self._on_host: dict[str, set[str]] = defaultdict(set)
         self._waits_for: dict[str, set[str]] = defaultdict(set)
-        self._reserved: dict[str, tuple[str, Share]] = {}
+        self._reserved: dict[str, tuple[str, Share, bool]] = {}
         self.starting: Counter[str] = Counter()
         self.traffic = Traffic()
 
@@ -112,6 +117,8 @@ class Facts:
                 self._take_operation(recorded)
             case "cluster":
                 self._take_cluster(recorded)
+            case "affinity_group" | "affinity_label":
+                self.affinity.take(recorded)
 
     def tables(self) -> Tables:
         """Return what a snapshot holds; all else follows from it."""
@@ -121,12 +128,14 @@ class Facts:
             "vm": dict(self.vms),
             "operation": dict(self.operations),
             "versions": dict(self._versions),
+            **self.affinity.tables(),
         }
 
     def restore(self, position: int, tables: Tables) -> None:
         """Take up a snapshot; the facts are empty."""
         self.position = position
         self._versions.update(tables["versions"])
+        self.affinity.restore(tables)
         for key, cluster in tables["cluster"].items():
             self._put_cluster(key, cluster)
         for host in tables["host"].values():
@@ -200,12 +209,18 @@ class Facts:
             need = msgspec.structs.replace(need, full=full)
         return self._fleet.choose(need)
 
-    def reserve(self, vm: str, host: str) -> None:
-        """Count a VM on a host from the decision to place it there until that is folded."""
+    def reserve(self, vm: str, host: str, *, runs: bool = True) -> None:
+        """Count a VM on a host from the decision to place it there until that is folded.
+
+        If not `runs`, its disks alone will lie there.
+        """
         self.give_back(vm)
         share = share_of(self.vms[vm])
-        self._reserved[vm] = (host, share)
-        self._fleet.take(host, share)
+        self._reserved[vm] = (host, share, runs)
+        self._fleet.take(host, share, runs=runs)
+        if not runs:
+            return
+        self._fleet.expect(vm, host)
         self.starting[host] += 1
         run = self.vms[vm].run
         if run is not None:
@@ -215,9 +230,13 @@ class Facts:
         """Count a reservation no more: its append was refused, or is folded."""
         self.traffic.give_back(vm)
         reserved = self._reserved.pop(vm, None)
-        if reserved is not None:
-            self._fleet.take(*reserved, -1)
-            self._count_start(reserved[0], -1)
+        if reserved is None:
+            return
+        host, share, runs = reserved
+        self._fleet.take(host, share, -1, runs=runs)
+        self._fleet.expect(vm, None)
+        if runs:
+            self._count_start(host, -1)
 
     def vms_on(self, host: str) -> list[VmState]:
         """Return the VMs that may run on a host, stale copies included, by name."""
@@ -264,7 +283,7 @@ class Facts:
         self._account(after, 1)
         self._show_vm(before, after)
         self._forget_removed(recorded.stream)
-        if isinstance(recorded.event, VmPlaced | VmMigrationStarted):
+        if isinstance(recorded.event, VmPlaced | VmMigrationStarted | VmDisksAssigned):
             self.give_back(key)
 
     def _account(self, vm: VmState | None, sign: int) -> None:
@@ -400,6 +419,8 @@ _FOLDED: dict[str, Callable[[Facts], dict[str, Any]]] = {
     "vm": lambda facts: facts.vms,
     "host": lambda facts: facts.hosts,
     "cluster": lambda facts: facts.clusters,
+    "affinity_group": lambda facts: facts.affinity.groups,
+    "affinity_label": lambda facts: facts.affinity.labels,
     "operation": lambda facts: facts.operations,
 }
 """The kinds of streams that are folded, and where their states are."""

@@ -37,7 +37,7 @@ from events.log.port import (
     UnavailableError,
 )
 from events.types import operation as e
-from events.types.vm import VmPlaced
+from events.types.vm import VmDisksAssigned, VmPlaced
 from events.types.vm_migration import VmMigrationStarted
 
 _AT_ONCE_MAX = 128
@@ -184,12 +184,12 @@ class Runner:
         if not events:
             return False
         placed = {
-            new.stream.partition("/")[2]: host
+            new.stream.partition("/")[2]: place
             for new in events
-            if (host := _place_taken(new)) is not None
+            if (place := _place_taken(new)) is not None
         }
-        for vm, host in placed.items():
-            self._facts.reserve(vm, host)
+        for vm, (host, runs) in placed.items():
+            self._facts.reserve(vm, host, runs=runs)
         try:
             outcome = await self._commit(operation, context, events, world.reads)
         except BaseException:
@@ -350,11 +350,17 @@ def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]
     return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
 
 
-def _place_taken(new: NewEvent) -> str | None:
-    """Return the host whose memory an event takes, if it takes any."""
-    if isinstance(new.event, VmMigrationStarted):
-        return new.event.destination
-    return new.event.host if isinstance(new.event, VmPlaced) else None
+def _place_taken(new: NewEvent) -> tuple[str, bool] | None:
+    """Return the host that an event takes a place on, and whether the VM is to run there now."""
+    match new.event:
+        case VmMigrationStarted():
+            return new.event.destination, True
+        case VmPlaced():
+            return new.event.host, True
+        case VmDisksAssigned():
+            return new.event.host, False
+        case _:
+            return None
 
 
 async def _all(moves: Iterable[Awaitable[None]]) -> None:

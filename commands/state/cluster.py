@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 
 from commands.kernel.fold import Fold
+from commands.state import cluster_balance
+from commands.state.cluster_balance import BalanceState
 from events.envelope import Recorded
-from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterSchedulingSet, Scheduling
+from events.types.balancing import ClusterResourcesSet, Resources
+from events.types.cluster import (
+    ClusterAffinityGroupsListed,
+    ClusterCreated,
+    ClusterRemoved,
+    ClusterSchedulingSet,
+    Scheduling,
+)
 from events.types.host_power import (
     ClusterFencingHeld,
     ClusterFencingResumed,
@@ -20,7 +31,10 @@ from events.types.migration_settings import ClusterMigrationSet
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster, as decisions see it.
 
-    `fencing_held`: so many of its hosts are lost that none is fenced.
+    `affinity_groups` are the ids of its groups.
+
+    `fencing_held`: so many of its hosts are lost that none is fenced; `fencing_resumed_at` is when
+    that was last over.
     """
 
     id: str
@@ -30,9 +44,13 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     machine_type: str
     scheduling: Scheduling = Scheduling()
+    affinity_groups: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    balance: BalanceState = BalanceState()
     fencing: FencingPolicy = FencingPolicy()
-    fencing_held: bool = False
     migration: ClusterMigrationSettings = ClusterMigrationSettings()
+    fencing_held: bool = False
+    fencing_resumed_at: dt.datetime | None = None
     removed: bool = False
 
 
@@ -56,10 +74,19 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
         return msgspec.structs.replace(state, fencing=event.fencing)
     if state is not None and isinstance(event, ClusterFencingHeld | ClusterFencingResumed):
         held = isinstance(event, ClusterFencingHeld)
-        return msgspec.structs.replace(state, fencing_held=held)
+        resumed_at = None if held else recorded.time
+        return msgspec.structs.replace(state, fencing_held=held, fencing_resumed_at=resumed_at)
+    if state is not None and isinstance(event, ClusterAffinityGroupsListed):
+        return msgspec.structs.replace(state, affinity_groups=event.groups)
+    if state is not None and isinstance(event, ClusterResourcesSet):
+        return msgspec.structs.replace(state, resources=event.resources)
     if state is not None and isinstance(event, ClusterRemoved):
         return msgspec.structs.replace(state, removed=True)
-    return state
+    if state is None:
+        return None
+    balance = cluster_balance.after(state.balance, event)
+    same = balance is state.balance
+    return state if same else msgspec.structs.replace(state, balance=balance)
 
 
 CLUSTER = Fold("cluster", ClusterState, evolve)

@@ -7,14 +7,19 @@ import msgspec
 from events.envelope import Recorded
 from events.types import cluster as e
 from events.types import host_power as p
+from events.types.balancing import Balancing, ClusterBalanceEnded, Resources
 from events.types.migration import ClusterMigrationSettings
 from projections.views import migration
+from projections.views.balancing import CHANGES as OF_BALANCING
+from projections.views.balancing import Plan
 from projections.views.data_center import HostCounts
 from projections.views.parts import Changes, Counts, OperationInProgress, Reference, Time, View
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A cluster as the API shows it. `scheduling` says how its VMs are placed on its hosts.
+
+    `proposal` are moves of VMs that would make things better, and that nobody was asked to make.
 
     `fencing` says whether its hosts are fenced; `fencing_held`: so many are lost that none is.
     """
@@ -28,6 +33,10 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     machine_type: str
     compatibility_version: str
     scheduling: e.Scheduling = e.Scheduling()
+    resources: Resources = Resources()
+    balancing: Balancing = Balancing()
+    proposal: Plan | None = None
+    ha_reservation_lost: str = ""
     fencing: p.FencingPolicy = p.FencingPolicy()
     fencing_held: bool = False
     migration: ClusterMigrationSettings = ClusterMigrationSettings()
@@ -91,11 +100,18 @@ VIEW: View[ClusterDocument] = View(
     create=_create,
     changes={
         e.ClusterSchedulingSet: _scheduling_set,
+        **OF_BALANCING,
         **migration.CLUSTER_CHANGES,
         p.ClusterFencingSet: _fencing_set,
         p.ClusterFencingHeld: _fencing_held,
         p.ClusterFencingResumed: _fencing_resumed,
     },
     removed=e.ClusterRemoved,
+    ignores=frozenset(
+        {
+            e.ClusterAffinityGroupsListed,  # the groups themselves name the cluster
+            ClusterBalanceEnded,  # its operation shows it
+        }
+    ),
 )
 evolve = VIEW.evolve

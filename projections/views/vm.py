@@ -10,6 +10,7 @@ from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
+from events.types.vm_hosts import VmHostsChosen
 from projections.views import migration, vm_availability
 from projections.views.parts import Change, Changes, Link, Reference, View
 from projections.views.vm_document import (
@@ -356,6 +357,11 @@ def _remove_requested(
     }
 
 
+def _hosts_chosen(document: VmDocument, event: VmHostsChosen, recorded: Recorded) -> Changes:
+    chosen = tuple(Reference(id=host.id, name=host.name) for host in event.hosts)
+    return {"chosen_hosts": chosen, "pinned": event.pinned}
+
+
 CHANGES: dict[type[Event], Change] = {
     e.VmUpdated: _updated,
     e.VmDisksAssigned: _disks_assigned,
@@ -390,6 +396,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrated: _migrated,
     m.VmMigrationFailed: _not_migrating,
     **vm_availability.CHANGES,
+    VmHostsChosen: _hosts_chosen,
     **migration.VM_CHANGES,
 }
 

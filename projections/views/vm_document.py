@@ -69,7 +69,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `status` is `unknown` while a host that may run the VM does not answer; `last_known_status` is
     then what it was, and otherwise the same as `status`. `status_reason` says why it is so and
     `next` what happens next, or what a person can do. `may_run_on` names the hosts where a copy may
-    be running. `restart` is there where a policy starts the VM, or started its current run.
+    be running. `chosen_hosts` are those that it may run on (`pinned`), or is to run on if it can.
+    `restart` is there where a policy starts the VM, or started its current run.
     `running_configuration` is there while the VM runs with other settings than its
     configuration, which counts from the next run.
     """
@@ -111,6 +112,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     start_with_host: StartWithHost = StartWithHost()
     restart: Restart | None = None
     migration: VmMigrationSettings = VmMigrationSettings()
+    chosen_hosts: tuple[Reference, ...] = ()
+    pinned: bool = False
     operations: tuple[OperationInProgress, ...] = ()
     version: int
     configuration_version: int = 1
