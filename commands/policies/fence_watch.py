@@ -27,6 +27,9 @@ from commands.state.operation import OperationState, begin
 from events.types.base import Event
 from events.types.host_power import ClusterFencingHeld, ClusterFencingResumed, HostFencingBegun
 
+SETTLES_AFTER_STORM = 3
+"""So many times of settling pass after a storm: hosts come back one after the other."""
+
 
 class _Members(msgspec.Struct):
     """A cluster's hosts that count, and those of them that are lost."""
@@ -43,6 +46,7 @@ class Fencing(Watch):
         self._settle = dt.timedelta(seconds=timeouts.fencing.settle_s)
         self._members: dict[str, _Members] = defaultdict(_Members)
         self._open: set[str] = set()
+        self._resumed: dict[str, dt.datetime] = {}
 
     def host(self, before: HostState | None, after: HostState | None) -> None:
         """Note who is there, and who is lost."""
@@ -56,6 +60,12 @@ class Fencing(Watch):
         members.there.add(after.id)
         if is_lost(after):
             members.lost[after.id] = after
+
+    def cluster(self, before: ClusterState | None, after: ClusterState | None) -> None:
+        """Note when storms ended."""
+        del before
+        if after is not None and after.fencing_resumed_at is not None:
+            self._resumed[after.id] = after.fencing_resumed_at
 
     def operation(self, before: OperationState | None, after: OperationState | None) -> None:
         """Note which fencings are under way."""
@@ -81,21 +91,28 @@ class Fencing(Watch):
             held = self._is_held(members, cluster)
             if held != cluster.fencing_held and self._settled(members, now):
                 wanted.append(self._say(cluster, members, held=held))
-            if not held:
+            if not held and self._may_begin(cluster, now):
                 waiting += self._unattended(members, now)
         room = max(0, self._rules.at_once_max - len(self._open))
         waiting.sort(key=lambda host: (host.power.silent_at, host.id))
         return (*wanted, *(_begin(host) for host in waiting[:room]))
 
     def next_due(self, now: dt.datetime) -> dt.datetime | None:
-        """Return when the next silence has settled."""
-        ends = (
+        """Return when the next silence, or the end of a storm, has settled."""
+        silences = (
             host.power.silent_since + self._settle
             for members in self._members.values()
             for host in members.lost.values()
             if host.power.silent_since is not None and host.power.fencing is None
         )
-        return min((end for end in ends if end > now), default=None)
+        storms = (since + self._settle * SETTLES_AFTER_STORM for since in self._resumed.values())
+        return min((end for end in (*silences, *storms) if end > now), default=None)
+
+    def _may_begin(self, cluster: ClusterState, now: dt.datetime) -> bool:
+        """Tell whether a storm is over, and those that come back had the time to do so."""
+        since = cluster.fencing_resumed_at
+        over = since is None or since + self._settle * SETTLES_AFTER_STORM <= now
+        return over and not cluster.fencing_held
 
     def _is_held(self, members: _Members, cluster: ClusterState) -> bool:
         percent = percent_max(self._rules, cluster)
