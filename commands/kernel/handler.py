@@ -76,13 +76,17 @@ class Repository:
 
     async def _newest(self, folds: dict[str, Fold[Any]]) -> dict[str, Loaded]:
         self._folds |= {fold.kind: fold for fold in folds.values()}
-        known = {stream: await self._known(stream, fold) for stream, fold in sorted(folds.items())}
-        events = await self._log.load_many(
-            {stream: loaded.version for stream, loaded in known.items()}
+        known = {
+            stream: loaded for stream in folds if (loaded := self._at_hand(stream)) is not None
+        }
+        found = await self._log.load_newest(
+            {stream: fold.schema_hash for stream, fold in folds.items() if stream not in known},
+            {stream: loaded.version for stream, loaded in known.items()},
         )
         result: dict[str, Loaded] = {}
-        for stream, loaded in known.items():
-            newer = events.get(stream, ())
+        for stream in sorted(folds):
+            snapshot, newer = found[stream].snapshot, found[stream].events
+            loaded = known.get(stream) or _taken_up(snapshot, folds[stream])
             version, state = loaded.version, loaded.state
             for stored in newer:
                 state = folds[stream].evolve(state, CODEC.decode(stored))
@@ -100,15 +104,6 @@ class Repository:
 
     def _at_hand(self, stream: str) -> Loaded | None:
         return self._cached.get(stream) or self._known_elsewhere(stream)
-
-    async def _known(self, stream: str, fold: Fold[Any]) -> Loaded:
-        cached = self._at_hand(stream)
-        if cached is not None:
-            return cached
-        snapshot = await self._log.snapshot(stream, fold.schema_hash)
-        if snapshot is None:
-            return Loaded(0, None)
-        return Loaded(snapshot.version, msgspec.json.decode(snapshot.state, type=fold.state))
 
     async def _save(self, stream: str, fold: Fold[Any], loaded: Loaded, position: int) -> None:
         if loaded.state is None:
@@ -134,6 +129,12 @@ class Repository:
 
 def _nothing(_stream: str) -> None:
     return None
+
+
+def _taken_up(snapshot: Snapshot | None, fold: Fold[Any]) -> Loaded:
+    if snapshot is None:
+        return Loaded(0, None)
+    return Loaded(snapshot.version, msgspec.json.decode(snapshot.state, type=fold.state))
 
 
 class Decide(Protocol):

@@ -18,6 +18,7 @@ from events.log.port import (
     Claimed,
     Conflict,
     KeyReused,
+    Newest,
     Outcome,
     Snapshot,
     StoredAnswer,
@@ -81,6 +82,23 @@ class MemoryLog:
             stream: self._streams.get(stream, [])[after:]
             for stream, after in after_versions.items()
         }
+
+    async def load_newest(
+        self, schema_hashes: Mapping[str, str], after_versions: Mapping[str, int]
+    ) -> dict[str, Newest]:
+        """Return, for each stream named, what its fold needs that has nothing of it, or a version.
+
+        Of the streams in `schema_hashes` that is the newest snapshot of that schema, where there is
+        one, and the events behind it; of those in `after_versions` the events after the version.
+        """
+        found: dict[str, Newest] = {}
+        for stream, schema_hash in schema_hashes.items():
+            snapshot = await self.snapshot(stream, schema_hash)
+            after = snapshot.version if snapshot is not None else 0
+            found[stream] = Newest(snapshot, self._streams.get(stream, [])[after:])
+        for stream, after in after_versions.items():
+            found[stream] = Newest(None, self._streams.get(stream, [])[after:])
+        return found
 
     async def addressed(self, host: str, after: int, limit: int) -> Sequence[Stored]:
         """Return the events addressed to a host after a position, in order."""

@@ -121,6 +121,13 @@ class StoredAnswer(msgspec.Struct, frozen=True, kw_only=True):
     time: dt.datetime
 
 
+class Newest(msgspec.Struct, frozen=True):
+    """A stream's snapshot, where one was asked for and found, and the events behind it in order."""
+
+    snapshot: Snapshot | None
+    events: Sequence[Stored]
+
+
 class LogReader(Protocol):
     """The reading side of a log."""
 
@@ -143,6 +150,17 @@ class LogReader(Protocol):
 
     async def load_many(self, after_versions: Mapping[str, int]) -> dict[str, Sequence[Stored]]:
         """Return, for each stream named, its events after the version given, as of one instant."""
+        ...
+
+    async def load_newest(
+        self, schema_hashes: Mapping[str, str], after_versions: Mapping[str, int]
+    ) -> dict[str, Newest]:
+        """Return, for each stream named, what its fold needs that has nothing of it, or a version.
+
+        Of the streams in `schema_hashes` that is the newest snapshot of that schema, where there is
+        one, and the events behind it; of those in `after_versions` the events after the version.
+        All is as of one instant.
+        """
         ...
 
     async def addressed(self, host: str, after: int, limit: int) -> Sequence[Stored]:

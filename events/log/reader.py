@@ -20,7 +20,7 @@ from events.log.connection import Connection, close, connect, sever
 from events.log.heads import POLL_INTERVAL_S, Heads, Watcher
 from events.log.migrate import migrate as run_migrations
 from events.log.pool import Pool
-from events.log.port import READ_EVENTS_MAX, Snapshot, StoredAnswer, UnavailableError
+from events.log.port import READ_EVENTS_MAX, Newest, Snapshot, StoredAnswer, UnavailableError
 from events.log.statements import statement
 from events.stream.port import OtherLogError
 
@@ -124,6 +124,37 @@ class PostgresLogReader:
         for event in _stored(await self._query("load_many", {"streams": streams, "after": after})):
             loaded[event.stream].append(event)
         return dict(loaded)
+
+    async def load_newest(
+        self, schema_hashes: Mapping[str, str], after_versions: Mapping[str, int]
+    ) -> dict[str, Newest]:
+        """Return, for each stream named, what its fold needs that has nothing of it, or a version.
+
+        Of the streams in `schema_hashes` that is the newest snapshot of that schema, where there is
+        one, and the events behind it; of those in `after_versions` the events after the version.
+        All is as of one instant.
+        """
+        streams = [*schema_hashes, *after_versions]
+        hashes = [*schema_hashes.values(), *("" for _ in after_versions)]
+        after = [*(0 for _ in schema_hashes), *after_versions.values()]
+        arguments = {"streams": streams, "schema_hashes": hashes, "after": after}
+        snapshots: dict[str, Snapshot] = {}
+        events: dict[str, list[Row]] = {stream: [] for stream in streams}
+        for row in await self._query("load_newest", arguments):
+            position, stream, version, name, _, payload, *_ = row
+            if name:
+                events[stream].append(row)
+                continue
+            snapshots[stream] = Snapshot(
+                name=stream,
+                schema_hash=schema_hashes[stream],
+                position=position,
+                version=version,
+                state=bytes(payload),
+            )
+        return {
+            stream: Newest(snapshots.get(stream), _stored(rows)) for stream, rows in events.items()
+        }
 
     async def addressed(self, host: str, after: int, limit: int) -> Sequence[Stored]:
         """Return the events addressed to a host after a position, in order."""

@@ -21,6 +21,7 @@ from events.log.port import (
     Conflict,
     KeyReused,
     Log,
+    Newest,
     Outcome,
     Snapshot,
     StoredAnswer,
@@ -480,3 +481,29 @@ class LogContract:
         await log.save_snapshot(snapshot(4, "h2"))  # a release with another fold starts anew
         assert await log.snapshot("vm/1", "h2") == snapshot(4, "h2")
         assert await log.snapshot("vm/1", "h1") is None
+
+    async def test_a_snapshot_is_loaded_with_the_events_behind_it(self, log: Log) -> None:
+        events: dict[str, Sequence[Stored]] = {}
+        for stream in ("vm/1", "vm/2", "vm/3"):
+            await accepted(log, command({}, noted(stream), noted(stream), noted(stream)))
+            events[stream] = await log.load(stream)
+        snapshots = [
+            Snapshot(
+                name=stream, schema_hash="h1", position=position, version=version, state=b"\x00s"
+            )
+            for stream, position, version in (("vm/1", 2, 2), ("vm/2", 6, 3))
+        ]
+        for snapshot in snapshots:
+            await log.save_snapshot(snapshot)
+        found = await log.load_newest(
+            {"vm/1": "h1", "vm/2": "h2", "vm/4": "h1"}, {"vm/3": 1, "vm/5": 7}
+        )
+        assert found == {
+            "vm/1": Newest(snapshots[0], events["vm/1"][2:]),
+            "vm/2": Newest(None, events["vm/2"]),
+            "vm/3": Newest(None, events["vm/3"][1:]),
+            "vm/4": Newest(None, []),
+            "vm/5": Newest(None, []),
+        }
+        assert await log.load_newest({"vm/2": "h1"}, {}) == {"vm/2": Newest(snapshots[1], [])}
+        assert await log.load_newest({}, {}) == {}
