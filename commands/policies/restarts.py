@@ -13,6 +13,8 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from commands.policies.facts import STARTING, Facts
 from commands.policies.saga import Timeouts
 from commands.policies.vm_restart import KINDS, need_for, restart
@@ -167,7 +169,7 @@ class Turns(Watch):
             del self._changed[cluster]
             waiting = self._waiting.get(cluster)
             if waiting:
-                fitting = list(self._fitting(facts, cluster, now))
+                fitting = self._fitting(facts, cluster, now)
                 found += fitting
                 if len(fitting) == WOKEN_MAX:
                     self._changed[cluster] = None
@@ -181,35 +183,34 @@ class Turns(Watch):
             return None
         return max(now, self._tell_from) if self._tell_from is not None else now
 
-    def _fitting(self, facts: Facts, cluster_id: str, now: dt.datetime) -> Iterator[str]:
-        """Yield the starts that a host can take, by priority, no more than hosts may begin.
+    def _fitting(self, facts: Facts, cluster_id: str, now: dt.datetime) -> list[str]:
+        """Return the starts that hosts can take beside each other, by priority.
 
         A need that no host can meet is looked for once, however many VMs have it.
         """
-        cluster, limit = facts.clusters.get(cluster_id), self._rules.starts_per_host
+        cluster = facts.clusters.get(cluster_id)
         if cluster is None:
-            return
-        free = sum(
-            max(0, limit - facts.starting[host.id])
-            for host in facts.hosts.values()
-            if host.cluster == cluster_id and host.status is HostStatus.UP
-        )
-        at_most = min(WOKEN_MAX, free)
+            return []
+        alike = not any(group.cluster == cluster_id for group in facts.affinity.groups.values())
+        fitting: list[OperationState] = []
         unmet: set[Need] = set()
         for operation in self._by_priority(facts, cluster_id):
-            if at_most <= 0:
-                return
             vm = facts.vms.get(operation.target_id)
             if vm is None:
                 continue
             need = need_for(vm, cluster, operation, facts.hosts.get, self._rules, now)
-            if need in unmet:
-                continue
-            if facts.choose(need).host is None:
+            need = msgspec.structs.replace(need, explained=False, vm=None if alike else vm.id)
+            host = None if need in unmet else facts.choose(need).host
+            if host is None:
                 unmet.add(need)
                 continue
-            at_most -= 1
-            yield operation.id
+            facts.reserve(vm.id, host.id)
+            fitting.append(operation)
+            if len(fitting) == WOKEN_MAX:
+                break
+        for operation in fitting:
+            facts.give_back(operation.target_id)
+        return [operation.id for operation in fitting]
 
     def _by_priority(self, facts: Facts, cluster: str) -> list[OperationState]:
         def rank(operation: OperationState) -> tuple[int, dt.datetime, str]:

@@ -177,16 +177,17 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     need = need_for(
         vm, cluster, scene.operation, lambda host: scene.world.get(HOST, host), rules, now
     )
-    choice = _choose(scene, need)
+    choice = _choose(scene, msgspec.structs.replace(need, explained=False))
     if choice.host is not None:
         timers = [name for name in (_TURN, _HOST) if name in scene.operation.timers]
         cleared = (e.OperationTimerCleared(timer=name, input=scene.input) for name in timers)
         return (*scene.own(*cleared), *vm_start.placed(scene, vm, cluster, choice))
+    unlimited = msgspec.structs.replace(need, starts_at_once_max=0)
+    choice = scene.choose(unlimited)
+    if choice.host is not None:
+        return _await_turn(scene)
     if scene.operation.tried:
         return vm_start.refuse(scene, choice)
-    unlimited = msgspec.structs.replace(need, starts_at_once_max=0)
-    if scene.choose(unlimited).host is not None:
-        return _await_turn(scene)
     return _await_room(scene, vm, cluster, choice)
 
 

@@ -164,7 +164,7 @@ class Fleet:
                 row = int(rows[np.argmax(_scores(need, columns, at))])
         if row is not None:
             return Choice(host=columns.candidates[row].host)
-        return _refused(need, columns)
+        return _refused(need, columns) if need.explained else Choice(host=None)
 
     def assess(self, need: Need) -> list[Assessment]:
         """Return what the scheduler makes of each host: the best first, then the rest by name."""

@@ -38,7 +38,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
     `pinned` are the hosts that the VM may run on, None where it may on all; `preferred` come first.
     `bounds` is what affinity groups say, which the fleet fills in for `vm`. With `memory_percent`
-    a host gives out more memory than it has. `avoid` are hosts that balancing leaves out.
+    a host gives out more memory than it has. `avoid` are hosts that balancing leaves out. Where no
+    host is found, `explained` asks for the reasons, which take longer than the search.
     """
 
     cluster: str
@@ -70,6 +71,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     highly_available: bool = False
     ha_reservation: bool = False
     avoid: frozenset[str] = frozenset()
+    explained: bool = True
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
