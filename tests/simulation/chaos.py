@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,7 @@ from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
+from commands.state.availability_input import HighAvailabilityInput, StartWithHostInput
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.reboot import RebootVm
@@ -62,7 +64,13 @@ class Admins:
         if len(there) < VMS_MAX and dice.random() < 0.4:
             self._made += 1
             disks = (DiskInput(size_bytes=64 * MIB),) if dice.random() < 0.5 else ()
-            return CreateVm(name=f"vm{self._made}", cluster=self._world.cluster, disks=disks)
+            return CreateVm(
+                name=f"vm{self._made}",
+                cluster=self._world.cluster,
+                disks=disks,
+                high_availability=_priority(dice) if dice.random() < 0.5 else None,
+                start_with_host=StartWithHostInput() if dice.random() < 0.3 else None,
+            )
         if dice.random() < 0.12:
             return self._draw_host()
         if dice.random() < 0.1 and self._world.accepted:
@@ -87,6 +95,10 @@ class Admins:
         if self._world.dice.random() < 0.6:
             return ActivateHost(id=host)
         return MaintainHost(id=host, reason="because")
+
+
+def _priority(dice: random.Random) -> HighAvailabilityInput:
+    return HighAvailabilityInput(priority=dice.randrange(1, 101))
 
 
 class Misfortune:

@@ -20,7 +20,7 @@ from commands.kernel.command import Context
 from commands.kernel.handler import Handler
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner
-from commands.policies.saga import Timeouts
+from commands.policies.saga import RestartRules, Timeouts
 from events.codec import CODEC
 from events.log.memory import MemoryLog
 from events.wire.agent import Telemetry
@@ -28,7 +28,11 @@ from tests.simulation.patches import EPOCH
 
 PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
 INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
-TIMEOUTS = Timeouts(launch_s=60.0, retry_s=20.0)
+TIMEOUTS = Timeouts(
+    launch_s=60.0,
+    retry_s=20.0,
+    restarts=RestartRules(long_interval_s=120.0, well_s=120.0, starts_per_host=2),
+)
 
 
 class Sources:

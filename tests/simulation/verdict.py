@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
+from commands.policies.vm_restart import KINDS
 from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VmState, VmStatus
@@ -66,7 +67,7 @@ def in_the_end(world: World) -> None:
     recorded = history(world)
     _claims(world, recorded)
     _operations(world, recorded)
-    _machines(world)
+    _machines(world, recorded)
     _folds(world, recorded)
     for process in (world, world.engine, *world.policies):
         if process is not None and process.failure is not None:
@@ -102,10 +103,15 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
         world.break_promise("a host was taken for a clone")
 
 
-def _machines(world: World) -> None:
+def _machines(world: World, recorded: list[Recorded]) -> None:
+    waiting = {
+        operation.target_id
+        for operation in operations(recorded).values()
+        if operation.open and operation.kind in KINDS.values() and operation.attention
+    }
     actual = {key: host.id for host in world.hosts.values() for key in sorted(host.running())}
     for vm in world.vms().values():
-        if vm.status not in RESTING:
+        if vm.status not in RESTING and vm.id not in waiting:
             world.break_promise(f"{vm.name} never comes to rest: {vm.status}")
         run = vm.run
         if (run is not None) != (vm.status in RUNNING):
