@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from events.types.host_power import FenceOrder
 from events.types.job import Job
+from events.types.migration import CopyProgress, Held
 from events.wire.agent import (
     FenceItem,
     FullStateItem,
@@ -164,10 +165,29 @@ class Desk:
             self.outbox.put(item, self.position)
 
     def tell_job(
-        self, job: Job, state: JobState, *, percent: int | None = None, reason: str = ""
+        self,
+        job: Job,
+        state: JobState,
+        *,
+        percent: int | None = None,
+        reason: str = "",
+        copying: CopyProgress | None = None,
+        held: Held | None = None,
+        elsewhere: bool = False,
     ) -> None:
         """Say how far a job is."""
-        self.tell(JobItem(job=job.id, vm=job.vm, state=state, percent=percent, reason=reason))
+        self.tell(
+            JobItem(
+                job=job.id,
+                vm=job.vm,
+                state=state,
+                percent=percent,
+                reason=reason,
+                copying=copying,
+                held=held,
+                elsewhere=elsewhere,
+            )
+        )
 
     def tell_run(self, key: RunKey) -> None:
         """Say what an incarnation is, if that is not what was said last."""
@@ -222,7 +242,7 @@ class Desk:
         for job in self.jobs.values():
             known = self.journal.known.jobs.get(job.id)
             if known is not None and known.state is not None:
-                self.tell_job(job, known.state, reason=known.reason)
+                self.tell_job(job, known.state, reason=known.reason, elsewhere=known.elsewhere)
 
     # ------------------------------------------------------------------ the hypervisor's side
 

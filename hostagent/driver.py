@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from events.types.host import Capabilities
+from events.types.migration import Held
 from events.types.run_spec import Disk, RunSpec
 from events.types.vm import DownReason, PauseReason
 from events.wire.agent import HostSample, VmSample
@@ -33,14 +34,15 @@ class RefusedMessageError(Exception):
 class Domain(msgspec.Struct, frozen=True, kw_only=True):
     """A managed domain as it is now. A domain that is being started is not there yet.
 
-    `held` marks a domain that libvirt paused for a migration: the agent never resumes it.
+    `held` marks a domain that the hypervisor stopped for a migration, and how: the agent never
+    resumes it by itself.
     """
 
     vm: str
     incarnation: int
     paused: bool = False
     pause_reason: PauseReason | None = None
-    held: bool = False
+    held: Held | None = None
     process: int | None = None
 
 

@@ -18,13 +18,14 @@ import asyncio
 import structlog
 
 from events.types.job import Job, JobKind
+from events.types.migration import Held
 from events.types.run_spec import Disk
 from events.types.vm import DownReason
 from events.wire.agent import JobState
-from hostagent.desk import Desk, utc_now
+from hostagent.desk import Desk, moment, utc_now
 from hostagent.driver import Domain, DriverError, UnknownStateError
 from hostagent.lanes import Lanes
-from hostagent.migrations import Mover
+from hostagent.migrations import Mover, NotTakenInError
 from hostagent.records import JobBegun, JobEnded, Record, RunKey
 from hostagent.runs import DETAIL_CHARACTERS_MAX, say_absent, tombstone
 
@@ -35,7 +36,11 @@ _log = structlog.get_logger(__name__)
 
 
 class JobFailedError(Exception):
-    """The job cannot be done; the text is for people."""
+    """The job cannot be done; the text is for people. `elsewhere`: another host might do."""
+
+    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+        super().__init__(reason)
+        self.elsewhere = elsewhere
 
 
 class Jobs:
@@ -45,6 +50,7 @@ class Jobs:
         self._desk = desk
         self._mover = mover
         self._lanes = lanes
+        self._held_since: dict[str, float] = {}
         self._work = {
             JobKind.DISK_CREATE: self._create_disks,
             JobKind.VOLUMES_REMOVE: self._remove_volumes,
@@ -80,7 +86,9 @@ class Jobs:
             raise
         except TimeoutError:
             await self._failed(job, "the host did not do it in time")
-        except (DriverError, JobFailedError) as error:
+        except JobFailedError as error:
+            await self._failed(job, str(error), elsewhere=error.elsewhere)
+        except DriverError as error:
             await self._failed(job, str(error))
         else:
             await desk.journal.write(*records, JobEnded(job=job.id, state=JobState.DONE))
@@ -96,11 +104,14 @@ class Jobs:
         if known is None or known.state is None:
             await self._failed(job, "the job was withdrawn")
 
-    async def _failed(self, job: Job, reason: str) -> None:
-        reason = reason[:DETAIL_CHARACTERS_MAX]
-        await self._desk.journal.write(JobEnded(job=job.id, state=JobState.FAILED, reason=reason))
+    async def _failed(self, job: Job, reason: str, *, elsewhere: bool = False) -> None:
+        reason, failed = reason[:DETAIL_CHARACTERS_MAX], JobState.FAILED
+        await self._desk.journal.write(
+            JobEnded(job=job.id, state=failed, reason=reason, elsewhere=elsewhere)
+        )
+        self._held_since.pop(job.id, None)
         _log.info("job failed", kind=job.kind, job=job.id, vm=job.vm, reason=reason)
-        self._desk.tell_job(job, JobState.FAILED, reason=reason)
+        self._desk.tell_job(job, failed, reason=reason, elsewhere=elsewhere)
 
     # ------------------------------------------------------------------ volumes
 
@@ -232,6 +243,7 @@ class Jobs:
     async def _migrate(self, job: Job, *, resumed: bool) -> tuple[Record, ...]:
         """Send the VM away. Whatever the sending said, what is here afterwards decides."""
         desk, key, failure = self._desk, RunKey(job.vm, job.incarnation), ""
+        elsewhere = False
         if self._mover is None or job.sending is None:
             raise JobFailedError("this host's agent takes no part in migrations")
         if not resumed:
@@ -243,6 +255,7 @@ class Jobs:
                 raise
             except (DriverError, OSError, TimeoutError) as error:
                 failure = str(error) or repr(error)
+                elsewhere = isinstance(error, NotTakenInError)
         elif await self._mover.still_sends(job):
             raise UnknownStateError("libvirt has not yet given up what an agent before began")
         domain = await desk.list_domain(key)
@@ -254,8 +267,25 @@ class Jobs:
             reason = DownReason.MIGRATED if left or seen is None else seen.reason
             return (tombstone(key, reason, "" if seen is None else seen.detail),)
         if domain.held:
-            raise UnknownStateError("libvirt holds the VM still for a migration")
-        raise JobFailedError(failure or "the agent was interrupted; the VM stays where it is")
+            await self._still_held(job, domain.held, failure)
+            failure = "the switch-over failed, and the VM was let go on here"
+        said = failure or "the agent was interrupted; the VM stays where it is"
+        raise JobFailedError(said, elsewhere=elsewhere)
+
+    async def _still_held(self, job: Job, held: Held, failure: str) -> None:
+        """Let a held VM go on where that is ordered; else say that it is held, once that lasts."""
+        released = job.sending is not None and job.sending.released
+        if released and held is Held.SWITCH_OVER and self._mover is not None:
+            async with self._lanes.calls, asyncio.timeout(self._desk.timings.call_timeout_s):
+                await self._mover.release(job)
+            domain = await self._desk.list_domain(RunKey(job.vm, job.incarnation))
+            if domain is not None and not domain.held:
+                return
+        since = self._held_since.setdefault(job.id, moment())
+        if moment() - since >= self._desk.timings.held_told_s:
+            reason = failure or "the hypervisor stopped it for the switch-over and was interrupted"
+            self._desk.tell_job(job, JobState.RUNNING, held=held, reason=reason)
+        raise UnknownStateError("the hypervisor holds the VM for a migration")
 
     async def _domain(self, job: Job) -> Domain:
         domain = await self._desk.list_domain(RunKey(job.vm, job.incarnation))

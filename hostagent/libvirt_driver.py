@@ -311,6 +311,11 @@ class Libvirt:
         return read_copying(figures, post_copy=(state, reason) == in_post_copy)
 
     @_translated
+    def live_xml(self, connection: Connection, uuid: str) -> str:
+        """Return the XML of a running domain as another host would be given it."""
+        return str(self._needed(connection, uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+
+    @_translated
     def allow_down_time(self, connection: Connection, uuid: str, down_time_ms: int) -> None:
         """Allow a domain that is moved to stand still for so long."""
         self._needed(connection, uuid).migrateSetMaxDowntime(down_time_ms, 0)

@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from events.types.migration import Held
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import DriverEvent, Happening
 
@@ -85,7 +86,11 @@ SHUTDOWN_BY_HOST = 2
 RESETS_AS_ONE_S = 1.0
 """Firmware resets the machine a few times more on its way up: that is one reset to people."""
 AGENT_CONNECTED = 1
-HELD = frozenset({Paused.MIGRATION, Paused.POSTCOPY, Paused.POSTCOPY_FAILED})
+HELD: dict[int, Held] = {
+    Paused.MIGRATION: Held.SWITCH_OVER,
+    Paused.POSTCOPY: Held.POST_COPY,
+    Paused.POSTCOPY_FAILED: Held.POST_COPY,
+}
 
 DOWN_REASONS = {
     Stopped.SHUTDOWN: DownReason.GUEST,

@@ -139,7 +139,7 @@ class Inventory:
             incarnation=incarnation,
             paused=paused,
             pause_reason=reason,
-            held=listed.paused in HELD,
+            held=HELD.get(listed.paused) if listed.paused is not None else None,
             process=pid,
         )
 

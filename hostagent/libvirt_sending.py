@@ -11,6 +11,7 @@ import structlog
 
 from hostagent.convergence import Copying, Look, Move, Resort, Terms
 from hostagent.driver import DriverError
+from hostagent.libvirt_events import Paused
 from hostagent.libvirt_port import Hypervisor, Listed, LostConnectionError
 from hostagent.libvirt_watch import Watch
 
@@ -66,6 +67,20 @@ class Sender:
             raise
         except DriverError:
             return None
+
+    async def live_xml(self, vm: str, incarnation: int) -> str:
+        """Return the XML of a run as it is, with the CPU and machine that it really has."""
+        await self._needed(vm, incarnation)
+        return await self._watch.call(lambda lv: self._hypervisor.live_xml(lv, vm))
+
+    async def release(self, vm: str, incarnation: int) -> None:
+        """Let a run go on that libvirt stopped for the switch-over; raises DriverError if it is in
+        post-copy, from which there is no way back.
+        """
+        listed = await self._needed(vm, incarnation)
+        if listed.paused != Paused.MIGRATION:
+            raise DriverError("the VM is not held at the switch-over of a migration")
+        await self._watch.call(lambda lv: self._hypervisor.resume(lv, vm))
 
     async def _do(self, vm: str, move: Move) -> None:
         hypervisor = self._hypervisor

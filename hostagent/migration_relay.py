@@ -23,7 +23,7 @@ from events.types.job import Job
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm
 from hostagent.convergence import Look, Terms
-from hostagent.driver import RefusedMessageError
+from hostagent.driver import DriverError, RefusedMessageError
 from hostagent.libvirt_host import HostDriver
 from hostagent.migration_line import (
     CHUNK_BYTES,
@@ -33,11 +33,13 @@ from hostagent.migration_line import (
     Streams,
     migration_of,
 )
-from hostagent.migration_rpc import HEADER_BYTES, MESSAGE_BYTES_MAX, check
+from hostagent.migration_rpc import HEADER_BYTES, MESSAGE_BYTES_MAX, check, check_domain
 
 LINGER_S = 1.0
 QEMU_USERS = ("libvirt-qemu", "qemu")
-LIBVIRT, QEMU = "libvirt", "qemu"
+CHECK_TIMEOUT_S = 10.0
+XML_BYTES_MAX = 1 << 20
+CHECK, LIBVIRT, QEMU = "check", "libvirt", "qemu"
 
 _log = structlog.get_logger(__name__)
 
@@ -71,7 +73,7 @@ class RelayedMoves:
     """The moving half of a libvirt host."""
 
     opening_channel = LIBVIRT
-    channels = frozenset({LIBVIRT, QEMU})
+    channels = frozenset({CHECK, LIBVIRT, QEMU})
 
     def __init__(self, driver: HostDriver, places: Places | None = None) -> None:
         self._driver = driver
@@ -86,6 +88,9 @@ class RelayedMoves:
         """Carry one channel of a VM that comes in to where it ends."""
         if item.receiving is None or item.spec is None:
             raise RefusedMessageError("the VM is not expected any more")
+        if channel == CHECK:
+            await self._answer_check(item.spec, outer)
+            return
         target = self._places.libvirtd
         if channel == QEMU:
             target = self._places.of(item.receiving.migration) / "qemu.sock"
@@ -94,12 +99,50 @@ class RelayedMoves:
         checked = item.spec if channel == LIBVIRT else None
         await _pump_both(outer, inner, checked, str(self._driver.storage_folder))
 
+    async def _answer_check(self, spec: RunSpec, outer: Streams) -> None:
+        """Compare what the source runs with what is expected, and say what differs."""
+        reader, writer = outer
+        writer.write(OK)
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            size = int.from_bytes(await reader.readexactly(4))
+            if size > XML_BYTES_MAX:
+                raise RefusedMessageError(f"a description of {size} bytes")
+            xml = (await reader.readexactly(size)).decode()
+        refusal = ""
+        try:
+            check_domain(xml, spec, str(self._driver.storage_folder))
+        except RefusedMessageError as error:
+            refusal = str(error)
+        writer.write(refusal.replace("\n", " ").encode() + b"\n")
+        await writer.drain()
+
+    async def _ask_check(self, job: Job, dial: Dial) -> None:
+        """Have the destination compare what really runs here, before anything is copied."""
+        xml = (await self._driver.sender.live_xml(job.vm, job.incarnation)).encode()
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            reader, writer = await dial(CHECK)
+            try:
+                writer.write(len(xml).to_bytes(4) + xml)
+                refusal = (await reader.readuntil(b"\n")).decode().strip()
+            finally:
+                writer.close()
+        if refusal:
+            raise DriverError(f"the destination does not take it in: {refusal}")
+
+    async def release(self, vm: str, incarnation: int) -> None:
+        """Let a VM go on that is held at the switch-over."""
+        await self._driver.sender.release(vm, incarnation)
+
     async def forget(self, migration: str) -> None:
         """Remove what is left of a migration that is over."""
         await asyncio.to_thread(self._places.remove, migration)
 
     async def send(self, job: Job, dial: Dial, terms: Terms, look: Look) -> None:
         """Send a run away; raises DriverError or OSError where it failed."""
+        try:
+            await self._ask_check(job, dial)
+        except (RefusedMessageError, asyncio.IncompleteReadError) as error:
+            raise DriverError(f"the destination does not take it in: {error}") from error
         async with sockets(self._places, migration_of(job), dial) as folder:
             await self._driver.sender.send(job.vm, job.incarnation, folder, terms, look)
 

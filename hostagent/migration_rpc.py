@@ -97,6 +97,7 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
         "incarnation": own is None
         or own.findtext(f"{OWN}incarnation") != str(spec.incarnation)
         or own.findtext(f"{OWN}vm") != spec.vm,
+        "CPU model": not _same_cpu(root, spec),
         "machine type": machine is None or machine.get("machine") != spec.machine_type,
         "memory": root.findtext("memory") != str(configuration.memory_bytes // 1024),
         "disks": set(disk_files(root))
@@ -115,6 +116,14 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
 def _of(element: etree._Element, tag: str, name: str) -> str:
     found = element.find(tag)
     return str(found.get(name, "")) if found is not None else ""
+
+
+def _same_cpu(root: etree._Element, spec: RunSpec) -> bool:
+    """Tell whether the CPU is the run's model; libvirt adds each feature that the guest sees."""
+    processor = root.find("cpu")
+    if processor is None or processor.get("mode") != "custom":
+        return False
+    return (processor.findtext("model") or "").strip() == spec.cpu_model
 
 
 def _same_file(path: str | None, name: str | None, storage_folder: str) -> bool:

@@ -14,11 +14,12 @@ import msgspec
 import structlog
 
 from events.types.job import Job, Sending
+from events.types.migration import CopyProgress
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm, JobState, Role
 from hostagent.convergence import ABORT, Convergence, Copying, Look, Move, Terms
 from hostagent.desk import Desk, moment, utc_now
-from hostagent.driver import DriverError, RefusedMessageError
+from hostagent.driver import DriverError, RefusedMessageError, UnknownStateError
 from hostagent.migration_line import (
     LANDED,
     Dial,
@@ -67,6 +68,14 @@ class Moves(Protocol):
         """Tell whether the hypervisor still works on what an agent before this one began."""
         ...
 
+    async def release(self, vm: str, incarnation: int) -> None:
+        """Let a VM go on that is held at the switch-over; its destination must have nothing."""
+        ...
+
+
+class NotTakenInError(DriverError):
+    """Nothing was copied yet: another destination may be tried."""
+
 
 class MigrationSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How a host takes part: its line to other hosts, and its driver's half."""
@@ -112,23 +121,27 @@ class Mover:
         """Send a VM away; raises DriverError or OSError where it failed."""
         order = _order(job)
         convergence = Convergence(order.tuning)
-        said = -PROGRESS_STEP_PERCENT
+        told = _Told(self._desk, job)
 
         def look(seen: Copying) -> Move:
-            nonlocal said
-            if seen.percent >= said + PROGRESS_STEP_PERCENT:
-                said = seen.percent
-                self._desk.tell_job(job, JobState.RUNNING, percent=seen.percent)
-            return ABORT if self._cancelled(job) else convergence.look(seen, moment())
+            move = ABORT if self._cancelled(job) else convergence.look(seen, moment())
+            told.tell(seen, convergence.down_time_ms)
+            return move
 
-        look(Copying())
         if self._cancelled(job):
             raise DriverError("the migration was cancelled")
 
         async def open_channel(channel: str) -> Streams:
             return await dial(self._line, order, channel)
 
-        await self._moves.send(job, open_channel, convergence.terms, look)
+        try:
+            await self._moves.send(job, open_channel, convergence.terms, look)
+        except UnknownStateError:
+            raise
+        except (DriverError, OSError, TimeoutError) as error:
+            if told.begun or self._cancelled(job):
+                raise
+            raise NotTakenInError(str(error) or repr(error)) from error
 
     def _cancelled(self, job: Job) -> bool:
         current = self._desk.jobs.get(job.id)
@@ -137,6 +150,10 @@ class Mover:
     async def still_sends(self, job: Job) -> bool:
         """Tell whether the hypervisor still works on what an agent before this one began."""
         return await self._moves.still_sends(job.vm)
+
+    async def release(self, job: Job) -> None:
+        """Let a VM go on that is held at the switch-over, as it was ordered."""
+        await self._moves.release(job.vm, job.incarnation)
 
     async def say_departed(self, job: Job) -> None:
         """Tell the destination that nothing of the VM is left here; the engine tells it as well."""
@@ -189,6 +206,40 @@ class Mover:
             if item.receiving is not None:
                 with contextlib.suppress(OSError):
                     await self._moves.forget(item.receiving.migration)
+
+
+class _Told:
+    """Tells how far a VM's sending is, in steps worth telling."""
+
+    def __init__(self, desk: Desk, job: Job) -> None:
+        self.begun = False
+        self._desk = desk
+        self._job = job
+        self._percent = -PROGRESS_STEP_PERCENT
+        self._said = CopyProgress()
+
+    def tell(self, seen: Copying, down_time_ms: int) -> None:
+        """Look at the figures, and tell them if they are news."""
+        self.begun = self.begun or seen.copied_bytes > 0
+        now = CopyProgress(
+            total_bytes=seen.total_bytes,
+            remaining_bytes=seen.remaining_bytes,
+            copied_bytes=seen.copied_bytes,
+            copied_bytes_per_s=seen.copied_bytes_per_s,
+            dirty_bytes_per_s=seen.dirty_bytes_per_s,
+            rounds=seen.round_number,
+            throttle_percent=seen.throttle_percent,
+            down_time_ms=down_time_ms,
+            post_copy=seen.post_copy,
+        )
+        said = self._said
+        changed = (now.down_time_ms, now.post_copy) != (said.down_time_ms, said.post_copy)
+        further = seen.percent >= self._percent + PROGRESS_STEP_PERCENT
+        if changed or further or now.rounds >= max(2, 2 * said.rounds):
+            self._said, self._percent = now, max(self._percent, seen.percent)
+            self._desk.tell_job(
+                self._job, JobState.RUNNING, percent=seen.percent, copying=self._said
+            )
 
 
 def _order(job: Job) -> Sending:

@@ -93,11 +93,12 @@ class JobBegun(msgspec.Struct, frozen=True, kw_only=True, tag="job_begun"):
 
 
 class JobEnded(msgspec.Struct, frozen=True, kw_only=True, tag="job_ended"):
-    """The job is done or failed, for good."""
+    """The job is done or failed, for good; `elsewhere`: another destination may be tried."""
 
     job: str
     state: JobState
     reason: str = ""
+    elsewhere: bool = False
 
 
 class JobForgotten(msgspec.Struct, frozen=True, kw_only=True, tag="job_forgotten"):
@@ -213,6 +214,7 @@ class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
     begun: dt.datetime | None = None
     state: JobState | None = None
     reason: str = ""
+    elsewhere: bool = False
 
     def records(self) -> Iterator[Record]:
         """Yield the records from which this follows."""
@@ -225,7 +227,9 @@ class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
                 time=self.begun,
             )
         if self.state is not None:
-            yield JobEnded(job=self.job, state=self.state, reason=self.reason)
+            yield JobEnded(
+                job=self.job, state=self.state, reason=self.reason, elsewhere=self.elsewhere
+            )
 
 
 class FenceMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,7 +324,9 @@ class Remembered:
                     begun=record.time,
                 )
             case JobEnded():
-                known = msgspec.structs.replace(known, state=record.state, reason=record.reason)
+                known = msgspec.structs.replace(
+                    known, state=record.state, reason=record.reason, elsewhere=record.elsewhere
+                )
         self.jobs[record.job] = known
 
     def _apply_to_fence(self, record: FenceBegun | FenceEnded | FenceForgotten) -> None:

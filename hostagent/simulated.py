@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from events.types.host import Capabilities
+from events.types.migration import Held
 from events.types.run_spec import Disk, RunSpec
 from events.types.vm import DownReason, PauseReason
 from events.wire.agent import HostSample, VmSample
@@ -148,7 +149,7 @@ class SimulatedDriver:
                     incarnation=domain.incarnation,
                     paused=domain.paused is not None,
                     pause_reason=domain.paused,
-                    held=domain.held,
+                    held=Held.SWITCH_OVER if domain.held else None,
                     process=domain.process,
                 )
                 for domain in self._machine.domains.values()

@@ -63,6 +63,13 @@ class SimulatedMoves:
         del vm
         return False
 
+    async def release(self, vm: str, incarnation: int) -> None:
+        """Let a VM go on that is held at the switch-over."""
+        domain = self._driver.look().find(vm, incarnation)
+        if domain is not None and domain.held:
+            domain.held, domain.leaving, domain.paused = False, False, None
+            self._driver.changed(tell(Happening.CONTINUED, domain))
+
     # ------------------------------------------------------------------ taking in
 
     async def take_in(self, channel: str, item: IntentVm, outer: Streams) -> None:

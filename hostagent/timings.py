@@ -24,6 +24,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 15.0
     poll_pause_s: float = 0.2
     session_settled_s: float = 60.0
+    held_told_s: float = 3.0
     renew_interval_s: float = 3_600.0
     renew_retry_min_s: float = 30.0
     fence_poll_s: float = 5.0
@@ -49,6 +50,7 @@ _LEAST_S = {
     "call_timeout_s": 4.0,
     "request_timeout_s": 3.0,
     "poll_pause_s": 0.05,
+    "held_told_s": 0.5,
     "renew_interval_s": 60.0,
     "renew_retry_min_s": 1.0,
     "fence_poll_s": 0.5,

@@ -134,7 +134,7 @@ class DriverContract:
 
         domain = await rig.domain(spec.vm)
         assert domain is not None
-        assert (domain.incarnation, domain.paused, domain.held) == (7, False, False)
+        assert (domain.incarnation, domain.paused, domain.held) == (7, False, None)
         told = await rig.until(Happening.STARTED, spec.vm)
         assert told.incarnation == 7
 

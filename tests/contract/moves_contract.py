@@ -101,7 +101,7 @@ class MovesContract:
         assert ended.reason is DownReason.MIGRATED
         there = await pair.destination.domain(spec.vm)
         assert there is not None
-        assert (there.incarnation, there.paused, there.held) == (3, True, False)
+        assert (there.incarnation, there.paused, there.held) == (3, True, None)
         await pair.destination.driver.resume(spec.vm, 3)
         await pair.destination.eventually(lambda d: d is not None and not d.paused, spec.vm)
         await pair.destination.until(Happening.CONTINUED, spec.vm)

@@ -93,7 +93,8 @@ def test_policies_move_only_what_may_be_moved_by_itself(mode: MigrationMode) -> 
 
 def test_people_move_what_is_for_people_only() -> None:
     manual = vm(VmStatus.UP, set_to(mode=MigrationMode.MANUAL))
-    assert manual.when(MigrateVm(id=VM_ID)).event(VmMigrationRequested)
+    asked = manual.when(MigrateVm(id=VM_ID)).event(VmMigrationRequested)
+    assert asked.cause is MigrationCause.REQUESTED
 
 
 def test_a_vm_goes_by_its_cluster_where_it_has_nothing_of_its_own() -> None:

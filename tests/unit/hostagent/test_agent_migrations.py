@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from events.types.job import Job, JobKind, Sending
+from events.types.migration import Held
 from events.types.vm import DownReason
 from events.wire.agent import IntentVm, JobItem, JobState, Receiving, Role, VmState
 from hostagent.records import RunKey
@@ -17,6 +18,7 @@ from hostagent.simulated_state import Faults, MigrationFault
 from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
 from tests.unit.hostagent.conftest import Host
+from tests.unit.hostagent.fake_engine import FakeEngine
 from tests.unit.hostagent.samples import VM, a_spec, run_item
 
 TICKET = "a-ticket"
@@ -114,6 +116,13 @@ async def test_it_tells_how_far_the_copying_is(pair: Pair) -> None:
     ]
     assert told
     assert told == sorted(told)
+    figures = [
+        item.copying
+        for item in pair.source.engine.items
+        if isinstance(item, JobItem) and item.copying is not None
+    ]
+    assert figures[-1].total_bytes == 256 * 1024**2
+    assert figures[-1].down_time_ms == 100
 
 
 async def test_a_cancelled_one_leaves_the_vm_here(pair: Pair) -> None:
@@ -162,6 +171,7 @@ async def test_a_refusal_of_the_destination_is_told(pair: Pair) -> None:
 
     outcome = await pair.source.engine.until_outcome(job)
     assert "told to take nothing in" in outcome.reason
+    assert outcome.elsewhere
 
 
 async def test_what_arrived_waits_for_the_engine_where_the_source_cannot_say_it(
@@ -197,3 +207,47 @@ async def test_a_source_held_at_the_switch_over_is_no_outcome(pair: Pair) -> Non
     assert job.id not in pair.source.engine.outcomes
     assert pair.source.driver.machine.domains[VM].held
     assert pair.destination.driver.machine.domains[VM].paused
+    await pair.source.engine.until(lambda engine: said_held(engine, job))
+
+
+def said_held(engine: FakeEngine, job: Job) -> bool:
+    """Whether the engine was told that the VM is stopped for the switch-over."""
+    return any(
+        isinstance(item, JobItem) and item.job == job.id and item.held is Held.SWITCH_OVER
+        for item in engine.items
+    )
+
+
+async def test_a_held_vm_goes_on_only_by_order(pair: Pair) -> None:
+    await pair.start(Faults(migration_fault=MigrationFault.HOLD))
+    job = pair.order()
+    await pair.source.engine.until(lambda engine: said_held(engine, job))
+    assert job.sending is not None
+
+    pair.destination.engine.absent(VM)
+    await pair.destination.engine.until(lambda _: not pair.destination.driver.machine.domains)
+    released = msgspec.structs.replace(job.sending, released=True)
+    pair.source.engine.order_job(msgspec.structs.replace(job, sending=released))
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert outcome.state is JobState.FAILED
+    assert "let go on here" in outcome.reason
+    assert not pair.source.driver.machine.domains[VM].paused
+
+
+async def test_a_destination_that_nobody_reaches_lets_another_be_tried(pair: Pair) -> None:
+    await pair.start()
+    pair.network.cut.add("destination")
+
+    job = pair.order()
+
+    assert (await pair.source.engine.until_outcome(job)).elsewhere
+
+
+async def test_what_fails_while_copying_is_not_for_another(pair: Pair) -> None:
+    await pair.start(Faults(migration_fault=MigrationFault.FAIL))
+
+    job = pair.order()
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert (outcome.state, outcome.elsewhere) == (JobState.FAILED, False)

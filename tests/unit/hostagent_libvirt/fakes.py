@@ -160,6 +160,10 @@ class FakeLibvirt:
         self._called("copying")
         return None
 
+    def live_xml(self, connection: object, uuid: str) -> str:
+        self._called("live_xml")
+        return f"<domain><uuid>{uuid}</uuid></domain>"
+
     def allow_down_time(self, connection: object, uuid: str, down_time_ms: int) -> None:
         self._called("allow_down_time")
 

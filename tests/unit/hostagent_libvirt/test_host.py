@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from events.types.migration import Held
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import DriverError, DriverEvent, Happening, UnknownStateError
 from hostagent.libvirt_events import Lifecycle, Paused, Stopped
@@ -148,7 +149,7 @@ class TestDomains:
         rig.libvirt.put(OTHER, None)
         found = await rig.driver.domains()
         (domain,) = found.managed
-        assert (domain.held, domain.paused, domain.process) == (True, True, 100)
+        assert (domain.held, domain.paused, domain.process) == (Held.SWITCH_OVER, True, 100)
         assert found.unmanaged == (f"name of {OTHER}",)
         with pytest.raises(DriverError, match="migration"):
             await rig.driver.resume(VM, 1)
