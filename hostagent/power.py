@@ -25,6 +25,11 @@ DETAIL_CHARACTERS_MAX = 300
 STATUS_ON, STATUS_OFF = 0, 2
 """Exit codes of the action `status`."""
 KILL_WAIT_S = 5.0
+_ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C",
+    "PYTHONWARNINGS": "ignore",
+}
 NO_POWER = frozenset(
     {
         *("brocade", "cisco_mds", "heuristics_ping", "ifmib", "mpath", "sanbox2", "sanlock"),
@@ -88,7 +93,7 @@ class FencePrograms:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+                env=_ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )

@@ -36,10 +36,12 @@ def _libvirt_missing() -> str | None:
 
 # Each component that a test may need: answers why it is missing, or nothing if it is there.
 COMPONENTS: dict[str, Callable[[], str | None]] = {
+    "ipmi": _program("ipmi_sim", "ipmitool", "fence_ipmilan"),
     "kafka": _kafka_missing,
     "libvirt": _libvirt_missing,
     "qemu-img": _program("qemu-img"),
     "snmptrapd": _program("snmptrapd"),
+    "sshd": _program("/usr/sbin/sshd", "/usr/bin/ssh-keygen", "sudo"),
 }
 
 

@@ -12,6 +12,10 @@ packages=(
   busybox-static cpio e2fsprogs gcc kmod libc6-dev xz-utils
   # libvirt-python compiles against these
   libvirt-dev pkg-config
+  # machines that become hosts over SSH
+  ca-certificates nftables openssh-server python3-libvirt sudo
+  # BMCs that switch the tests' hosts, and the programs that talk to them
+  fence-agents ipmitool openipmi
   # an SNMP manager, certificates, a second PostgreSQL beside the wheel
   openssl postgresql snmp snmptrapd wrk
 )
