@@ -12,7 +12,7 @@ from events.envelope import Recorded
 from events.types.base import Severity
 
 
-class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of the audit log."""
 
     position: int

@@ -18,7 +18,7 @@ class NewEvent(msgspec.Struct, frozen=True):
     addressee: str | None = None
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
+class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event as a row of the log: the payload is still bytes."""
 
     position: int
@@ -35,7 +35,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     addressee: str | None = None
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A stored event with its payload decoded (and upcast): what folds and consumers read."""
 
     position: int
