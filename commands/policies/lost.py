@@ -50,7 +50,7 @@ def end_lost(world: World, vm_id: str, host_id: str) -> Decision:
         host_name=host.name,
         incarnation=run.incarnation,
         reason=DownReason.HOST_LOST,
-        detail="The host was confirmed to be off.",
+        detail="The host was proved to be off.",
         restored=run.restores,
     )
     return Decision(id=vm_id, events=(*events, *withdraw_run_jobs(left), NewEvent(stream, down)))

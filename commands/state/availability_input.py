@@ -6,7 +6,9 @@ from typing import Annotated
 
 import msgspec
 
+from commands.kernel.refusal import WrongState
 from commands.state.vm_availability import PRIORITY_MAX, Availability
+from commands.state.vm_hosts import HostChoice
 from events.types.base import Event
 from events.types.vm_availability import VmHighAvailabilityChanged, VmStartWithHostChanged
 
@@ -35,12 +37,26 @@ class StartWithHostInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     delay_s: Delay = 0.0
 
 
+def require_restartable(name: str, choice: HostChoice) -> None:
+    """Raise WrongState where a highly available VM could run on one host only, as in oVirt."""
+    if choice.pinned and len(choice.hosts) == 1:
+        raise WrongState(
+            f"VM {name} cannot be highly available and pinned to host {choice.hosts[0].name}: if"
+            " that host is lost, no other may take it.",
+            remedy="Pin it to several hosts or to none ('vm choose-hosts'), or let it not be highly"
+            " available.",
+        )
+
+
 def high_availability(
-    name: str, now: Availability, *, enabled: bool, priority: int | None
+    name: str, now: Availability, *, enabled: bool, priority: int | None, tied_to: str = ""
 ) -> tuple[Event, ...]:
     """Return the event of a change; none where nothing differs."""
     changed = VmHighAvailabilityChanged(
-        name=name, enabled=enabled, priority=now.priority if priority is None else priority
+        name=name,
+        enabled=enabled,
+        priority=now.priority if priority is None else priority,
+        tied_to=tied_to if enabled else "",
     )
     same = (changed.enabled, changed.priority) == (now.highly_available, now.priority)
     return () if same else (changed,)

@@ -121,6 +121,6 @@ def lost_with_host(state: VmState, host: str) -> tuple[NewEvent, ...]:
         )
         return (NewEvent(f"vm/{state.id}", dropped),)
     if departs(state) and state.run is not None and state.run.host == host:
-        left = departure(state, DownReason.HOST_LOST, "The host was confirmed to be off.")
+        left = departure(state, DownReason.HOST_LOST, "The host was proved to be off.")
         return (*withdraw_run_jobs(state), *left)
     return ()

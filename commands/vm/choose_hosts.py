@@ -8,6 +8,7 @@ from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NotFound, WrongState
 from commands.state import lookup
 from commands.state.affinity_input import Ids, host_member
+from commands.state.availability_input import require_restartable
 from commands.state.vm import VmStatus
 from commands.state.vm_hosts import HostChoice
 from events.types.vm_hosts import VmHostsChosen
@@ -27,7 +28,7 @@ class ChooseHosts(Command, frozen=True, kw_only=True):
 
     One host or several of its cluster: on no others (pinned), or preferably there. With no hosts it
     runs on any. It counts at the next start or migration; a VM that runs elsewhere is moved by
-    balancing.
+    balancing. One that is highly available cannot be pinned to a single host.
     """
 
     id: Id
@@ -47,7 +48,10 @@ class ChooseHosts(Command, frozen=True, kw_only=True):
             )
         members = {key: host_member(world, key, state.cluster) for key in self.hosts}
         hosts = tuple(sorted(members.values(), key=lambda member: (member.name, member.id)))
-        if HostChoice(hosts=hosts, pinned=self.pinned) == state.host_choice:
+        choice = HostChoice(hosts=hosts, pinned=self.pinned)
+        if choice == state.host_choice:
             return Decision.of(self.id)
+        if state.availability.highly_available:
+            require_restartable(state.name, choice)
         chosen = VmHostsChosen(name=state.name, hosts=hosts, pinned=self.pinned)
         return Decision.of(self.id, *on(f"vm/{self.id}", chosen))

@@ -7,8 +7,13 @@ from commands.kernel.fields import Id
 from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, WrongState
 from commands.state import lookup
-from commands.state.availability_input import Priority, high_availability
-from commands.state.vm import VmStatus
+from commands.state.availability_input import (
+    Priority,
+    high_availability,
+    require_restartable,
+)
+from commands.state.host import HOST
+from commands.state.vm import VmState, VmStatus
 
 ALLOWED = frozenset(VmStatus) - {VmStatus.REMOVING, VmStatus.REMOVED}
 
@@ -25,7 +30,9 @@ class SetHighAvailability(Command, frozen=True, kw_only=True):
 
     It counts at once. A VM that crashes, whose host shuts down, or whose host is proved off is
     started again, those with the highest priority (1 to 100) first; one that its guest or an admin
-    ended is not. `enabled: false` ends it. The priority stays as it is where none is given.
+    ended is not. `enabled: false` ends it. The priority stays as it is where none is given. A VM
+    that is pinned to one host cannot be highly available; of one whose files lie on one host alone,
+    the event says so.
     """
 
     id: Id
@@ -37,7 +44,21 @@ class SetHighAvailability(Command, frozen=True, kw_only=True):
         del context
         state = lookup.vm(world, self.id)
         lookup.require_vm_status(world, state, ALLOWED, "updated")
+        if self.enabled:
+            require_restartable(state.name, state.host_choice)
         changed = high_availability(
-            state.name, state.availability, enabled=self.enabled, priority=self.priority
+            state.name,
+            state.availability,
+            enabled=self.enabled,
+            priority=self.priority,
+            tied_to=_only_holder(world, state),
         )
         return Decision.of(self.id, *on(f"vm/{self.id}", *changed))
+
+
+def _only_holder(world: World, state: VmState) -> str:
+    """Return the name of the host that alone sees the VM's files, "" where others do or may."""
+    holder = world.get(HOST, state.disks_host) if state.disks_host is not None else None
+    if holder is None or holder.capabilities is None or holder.capabilities.storage_id:
+        return ""
+    return holder.name

@@ -25,11 +25,15 @@ class RestartCause(enum.StrEnum):
 
 @event("vm.high_availability_changed")
 class VmHighAvailabilityChanged(Event, frozen=True, kw_only=True):
-    """Whether the VM is started again when it fails; the highest priority (1 to 100) goes first."""
+    """Whether the VM is started again when it fails; the highest priority (1 to 100) goes first.
+
+    `tied_to` names the host that alone had its files when this was set: it is restarted only there.
+    """
 
     name: str
     enabled: bool
     priority: int
+    tied_to: str = ""
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
@@ -42,11 +46,20 @@ class VmHighAvailabilityChanged(Event, frozen=True, kw_only=True):
             name="VM_HIGH_AVAILABILITY_OFF",
             message="VM {name} is not highly available any more, by {actor}'s word.",
         ),
+        Audit(
+            code=60_095,
+            name="VM_HIGH_AVAILABILITY_TIED",
+            severity=Severity.WARNING,
+            message="VM {name} is highly available by {actor}'s word, but its files lie on host"
+            " {tied_to} alone: if that host is lost, it cannot be restarted.",
+        ),
     )
 
     def audit(self) -> Audit | None:
-        """Return the record of the one or the other."""
-        return self.audits[0 if self.enabled else 1]
+        """Return the record of what was set, or the warning that goes with it."""
+        if not self.enabled:
+            return self.audits[1]
+        return self.audits[2 if self.tied_to else 0]
 
 
 @event("vm.start_with_host_changed")

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 class HighAvailability(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Whether the VM is restarted when it fails; of priorities 1 to 100 the highest goes first."""
+    """Whether the VM is restarted when it fails; of priorities 1 to 100 the highest goes first.
+
+    `tied_to` names the host that alone had its files when this was set: nothing else can take it.
+    """
 
     enabled: bool = False
     priority: int = 1
+    tied_to: str = ""
 
 
 class StartWithHost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -45,7 +49,8 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def _high_availability(
     document: VmDocument, event: e.VmHighAvailabilityChanged, recorded: Recorded
 ) -> Changes:
-    return {"high_availability": HighAvailability(enabled=event.enabled, priority=event.priority)}
+    shown = HighAvailability(enabled=event.enabled, priority=event.priority, tied_to=event.tied_to)
+    return {"high_availability": shown}
 
 
 def _start_with_host(

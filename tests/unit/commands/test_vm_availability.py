@@ -11,11 +11,14 @@ from commands.kernel.refusal import WrongState
 from commands.kernel.testing import NOW
 from commands.state.vm import VM, VmStatus
 from commands.state.vm_availability import Availability
+from commands.vm.choose_hosts import ChooseHosts
 from commands.vm.create import CreateVm
 from commands.vm.high_availability import SetHighAvailability
 from commands.vm.start_with_host import SetStartWithHost
 from events.types import vm as v
-from events.types.base import Event
+from events.types.affinity import Member
+from events.types.base import Event, Severity
+from events.types.host import HostCapabilitiesReported
 from events.types.vm import DownReason
 from events.types.vm_availability import (
     RestartCause,
@@ -23,8 +26,10 @@ from events.types.vm_availability import (
     VmRestartDecided,
     VmStartWithHostChanged,
 )
+from events.types.vm_hosts import VmHostsChosen
 from events.types.vm_migration import VmMigrationDeparted
 from tests.unit.commands.samples import CLUSTER, HOST_ID, VM_ID, place, vm
+from tests.unit.policies.stage import CAPABILITIES
 
 AVAILABLE = VmHighAvailabilityChanged(name="web01", enabled=True, priority=50)
 
@@ -81,6 +86,37 @@ def test_a_vm_is_created_with_both() -> None:
     assert made.event(VmStartWithHostChanged).delay_s == 5
     plain = place().when(CreateVm(name="web01", cluster=CLUSTER))
     assert [type(event) for event in plain.events] == [v.VmCreated]
+
+
+def test_what_could_run_on_one_host_only_is_not_highly_available() -> None:
+    one, two = Member(id=HOST_ID, name="kvm01"), Member(id="h2", name="kvm02")
+    pinned = VmHostsChosen(name="web01", hosts=(one,), pinned=True)
+    vm(VmStatus.UP, pinned).when(SetHighAvailability(id=VM_ID)).refused(WrongState, "kvm01")
+    vm(VmStatus.UP, AVAILABLE, pinned).when(SetHighAvailability(id=VM_ID, enabled=False)).then(
+        VmHighAvailabilityChanged(name="web01", enabled=False, priority=50)
+    )
+    for other in (
+        VmHostsChosen(name="web01", hosts=(one, two), pinned=True),
+        VmHostsChosen(name="web01", hosts=(one,), pinned=False),
+    ):
+        assert vm(VmStatus.UP, other).when(SetHighAvailability(id=VM_ID)).events
+    vm(VmStatus.UP, AVAILABLE).when(ChooseHosts(id=VM_ID, hosts=(HOST_ID,), pinned=True)).refused(
+        WrongState, "highly available"
+    )
+    assert vm(VmStatus.UP, AVAILABLE).when(ChooseHosts(id=VM_ID, hosts=(HOST_ID,))).events
+
+
+def test_the_event_warns_of_files_that_lie_on_one_host_alone() -> None:
+    for folder, warned in (("", "kvm01"), ("one-folder", "")):
+        reported = HostCapabilitiesReported(
+            capabilities=msgspec.structs.replace(CAPABILITIES, storage_id=folder)
+        )
+        history = vm(VmStatus.UP).and_then((f"host/{HOST_ID}", reported))
+        changed = history.when(SetHighAvailability(id=VM_ID)).event(VmHighAvailabilityChanged)
+        assert changed.tied_to == warned
+        audit = changed.audit()
+        assert audit is not None
+        assert (audit.severity is Severity.WARNING) is bool(warned)
 
 
 STOP = v.VmStopRequested(name="web01", host=HOST_ID, incarnation=1)
