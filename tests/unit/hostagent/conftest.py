@@ -10,6 +10,7 @@ from hostagent.agent import HostAgent
 from hostagent.identity import Identity, read_boot_id
 from hostagent.journal import Journal
 from hostagent.migrations import MigrationSetup
+from hostagent.power import Power
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do, Faults
@@ -35,6 +36,8 @@ TIMINGS = Timings(
     request_timeout_s=0.5,
     poll_pause_s=0.01,
     session_settled_s=1.0,
+    fence_poll_s=0.02,
+    witness_timeout_s=0.2,
 )
 
 
@@ -55,6 +58,7 @@ class Host:
         self.name = name
         self.network = network
         self.storage = storage
+        self.power: Power | None = None
         self.engine = FakeEngine(name if network is not None else "")
         self.agent: HostAgent
         self.driver: SimulatedDriver
@@ -78,6 +82,7 @@ class Host:
             Journal.open(self.folder / "state"),
             timings=timings,
             migrations=self._migrations(),
+            power=self.power,
         )
         self._task = asyncio.create_task(self.agent.run())
 

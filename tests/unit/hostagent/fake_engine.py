@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from events.types.host_power import FenceOrder
 from events.types.job import Job
 from events.wire.agent import (
+    FenceItem,
     FullStateItem,
     Hello,
     Intent,
@@ -41,6 +43,8 @@ class FakeEngine:
         self.vms: dict[RunKey, IntentVm] = {}
         self.jobs: dict[str, Job] = {}
         self.withdrawn: list[tuple[int, str]] = []
+        self.fences: dict[str, tuple[int, FenceOrder]] = {}
+        self.fenced: dict[str, FenceItem] = {}
         self.states: dict[tuple[str, int], VmStateItem] = {}
         self.outcomes: dict[str, JobItem] = {}
         self.violations: list[str] = []
@@ -85,10 +89,18 @@ class FakeEngine:
         self._news.set()
         return job
 
-    def withdraw(self, job: Job) -> None:
-        """Want a job no more."""
+    def order_fence(self, order: FenceOrder) -> FenceOrder:
+        """Want something to be done with the power of another host."""
+        self.position += 1
+        self.fences[order.id] = (self.position, order)
+        self._news.set()
+        return order
+
+    def withdraw(self, job: Job | FenceOrder) -> None:
+        """Want a job, or something of another host's power, no more."""
         self.position += 1
         self.jobs.pop(job.id, None)
+        self.fences.pop(job.id, None)
         self.withdrawn.append((self.position, job.id))
         self._news.set()
 
@@ -111,6 +123,7 @@ class FakeEngine:
                 position=self.position,
                 vms=tuple(self.vms.values()),
                 jobs=tuple(self.jobs.values()),
+                fences=tuple(order for _at, order in self.fences.values()),
             ),
             poll_s=self.poll_s,
             compare_interval_s=self.compare_interval_s,
@@ -177,6 +190,7 @@ class FakeEngine:
                 if at > after and job in self.jobs
             ),
             jobs_withdrawn=tuple(job for at, job in self.withdrawn if at > after),
+            fences=tuple(order for at, order in self.fences.values() if at > after),
         )
 
     def _take(self, item: Item) -> None:
@@ -193,6 +207,10 @@ class FakeEngine:
                 self._expect(same, f"the outcome of {item.job} changed")
                 self.outcomes[item.job] = item
                 self.jobs.pop(item.job, None)
+            case FenceItem():
+                fenced = self.fenced.setdefault(item.order, item)
+                self._expect(fenced == item, f"the outcome of {item.order} changed")
+                self.fences.pop(item.order, None)
             case _:
                 pass
 
