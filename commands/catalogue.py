@@ -12,6 +12,7 @@ from commands.cluster import migration as cluster_migration
 from commands.cluster import remove as cluster_remove
 from commands.cluster import resources as cluster_resources
 from commands.cluster import schedule as cluster_schedule
+from commands.cluster import update as cluster_update
 from commands.data_center import create as data_center_create
 from commands.data_center import remove as data_center_remove
 from commands.data_center import update as data_center_update
@@ -38,6 +39,7 @@ from commands.host import maintenance as host_maintenance
 from commands.host import remove as host_remove
 from commands.host import token as host_token
 from commands.host import uninstall as host_uninstall
+from commands.host import update as host_update
 from commands.kernel.command import declared_commands
 from commands.operation import cancel
 from commands.vm import (
@@ -71,7 +73,8 @@ MODULES: tuple[ModuleType, ...] = (
         confirm_off,
         confirm_state,
     ),
-    *(host_remove, force_remove),
+    *(host_update, host_remove, force_remove),
+    cluster_update,
     *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
     *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),

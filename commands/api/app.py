@@ -128,6 +128,11 @@ class Api:
         finally:
             del self._places[number]
 
+    def hosts_of(self, cluster: str) -> tuple[str, ...]:
+        """Return the ids of a cluster's hosts, as far as this process has read the log."""
+        hosts = self._placement.view.hosts.values()
+        return tuple(sorted(host.id for host in hosts if host.cluster == cluster))
+
     async def close(self) -> None:
         """Let go of what was begun."""
         await self.endings.close()
@@ -323,6 +328,7 @@ class CommandEndpoint:
                 self._api.context(actor, 1 + parts, parts),
                 if_match=if_match,
                 secret_sha256=self._api.secret.enrolment_digest,
+                hosts_of=self._api.hosts_of,
             )
 
         return source

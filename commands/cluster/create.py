@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
-
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import END, Description, Id, Name
+from commands.kernel.fields import Description, Id, Name
 from commands.kernel.fold import World
-from commands.kernel.refusal import NameTaken, NotFound
+from commands.kernel.refusal import InvalidField, NameTaken, NotFound
 from commands.state import lookup
+from commands.state.cluster_input import (
+    Bridges,
+    CpuModel,
+    Emulation,
+    MachineType,
+    MemoryMin,
+    model_of,
+)
+from commands.state.cpu_types import CpuType
 from events.types.cluster import ClusterCreated
+from events.types.cluster_requirements import MEMORY_MIN_BYTES, Requirements
+
+ARCHITECTURE = "x86_64"
+CPU_MODEL = "qemu64"
+"""What every host can give, emulated or not."""
 
 
 @command(
@@ -20,26 +30,25 @@ from events.types.cluster import ClusterCreated
     permission="CREATE_CLUSTER",
     verb="cluster create",
     creates=True,
-    refusals=(NotFound, NameTaken),
+    refusals=(NotFound, NameTaken, InvalidField),
 )
 class CreateCluster(Command, frozen=True, kw_only=True):
     """Create a cluster.
 
     Hosts of a cluster are alike enough to run each other's VMs: every VM of the cluster gets its
-    CPU model and exact machine type.
+    CPU model (of oVirt's CPU types, or any by libvirt's name; qemu64 if none is given) and exact
+    machine type. Hosts that lack either, or what else is required, are non-operational.
     """
 
     name: Name
     data_center: Id
     description: Description = ""
-    cpu_model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}" + END)] = "qemu64"
-    machine_type: Annotated[
-        str,
-        msgspec.Meta(
-            pattern=r"^pc-q35-[0-9]{1,3}\.[0-9]{1,3}" + END,
-            description="An exact q35 machine type, such as pc-q35-7.2.",
-        ),
-    ] = "pc-q35-7.2"
+    cpu_type: CpuType | None = None
+    cpu_model: CpuModel | None = None
+    machine_type: MachineType = "pc-q35-7.2"
+    emulation: Emulation = True
+    memory_min_bytes: MemoryMin = MEMORY_MIN_BYTES
+    bridges: Bridges = ()
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it in its data center; the name's claim refuses a second one."""
@@ -48,9 +57,14 @@ class CreateCluster(Command, frozen=True, kw_only=True):
             name=self.name,
             data_center=parent.id,
             description=self.description,
-            architecture="x86_64",
-            cpu_model=self.cpu_model,
+            architecture=ARCHITECTURE,
+            cpu_model=model_of(ARCHITECTURE, self.cpu_model, self.cpu_type) or CPU_MODEL,
             machine_type=self.machine_type,
             compatibility_version=parent.compatibility_version,
+            requirements=Requirements(
+                emulation=self.emulation,
+                memory_min_bytes=self.memory_min_bytes,
+                bridges=tuple(sorted(set(self.bridges))),
+            ),
         )
         return Decision.of(context.ids[0], *on(f"cluster/{context.ids[0]}", created))

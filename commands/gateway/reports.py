@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from commands.gateway import restored
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Fold, World
-from commands.state import migrations
+from commands.state import fitness, migrations
+from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
 from commands.state.orders import order_job
@@ -17,6 +18,7 @@ from events.envelope import NewEvent, Recorded
 from events.types import vm as e
 from events.types.base import Event, type_of
 from events.types.host import (
+    Capabilities,
     HostCapabilitiesReported,
     HostClockSkewed,
     HostUnmanagedDomainsFound,
@@ -55,6 +57,13 @@ class ReportingHost:
             raise LookupError(message)
         self.id = host_id
         self.state: HostState = state
+        self._world = world
+
+    def fitness(self, abilities: Capabilities) -> tuple[Event, ...]:
+        """Return what follows from what the host can do for its being fit for its cluster."""
+        cluster = self._world.get(CLUSTER, self.state.cluster)
+        found = fitness.found(self.state, cluster, abilities) if cluster is not None else None
+        return (found,) if found is not None else ()
 
 
 class _Vm:
@@ -137,6 +146,7 @@ def decide_host(
         events.append(HostClockSkewed(name=host.state.name, skew_s=round(skew_s, 1)))
     if isinstance(item, CapabilitiesItem) and item.capabilities != host.state.capabilities:
         events.append(HostCapabilitiesReported(capabilities=item.capabilities))
+        events += host.fitness(item.capabilities)
     if isinstance(item, FullStateItem) and item.known:
         domains = (*item.unmanaged, *map(restored.stray_name, strays))
         if domains != host.state.unmanaged:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
+from commands.state import fitness
+from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState, HostStatus
 from events.types.base import Event
 from events.types.host import (
@@ -107,6 +109,9 @@ def decide_hello(
     ]
     if hello.capabilities != state.capabilities:
         events.append(HostCapabilitiesReported(capabilities=hello.capabilities))
+    cluster = world.get(CLUSTER, state.cluster)
+    news = fitness.found(state, cluster, hello.capabilities) if cluster is not None else None
+    events += [news] if news is not None else []
     return Decision(
         id=host_id,
         events=on(HOST.stream(host_id), *events),

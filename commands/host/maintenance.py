@@ -34,7 +34,14 @@ Staying = Annotated[
         " shut_down, and what is left at the deadline is powered off."
     ),
 ]
-_ALLOWED = frozenset({HostStatus.UP, HostStatus.UNASSIGNED, HostStatus.NON_RESPONSIVE})
+_ALLOWED = frozenset(
+    {
+        HostStatus.UP,
+        HostStatus.UNASSIGNED,
+        HostStatus.NON_RESPONSIVE,
+        HostStatus.NON_OPERATIONAL,
+    }
+)
 
 
 @command(

@@ -33,13 +33,19 @@ def _no_secret(token: str) -> str:
     raise LookupError(message)
 
 
+def _no_hosts(cluster: str) -> tuple[str, ...]:
+    message = f"the hosts of cluster {cluster} are not at hand"
+    raise LookupError(message)
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What comes in with a command from outside of the log: time, ids, actor, precondition.
 
     `ids` are fresh UUIDv7s for objects that the decision makes; `randoms` are fresh random 64-bit
     numbers. `if_match` is the configuration version that the client saw, if it said so.
     `secret_sha256` gives the hash (hex) of the secret that belongs to an enrolment token's id; the
-    secret itself never comes near a decision.
+    secret itself never comes near a decision. `hosts_of` names the hosts of a cluster, as far as
+    the process that decides knows: one that came a moment ago may be missing.
     """
 
     command: uuid.UUID
@@ -49,6 +55,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     randoms: tuple[int, ...] = ()
     if_match: int | None = None
     secret_sha256: Callable[[str], str] = _no_secret
+    hosts_of: Callable[[str], tuple[str, ...]] = _no_hosts
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What becomes of each VM on a host that goes into maintenance: it moves, shuts down, or blocks.
+"""What becomes of each VM on a host that is to be without VMs: it moves, shuts down, or blocks.
 
 One function says it to everybody: to the watch that has VMs leave, to the saga that tells what
 blocks, and to the preview.
@@ -82,6 +82,18 @@ def of_maintenance(host: HostState, cluster: ClusterState) -> Evacuation:
         cause=MigrationCause.MAINTENANCE,
         vms_that_stay=asked.vms_that_stay,
         deadline=asked.deadline,
+    )
+
+
+def of_unfit(host: HostState, cluster: ClusterState) -> Evacuation:
+    """Return the evacuation of a host that is not fit for its cluster: what can move, moves."""
+    return Evacuation(
+        key=f"unfit/{host.id}/{host.unfit_since}",
+        host=host,
+        cluster=cluster,
+        position=host.unfit_since,
+        cause=MigrationCause.UNFIT_HOST,
+        vms_that_stay=VmsThatStay.WAIT,
     )
 
 

@@ -1,4 +1,4 @@
-"""Has the VMs leave a host that goes into maintenance: by priority, few at a time.
+"""Has the VMs leave a host that goes into maintenance, or is not fit: by priority, few at a time.
 
 As many migrate as the cluster lets one host send at a time; the next begins when one has ended. VMs
 that are bound to the host are asked to shut down; what is left at the deadline is powered off, if
@@ -19,6 +19,7 @@ from commands.policies.evacuation import (
     Fate,
     not_before,
     of_maintenance,
+    of_unfit,
     outlook,
     urgency,
 )
@@ -34,6 +35,7 @@ from commands.vm.shutdown import ShutDownVm
 from commands.vm.stop import StopVm
 from events.types.host_maintenance import VmsThatStay
 
+_LEFT = frozenset({HostStatus.PREPARING_FOR_MAINTENANCE, HostStatus.NON_OPERATIONAL})
 Decide = Callable[[World, Context], Decision]
 _POWERED_OFF_FROM = frozenset(
     {
@@ -65,7 +67,7 @@ class Evacuations(Watch):
         """Note which hosts are to be without VMs."""
         if before is not None:
             self._hosts.pop(before.id, None)
-        if after is not None and after.status is HostStatus.PREPARING_FOR_MAINTENANCE:
+        if after is not None and after.status in _LEFT:
             self._hosts[after.id] = after
         self._changed = True
 
@@ -96,7 +98,11 @@ class Evacuations(Watch):
         if tell_at is None or now < tell_at:
             return ()
         self._news, self._told_at = False, now
-        return [host.maintenance.operation for host in self._hosts.values()]
+        return [
+            host.maintenance.operation
+            for host in self._hosts.values()
+            if host.duty is Duty.PREPARING
+        ]
 
     def next_due(self, now: dt.datetime) -> dt.datetime | None:
         """Return when an attempt is to be repeated, a deadline ends, or news are to be told."""
@@ -117,7 +123,8 @@ class Evacuations(Watch):
         for host in self._hosts.values():
             cluster = facts.clusters.get(host.cluster)
             if cluster is not None:
-                evacuation = of_maintenance(host, cluster)
+                preparing = host.duty is Duty.PREPARING
+                evacuation = (of_maintenance if preparing else of_unfit)(host, cluster)
                 yield _Leaving(evacuation, facts, self._rules, self._look_again)
 
     def _look_again(self, at: dt.datetime) -> None:
@@ -195,12 +202,13 @@ class _Leaving:
         return lambda world, context: request(world, context, vm.id, cause=cause)
 
     def _still(self, decide: Decide) -> Decide:
-        """Read the host, so that nothing is begun once the maintenance is called off."""
+        """Read the host, so that nothing is begun once it is called off."""
         evacuation = self._evacuation
 
         def checked(world: World, context: Context) -> Decision:
-            host = lookup.host(world, evacuation.host.id)
-            if host.duty is not Duty.PREPARING or host.maintenance != evacuation.host.maintenance:
+            host, known = lookup.host(world, evacuation.host.id), evacuation.host
+            asked = (host.status, host.maintenance, host.unfit_since)
+            if asked != (known.status, known.maintenance, known.unfit_since):
                 raise WrongState(f"Host {host.name} is not to be without VMs any more.")
             return decide(world, context)
 

@@ -16,8 +16,10 @@ from events.types.cluster import (
     ClusterCreated,
     ClusterRemoved,
     ClusterSchedulingSet,
+    ClusterUpdated,
     Scheduling,
 )
+from events.types.cluster_requirements import Requirements
 from events.types.host_power import (
     ClusterFencingHeld,
     ClusterFencingResumed,
@@ -43,6 +45,10 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     cpu_model: str
     machine_type: str
+    description: str = ""
+    compatibility_version: str = ""
+    requirements: Requirements = Requirements()
+    configuration_version: int = 1
     scheduling: Scheduling = Scheduling()
     affinity_groups: tuple[str, ...] = ()
     resources: Resources = Resources()
@@ -65,6 +71,19 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             architecture=event.architecture,
             cpu_model=event.cpu_model,
             machine_type=event.machine_type,
+            description=event.description,
+            compatibility_version=event.compatibility_version,
+            requirements=event.requirements,
+        )
+    if state is not None and isinstance(event, ClusterUpdated):
+        return msgspec.structs.replace(
+            state,
+            description=event.description,
+            cpu_model=event.cpu_model,
+            machine_type=event.machine_type,
+            compatibility_version=event.compatibility_version,
+            requirements=event.requirements,
+            configuration_version=state.configuration_version + 1,
         )
     if state is not None and isinstance(event, ClusterSchedulingSet):
         return msgspec.structs.replace(state, scheduling=event.scheduling)

@@ -14,6 +14,7 @@ from commands.state.host_power import HostPower
 from commands.state.host_ssh import SshOrder, SshState
 from events.envelope import Recorded
 from events.types import host as e
+from events.types.host_fitness import HostFitnessFound, Unfit
 from events.types.host_power import HostFencedOff
 from events.types.host_ssh import HostSshEnded, SshTask
 
@@ -30,6 +31,7 @@ class HostStatus(enum.StrEnum):
     UNASSIGNED = "unassigned"
     UP = "up"
     NON_RESPONSIVE = "non_responsive"
+    NON_OPERATIONAL = "non_operational"
     ERROR = "error"
     PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
     MAINTENANCE = "maintenance"
@@ -79,6 +81,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     that it should have run then, and did not mention. Incarnations count from `incarnations_from`
     on at least.
 
+    `unfit` is what it lacks for its cluster, as it was found at position `unfit_since`.
+
     `booted` is the position, and `booted_at` the time, at which its present boot was heard of.
 
     `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
@@ -116,6 +120,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     ssh: SshState = SshState()
     power: HostPower = HostPower()
     maintenance: Maintenance = Maintenance()
+    unfit: tuple[Unfit, ...] = ()
+    unfit_since: int = 0
 
     @property
     def mute(self) -> bool:
@@ -150,7 +156,9 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.NON_RESPONSIVE
         if self.duty is Duty.PREPARING:
             return HostStatus.PREPARING_FOR_MAINTENANCE
-        return HostStatus.UNASSIGNED if self.session is None else HostStatus.UP
+        if self.session is None:
+            return HostStatus.UNASSIGNED
+        return HostStatus.NON_OPERATIONAL if self.unfit else HostStatus.UP
 
 
 def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
@@ -178,6 +186,9 @@ def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
         )
     if state is None:
         return None
+    if isinstance(event, HostFitnessFound):
+        since = recorded.position if event.reasons else 0
+        return msgspec.structs.replace(state, unfit=event.reasons, unfit_since=since)
     if isinstance(event, e.HostConfirmedOff | HostFencedOff):
         return msgspec.structs.replace(state, proved_off=recorded.position, unconfirmed=False)
     if isinstance(event, e.HostStateUnconfirmed):
@@ -308,6 +319,8 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
             return msgspec.structs.replace(state, unmanaged=event.domains)
         case e.HostClockSkewed():
             return msgspec.structs.replace(state, skewed=True)
+        case e.HostClusterChanged():
+            return msgspec.structs.replace(state, cluster=event.cluster)
         case _:
             return None
 

@@ -9,6 +9,7 @@ import msgspec
 
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, event
+from events.types.cluster_requirements import Requirements
 
 
 def name_key(data_center: str, name: str) -> str:
@@ -57,6 +58,7 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
     cpu_model: str
     machine_type: str
     compatibility_version: str
+    requirements: Requirements = Requirements()
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(code=809, name="USER_ADD_CLUSTER", message="Cluster {name} was created by {actor}."),
@@ -68,6 +70,27 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
             exclusive(name_key(self.data_center, self.name), stream),
             shared(f"data_center/{self.data_center}", stream),
         )
+
+
+@event("cluster.updated")
+class ClusterUpdated(Event, frozen=True, kw_only=True):
+    """What the cluster asks of its hosts, and gives to VMs that start from now on, is this."""
+
+    name: str
+    description: str
+    cpu_model: str
+    machine_type: str
+    compatibility_version: str
+    requirements: Requirements
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=811,
+            name="USER_UPDATE_CLUSTER",
+            message="Cluster {name} was updated by {actor}: CPU model {cpu_model}, machine type"
+            " {machine_type}, compatibility version {compatibility_version}.",
+        ),
+    )
 
 
 @event("cluster.scheduling_set")

@@ -9,6 +9,7 @@ import msgspec
 
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, Severity, event
+from events.types.host_hardware import Hardware, Virtualization
 from events.types.host_maintenance import VmsThatStay
 
 
@@ -28,6 +29,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     `migration_address` is where its agent takes VMs in ("" if it does not). `storage_id` names the
     storage folder: hosts that report the same one see the same files ("" if it is the host's own).
     `fence_agents` are the programs that it has for turning other hosts off, without `fence_`.
+    `compatibility_versions` are those of clusters that its agent knows, `hardware` all the rest.
     """
 
     architecture: str
@@ -44,6 +46,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     migration_address: str = ""
     storage_id: str = ""
     fence_agents: tuple[str, ...] = ()
+    virtualization: Virtualization = Virtualization.UNKNOWN
+    compatibility_versions: tuple[str, ...] = ()
+    hardware: Hardware | None = None
 
 
 @event("host.added")
@@ -345,6 +350,33 @@ class HostStateConfirmed(Event, frozen=True, kw_only=True):
     def audit(self) -> Audit | None:
         """Return the record of an admin's word; a report is as it should be."""
         return None if self.reported else self.audits[0]
+
+
+@event("host.cluster_changed")
+class HostClusterChanged(Event, frozen=True, kw_only=True):
+    """The host, in maintenance, belongs to another cluster of its data center now."""
+
+    name: str
+    cluster: str
+    cluster_name: str
+    previous_cluster: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=43,
+            name="USER_UPDATE_VDS",
+            message="Host {name} was moved to cluster {cluster_name} by {actor}.",
+        ),
+    )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Refer to the one cluster instead of the other; nothing of VMs may lie on the host."""
+        return (
+            exclusive(stream, stream),
+            release(stream, stream),
+            release(f"cluster/{self.previous_cluster}", stream),
+            shared(f"cluster/{self.cluster}", stream),
+        )
 
 
 @event("host.removed")

@@ -24,6 +24,7 @@ class MigrationCause(enum.StrEnum):
     MAINTENANCE = "maintenance"
     BALANCING = "balancing"
     AFFINITY = "affinity"
+    UNFIT_HOST = "unfit_host"
 
 
 @event("vm.migration_requested")
@@ -50,11 +51,21 @@ class VmMigrationRequested(Event, frozen=True, kw_only=True):
             name="MIGRATION_REASON_AFFINITY_ENFORCEMENT",
             message="VM {name} is to move, to keep to its affinity groups.",
         ),
+        Audit(
+            code=60_501,
+            name="MIGRATION_REASON_UNFIT_HOST",
+            message="VM {name} is to leave its host, which is not fit for its cluster.",
+        ),
     )
 
     def audit(self) -> Audit | None:
         """Return the record of a policy's request; a person's is told by what follows."""
-        of_cause = (MigrationCause.MAINTENANCE, MigrationCause.BALANCING, MigrationCause.AFFINITY)
+        of_cause = (
+            MigrationCause.MAINTENANCE,
+            MigrationCause.BALANCING,
+            MigrationCause.AFFINITY,
+            MigrationCause.UNFIT_HOST,
+        )
         return self.audits[of_cause.index(self.cause)] if self.cause in of_cause else None
 
 

@@ -7,7 +7,13 @@ import msgspec
 from events.envelope import Recorded
 from events.types import cluster as e
 from events.types import host_power as p
-from events.types.balancing import Balancing, ClusterBalanceEnded, Resources
+from events.types.cluster_requirements import Requirements
+from events.types.balancing import (
+    Balancing,
+    ClusterBalanceEnded,
+    ClusterBalanceMoveSettled,
+    Resources,
+)
 from events.types.migration import ClusterMigrationSettings
 from projections.views import migration
 from projections.views.balancing import CHANGES as OF_BALANCING
@@ -32,6 +38,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpu_model: str
     machine_type: str
     compatibility_version: str
+    requirements: Requirements = Requirements()
     scheduling: e.Scheduling = e.Scheduling()
     resources: Resources = Resources()
     balancing: Balancing = Balancing()
@@ -43,6 +50,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hosts: HostCounts | None = HostCounts()
     vms: Counts | None = Counts()
     operations: tuple[OperationInProgress, ...] = ()
+    configuration_version: int = 1
     version: int
     created_at: Time
     created_by: str
@@ -61,12 +69,24 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
         cpu_model=event.cpu_model,
         machine_type=event.machine_type,
         compatibility_version=event.compatibility_version,
+        requirements=event.requirements,
         version=recorded.version,
         created_at=recorded.time,
         created_by=recorded.actor,
         updated_at=recorded.time,
         updated_by=recorded.actor,
     )
+
+
+def _updated(document: ClusterDocument, event: e.ClusterUpdated, recorded: Recorded) -> Changes:
+    return {
+        "description": event.description,
+        "cpu_model": event.cpu_model,
+        "machine_type": event.machine_type,
+        "compatibility_version": event.compatibility_version,
+        "requirements": event.requirements,
+        "configuration_version": document.configuration_version + 1,
+    }
 
 
 def _scheduling_set(
@@ -99,6 +119,7 @@ VIEW: View[ClusterDocument] = View(
     created=e.ClusterCreated,
     create=_create,
     changes={
+        e.ClusterUpdated: _updated,
         e.ClusterSchedulingSet: _scheduling_set,
         **OF_BALANCING,
         **migration.CLUSTER_CHANGES,
@@ -110,7 +131,8 @@ VIEW: View[ClusterDocument] = View(
     ignores=frozenset(
         {
             e.ClusterAffinityGroupsListed,  # the groups themselves name the cluster
-            ClusterBalanceEnded,  # its operation shows it
+            ClusterBalanceEnded,  # its operation shows it, as it does each move
+            ClusterBalanceMoveSettled,
         }
     ),
 )

@@ -11,6 +11,7 @@ from events.types import host as e
 from events.types import host_power as power_events
 from events.types import host_ssh as ssh_events
 from events.types.base import Event
+from events.types.host_fitness import HostFitnessFound, Unfit
 from events.types.host_maintenance import HostEvacuationBegun
 from projections.views import host_maintenance, host_power, host_ssh
 from projections.views.host_maintenance import MaintenanceDocument
@@ -37,6 +38,7 @@ class HostStatus(enum.StrEnum):
     UNASSIGNED = "unassigned"
     UP = "up"
     NON_RESPONSIVE = "non_responsive"
+    NON_OPERATIONAL = "non_operational"
     ERROR = "error"
     PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
     MAINTENANCE = "maintenance"
@@ -56,7 +58,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session.
     `confirmed_off`: an admin vouched that the machine is off, and nothing was heard of it since.
     `last_contact` is as exact as the events are: a host that answers is not recorded each time.
-    `vms` counts those placed on the host.
+    `vms` counts those placed on the host. `unfit` is what it lacks for its cluster.
     """
 
     id: str
@@ -84,6 +86,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key_fingerprint: str | None = None
     certificate_expires: Time | None = None
     capabilities: e.Capabilities | None = None
+    unfit: tuple[Unfit, ...] = ()
     unmanaged_domains: tuple[str, ...] = ()
     clock_skew_s: float | None = None
     ssh: SshDocument = SshDocument()
@@ -135,7 +138,9 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.NON_RESPONSIVE
     if document.duty is Duty.PREPARING:
         return HostStatus.PREPARING_FOR_MAINTENANCE
-    return HostStatus.UNASSIGNED if document.session is None else HostStatus.UP
+    if document.session is None:
+        return HostStatus.UNASSIGNED
+    return HostStatus.NON_OPERATIONAL if document.unfit else HostStatus.UP
 
 
 def _join_requested(
@@ -178,6 +183,18 @@ def _capabilities_reported(
     document: HostDocument, event: e.HostCapabilitiesReported, recorded: Recorded
 ) -> Changes:
     return {"capabilities": event.capabilities, "last_contact": recorded.time}
+
+
+def _fitness_found(
+    document: HostDocument, event: HostFitnessFound, recorded: Recorded
+) -> Changes:
+    return {"unfit": event.reasons}
+
+
+def _cluster_changed(
+    document: HostDocument, event: e.HostClusterChanged, recorded: Recorded
+) -> Changes:
+    return {"cluster": Reference(id=event.cluster, name=event.cluster_name)}
 
 
 def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> Changes:
@@ -292,6 +309,8 @@ CHANGES: dict[type[Event], Change] = {
     e.HostCertificateIssued: _certificate_issued,
     e.HostSessionStarted: _session_started,
     e.HostCapabilitiesReported: _capabilities_reported,
+    HostFitnessFound: _fitness_found,
+    e.HostClusterChanged: _cluster_changed,
     e.HostSilent: _silent,
     e.HostActivated: _activated,
     e.HostMaintenanceRequested: _maintenance_requested,
@@ -374,6 +393,13 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
             " 'host confirm-off {name}': then they can be started elsewhere."
         ),
     ),
+    HostStatus.NON_OPERATIONAL: (
+        "It is not fit for its cluster: {unfit}",
+        (
+            "It takes no VMs, and those that can migrate leave it. It is up again by itself once it"
+            " reports that it is fit."
+        ),
+    ),
     HostStatus.ERROR: (
         "Two machines claim to be this host, and both are refused.",
         "Stop one of the two machines, then run 'host approve {name}'.",
@@ -412,6 +438,7 @@ def explained(document: HostDocument) -> HostDocument:
         "last_contact": f"{contact:%Y-%m-%d %H:%M:%S} UTC" if contact else "unknown",
         "because": f" ({document.maintenance_reason})" if document.maintenance_reason else "",
         "failed": document.ssh.failed,
+        "unfit": " ".join(each.reason for each in document.unfit),
     }
     reason, what_next = reason.format(**words), what_next.format(**words)
     if document.ssh.installing:

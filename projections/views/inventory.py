@@ -203,7 +203,7 @@ class Inventory:
                 after = self._named_host(after, recorded)
                 self.hosts.create(object_id, after, recorded.position)
             self.hosts.put(object_id, after, recorded.position)
-        if before is None or after is None or before.status is not after.status:
+        if before is None or after is None or _is_counted_elsewhere(before, after):
             self._count_host(before, after, recorded.position)
             self._tell_vms(before, after, recorded)
 
@@ -360,6 +360,10 @@ def _counts_differ(before: VmDocument, after: VmDocument) -> bool:
     if before.host is not after.host:
         return True
     return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
+
+
+def _is_counted_elsewhere(before: HostDocument, after: HostDocument) -> bool:
+    return before.status is not after.status or before.cluster.id != after.cluster.id
 
 
 def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:

@@ -14,6 +14,7 @@ from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.cluster import ClusterCreated
 from events.types.data_center import DataCenterCreated
+from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.operation import OperationStarted
 from events.types.run_spec import Disk, Nic, RunSpec, VmConfiguration
 
@@ -79,6 +80,18 @@ SSH_INSTALL = ssh.HostSshOrdered(
 SSH_FAILED = ssh.HostSshEnded(
     name="kvm01", order=ORDER, task=ssh.SshTask.INSTALL, succeeded=False, reason="No route."
 )
+SMALL = h.HostCapabilitiesReported(
+    capabilities=h.Capabilities(
+        architecture="x86_64", cpus=2, cpu_model="", memory_bytes=512 << 20, machine_types=()
+    )
+)
+UNFIT = HostFitnessFound(
+    name="kvm01",
+    cluster_name="Default",
+    reasons=(
+        Unfit(kind=UnfitKind.MEMORY, reason="It has 512 MiB of memory; 1907 MiB are needed."),
+    ),
+)
 _JOINED = (ADDED, JOINED, APPROVED)
 HOSTS: dict[HostStatus, tuple[Event, ...]] = {
     HostStatus.INSTALLING: (ADDED,),
@@ -87,6 +100,7 @@ HOSTS: dict[HostStatus, tuple[Event, ...]] = {
     HostStatus.UNASSIGNED: _JOINED,
     HostStatus.UP: (*_JOINED, SESSION),
     HostStatus.NON_RESPONSIVE: (*_JOINED, SESSION, SILENT),
+    HostStatus.NON_OPERATIONAL: (*_JOINED, SESSION, SMALL, UNFIT),
     HostStatus.ERROR: (*_JOINED, SESSION, h.HostDuplicateRefused(name="kvm01", boots=("a", "b"))),
     HostStatus.PREPARING_FOR_MAINTENANCE: (*_JOINED, SESSION, PREPARING),
     HostStatus.MAINTENANCE: (*_JOINED, SESSION, PREPARING, RESTING),

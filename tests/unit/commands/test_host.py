@@ -51,7 +51,7 @@ ALLOWED: dict[str, frozenset[HostStatus]] = {
     "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
     "force-remove": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}),
     "install": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE}),
-    "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE}),
+    "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE, S.NON_OPERATIONAL}),
     "remove": frozenset(
         {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}
     ),

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from commands.cluster.migration import SetClusterMigration
+from commands.gateway.reports import ReportingHost, decide_host
 from commands.host.activate import ActivateHost
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
@@ -25,8 +26,8 @@ from events.types.job import JobKind
 from events.types.migration import MigrationMode
 from events.types.operation import Outcome
 from events.types.vm import PauseReason
+from events.wire.agent import CapabilitiesItem, VmStateItem
 from events.wire.agent import VmState as Reported
-from events.wire.agent import VmStateItem
 from tests.unit.policies.puppet import check, hosts_of, operations, play_on
 from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, running
 
@@ -362,3 +363,67 @@ async def test_nothing_is_begun_twice_by_another_process(stage: Stage) -> None:
     await play_on(stage)
     assert len(await of_kind(stage, "vm.migrate")) == 4
     assert {await place(stage, vm) for vm in vms} == {second}
+
+
+# ------------------------------------------------------------------ hosts that are not fit
+
+
+async def report_abilities(stage: Stage, host: str, **changes: object) -> None:
+    """Have a host's agent report what it can do, as it does over the gateway."""
+    item = CapabilitiesItem(capabilities=msgspec.structs.replace(CAPABILITIES, **changes))
+    await stage.decide(
+        lambda world, context: decide_host(context, ReportingHost(world, host), item, context.time)
+    )
+    await stage.settle()
+
+
+async def test_vms_leave_a_host_that_is_not_fit_and_it_is_up_again_once_it_is(
+    stage: Stage,
+) -> None:
+    first, second = await hosts_of(stage)
+    vm = await up(stage, "web01", first)
+    fixed = await up(stage, "fixed", first, migration=MigrationInput(mode=MigrationMode.NONE))
+
+    await report_abilities(stage, first, machine_types=("pc-q35-9.0",))
+    assert (await stage.host(first)).status is HostStatus.NON_OPERATIONAL
+    await play_on(stage)
+
+    assert await place(stage, vm) == second
+    assert (await stage.vm(fixed)).status is VmStatus.UP, "nothing is shut down for it"
+    assert await place(stage, fixed) == first
+    other = await stage.do(CreateVm(name="other", cluster=stage.cluster))
+    await stage.do(StartVm(id=other))
+    await play_on(stage)
+    assert await place(stage, other) == second, "and it is given nothing"
+
+    await report_abilities(stage, first)
+    assert (await stage.host(first)).status is HostStatus.UP
+    names = [r.name for r in await stage.history() if r.object_id == first]
+    assert names.count("host.fitness_found") == 2
+    await stage.do(MaintainHost(id=second))
+    await play_on(stage)
+    assert await place(stage, vm) == first
+
+
+async def test_a_host_may_say_hello_and_not_be_fit(stage: Stage) -> None:
+    first, _second = await hosts_of(stage)
+    await report_abilities(stage, first, memory_bytes=GIB)
+    await stage.silence(first)
+    assert (await stage.host(first)).status is HostStatus.NON_RESPONSIVE
+    await stage.hello(first)
+    assert (await stage.host(first)).status is HostStatus.UP
+
+
+async def test_a_host_that_is_not_fit_goes_into_maintenance(stage: Stage) -> None:
+    first, second = await hosts_of(stage)
+    vm = await up(stage, "web01", first)
+    await offer(stage, second, memory_bytes=0)
+    await report_abilities(stage, first, memory_bytes=GIB)
+    await stage.settle()
+    assert await place(stage, vm) == first
+    operation = await maintain(stage, first)
+    await offer(stage, second)
+    await stage.pass_time(RULES.retry_s)
+    await play_on(stage)
+    assert await place(stage, vm) == second
+    assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED

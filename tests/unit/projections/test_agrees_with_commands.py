@@ -7,14 +7,19 @@ import pytest
 from commands.state.host import HOST, HostState, HostStatus
 from commands.state.vm import VM, VmState, VmStatus
 from events.types import host as host_events
+from events.types import host_ssh as ssh
 from events.types import vm as e
 from events.types.base import Event
+from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
+from events.types.host_maintenance import HostEvacuationBegun
 from projections.views.host import HostDocument
 from projections.views.host import HostStatus as ShownHostStatus
 from projections.views.inventory import Inventory
 from projections.views.vm_document import VmDocument
 from projections.views.vm_document import VmStatus as ShownVmStatus
 from tests.unit.projections.history import History, busy_history
+
+UNFIT = (Unfit(kind=UnfitKind.MEMORY, reason="It is small."),)
 
 
 def _about_vm(history: History, host: str, incarnation: int) -> Event:
@@ -59,8 +64,30 @@ def _about_vm(history: History, host: str, incarnation: int) -> Event:
     return history.random.choice(makers)()
 
 
+def _about_ssh(history: History) -> Event:
+    """Anything that may be told of work on a host over SSH."""
+    name, task = "h", history.random.choice(list(ssh.SshTask))
+    order = f"{task} {history.random.choice('12')}"
+    address = history.random.choice(["", "192.0.2.1", "192.0.2.2"])
+    kinds: tuple[Callable[[], Event], ...] = (
+        lambda: ssh.HostSshOrdered(name=name, order=order, task=task, address=address),
+        lambda: ssh.HostSshKeyPinned(name=name, order=order, fingerprint="SHA256:x", key_type="e"),
+        lambda: ssh.HostSshStep(name=name, order=order, step="join", text="It joined.", done=True),
+        lambda: ssh.HostSshEnded(
+            name=name,
+            order=order,
+            task=task,
+            succeeded=history.random.random() < 0.5,
+            reason="It would not.",
+        ),
+    )
+    return history.random.choice(kinds)()
+
+
 def _about_host(history: History) -> Event:
     """Anything that may be told of a host."""
+    if history.random.random() < 0.3:
+        return _about_ssh(history)
     events: list[Event] = [
         host_events.HostSilent(name="h", last_contact=history.time, timeout_s=1),
         host_events.HostSessionStarted(name="h", session="s", boot="b", protocol=1),
@@ -72,6 +99,9 @@ def _about_host(history: History) -> Event:
         host_events.HostStateUnconfirmed(name="h", incarnations_from=1_000),
         host_events.HostStateConfirmed(name="h", reported=True),
         host_events.HostConfirmedOff(name="h"),
+        HostFitnessFound(name="h", cluster_name="c", reasons=UNFIT),
+        HostFitnessFound(name="h", cluster_name="c"),
+        HostEvacuationBegun(name="h", vms=3),
     ]
     return history.random.choice(events)
 

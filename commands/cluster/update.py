@@ -1,0 +1,146 @@
+"""Change what a cluster asks of its hosts, and gives to its VMs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from commands.kernel.command import Command, Context, Decision, command, on
+from commands.kernel.fields import Description, Id
+from commands.kernel.fold import World
+from commands.kernel.refusal import InvalidField, NotFound, PreconditionFailed, WrongState
+from commands.state import cluster_input, fitness, lookup
+from commands.state.cluster import ClusterState
+from commands.state.cluster_input import (
+    Bridges,
+    CompatibilityVersion,
+    CpuModel,
+    Emulation,
+    MachineType,
+    MemoryMin,
+)
+from commands.state.cpu_types import CpuType
+from commands.state.host import HOST, HostState, HostStatus
+from events.envelope import NewEvent
+from events.types.cluster import ClusterUpdated
+
+HOSTS_TOLD_MAX = 10
+_AWAY = frozenset(
+    {
+        HostStatus.REMOVED,
+        HostStatus.MAINTENANCE,
+        HostStatus.NON_OPERATIONAL,
+        HostStatus.INSTALLING,
+        HostStatus.INSTALL_FAILED,
+        HostStatus.PENDING_APPROVAL,
+    }
+)
+"""Hosts that no VM runs on; they need not fit."""
+
+
+@command(
+    "cluster.update",
+    method="PATCH",
+    path="/v1/clusters/{id}",
+    permission="EDIT_CLUSTER_CONFIGURATION",
+    verb="cluster update",
+    refusals=(NotFound, WrongState, InvalidField, PreconditionFailed),
+)
+class UpdateCluster(Command, frozen=True, kw_only=True):
+    """Change what a cluster asks of its hosts, and gives to its VMs.
+
+    Fields that are not given stay as they are. Each host that is in use must fit, or it is refused
+    with the hosts and the reasons; those in maintenance, and those that are not fit already, need
+    not. Running VMs keep the CPU model and machine type that they were started with.
+    """
+
+    id: Id
+    description: Description | None = None
+    cpu_type: CpuType | None = None
+    cpu_model: CpuModel | None = None
+    machine_type: MachineType | None = None
+    compatibility_version: CompatibilityVersion | None = None
+    emulation: Emulation | None = None
+    memory_min_bytes: MemoryMin | None = None
+    bridges: Bridges | None = None
+
+    def decide(self, world: World, context: Context) -> Decision:
+        """Change what differs, and say of each host whether it is fit from now on."""
+        state = lookup.cluster(world, self.id)
+        lookup.require_version(context.if_match, state.configuration_version)
+        wanted = self._wanted(state)
+        if wanted == state:
+            return Decision.of(self.id)
+        _require_version_known(world, wanted)
+        members = [
+            host
+            for member in context.hosts_of(self.id)
+            if (host := world.get(HOST, member)) is not None and host.cluster == self.id
+        ]
+        _require_fit(members, wanted)
+        changed = ClusterUpdated(
+            name=wanted.name,
+            description=wanted.description,
+            cpu_model=wanted.cpu_model,
+            machine_type=wanted.machine_type,
+            compatibility_version=wanted.compatibility_version,
+            requirements=wanted.requirements,
+        )
+        news = [
+            NewEvent(HOST.stream(host.id), found)
+            for host in members
+            if not host.removed
+            and (found := fitness.found(host, wanted, host.capabilities)) is not None
+        ]
+        return Decision.of(self.id, *on(f"cluster/{self.id}", changed), *news)
+
+    def _wanted(self, state: ClusterState) -> ClusterState:
+        model = cluster_input.model_of(state.architecture, self.cpu_model, self.cpu_type)
+        given = {
+            "description": self.description,
+            "cpu_model": model,
+            "machine_type": self.machine_type,
+            "compatibility_version": self.compatibility_version,
+        }
+        return msgspec.structs.replace(
+            state,
+            **{name: value for name, value in given.items() if value is not None},
+            requirements=cluster_input.requirements(
+                state.requirements,
+                emulation=self.emulation,
+                memory_min_bytes=self.memory_min_bytes,
+                bridges=self.bridges,
+            ),
+        )
+
+
+def _require_version_known(world: World, wanted: ClusterState) -> None:
+    """Refuse a version below the data center's: its hosts share what that has."""
+    least = lookup.data_center(world, wanted.data_center).compatibility_version
+    if _numbers(wanted.compatibility_version) < _numbers(least):
+        raise InvalidField(
+            f"The data center's compatibility version is {least}; a cluster's cannot be lower.",
+            remedy=f"Choose {least} or a later one.",
+            field="compatibility_version",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _require_fit(members: list[HostState], wanted: ClusterState) -> None:
+    lacking = [
+        (host.name, " ".join(each.reason for each in reasons))
+        for host in members
+        if host.status not in _AWAY and (reasons := fitness.unfit(host.capabilities, wanted))
+    ]
+    if not lacking:
+        return
+    told = " ".join(f"{name}: {why}" for name, why in lacking[:HOSTS_TOLD_MAX])
+    more = len(lacking) - HOSTS_TOLD_MAX
+    others = f" {more} more hosts do not fit either." if more > 0 else ""
+    raise WrongState(
+        f"{len(lacking)} hosts of cluster {wanted.name} would not be fit. {told}{others}",
+        remedy="Put them into maintenance, or into another cluster, first.",
+        hosts=dict(lacking[:HOSTS_TOLD_MAX]),
+    )

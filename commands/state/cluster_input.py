@@ -1,0 +1,92 @@
+"""The fields in which a cluster's hardware is asked for: of use to its making and its changes."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from commands.kernel.fields import END, Bridge
+from commands.kernel.refusal import InvalidField
+from commands.state.cpu_types import MODELS, CpuType
+from events.types.cluster_requirements import Requirements
+
+BRIDGES_MAX = 64
+Field = TypeVar("Field")
+CpuModel = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_.\-]{1,64}" + END,
+        description="A CPU model by libvirt's name; cpu_type names the usual ones.",
+    ),
+]
+MachineType = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^pc-q35-[0-9]{1,3}\.[0-9]{1,3}" + END,
+        description="An exact q35 machine type, such as pc-q35-7.2.",
+    ),
+]
+CompatibilityVersion = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9]{1,3}\.[0-9]{1,3}" + END,
+        max_length=7,
+        description="The release whose features all hosts must know.",
+    ),
+]
+Emulation = Annotated[
+    bool,
+    msgspec.Meta(description="Whether hosts that can only emulate (QEMU's TCG) are fit."),
+]
+MemoryMin = Annotated[
+    int,
+    msgspec.Meta(ge=0, le=2**42, description="The least memory of a host; 2 GB if not given."),
+]
+Bridges = Annotated[
+    tuple[Bridge, ...],
+    msgspec.Meta(
+        max_length=BRIDGES_MAX,
+        description="Bridges that each host must have, such as the management network's.",
+    ),
+]
+
+
+def model_of(architecture: str, cpu_model: str | None, cpu_type: CpuType | None) -> str | None:
+    """Return the CPU model that is asked for, None for none; raises InvalidField."""
+    if cpu_type is None:
+        return cpu_model
+    known = MODELS[cpu_type]
+    if cpu_model not in {None, known.model}:
+        raise InvalidField(
+            f"CPU type {cpu_type} is model {known.model}, not {cpu_model}.",
+            remedy="Give one of the two.",
+            field="cpu_type",
+        )
+    if known.architecture != architecture:
+        raise InvalidField(
+            f"CPU type {cpu_type} is of architecture {known.architecture}; the cluster's is"
+            f" {architecture}.",
+            remedy="Choose a type of that architecture.",
+            field="cpu_type",
+        )
+    return known.model
+
+
+def requirements(
+    before: Requirements,
+    *,
+    emulation: bool | None,
+    memory_min_bytes: int | None,
+    bridges: tuple[str, ...] | None,
+) -> Requirements:
+    """Return what hosts must have; what is not given stays as it is."""
+    return Requirements(
+        emulation=_or(emulation, before.emulation),
+        memory_min_bytes=_or(memory_min_bytes, before.memory_min_bytes),
+        bridges=tuple(sorted(set(_or(bridges, before.bridges)))),
+    )
+
+
+def _or(given: Field | None, before: Field) -> Field:
+    return before if given is None else given

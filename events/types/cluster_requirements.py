@@ -1,0 +1,19 @@
+"""What a cluster asks of its hosts beyond CPU model, machine type and compatibility version."""
+
+from __future__ import annotations
+
+import msgspec
+
+MEMORY_MIN_BYTES = 2_000_000_000
+"""The least memory of a host, if nothing else is said: oVirt asks for 2 GB."""
+
+
+class Requirements(msgspec.Struct, frozen=True, kw_only=True):
+    """What each host must have. `emulation`: QEMU's TCG will do where there is no KVM.
+
+    `bridges` are those that each host must have, such as the management network's.
+    """
+
+    emulation: bool = True
+    memory_min_bytes: int = MEMORY_MIN_BYTES
+    bridges: tuple[str, ...] = ()

@@ -1,0 +1,109 @@
+"""What a host reports of its hardware and software; sizes in bytes.
+
+Everything here is bounded, so that a report fits into one event whatever machine it is of.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+CPUS_MAX = 4_096
+FLAGS_MAX = 1_000
+NUMA_NODES_MAX = 64
+NICS_MAX = 256
+DEVICES_MAX = 512
+BLOCK_DEVICES_MAX = 512
+PAGE_SIZES_MAX = 8
+TEXT_MAX = 120
+"""The most characters of any name that a machine gives itself."""
+
+
+class Virtualization(enum.StrEnum):
+    """How the host runs guests."""
+
+    UNKNOWN = ""  # its agent does not say
+    KVM = "kvm"
+    EMULATION = "emulation"  # QEMU's TCG: slow, and able to run everywhere
+
+
+class CpuTopology(msgspec.Struct, frozen=True, kw_only=True):
+    """How the CPUs are made up: sockets of the whole host, cores of a socket, threads of a core."""
+
+    sockets: int = 0
+    cores: int = 0
+    threads: int = 0
+
+
+class NumaNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A NUMA node: its CPUs by their numbers, as ranges (`0-3,8`), and its memory."""
+
+    node: int
+    cpus: str
+    memory_bytes: int
+
+
+class HugePages(msgspec.Struct, frozen=True, kw_only=True):
+    """How many huge pages of one size are set aside."""
+
+    size_bytes: int
+    count: int
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """A network interface. `speed_mbps` is 0 where it is not known; `bridge` is what it is in."""
+
+    name: str
+    mac: str
+    up: bool
+    speed_mbps: int = 0
+    bridge: str = ""
+
+
+class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A PCI device: `class_code`, `vendor` and `product` in hex; `iommu_group` where it has one."""
+
+    address: str
+    class_code: str
+    vendor: str
+    product: str
+    driver: str = ""
+    iommu_group: int | None = None
+
+
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk of the host."""
+
+    name: str
+    size_bytes: int
+    model: str = ""
+    rotational: bool = False
+    removable: bool = False
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """What software the host runs; "" where it is not known."""
+
+    kernel: str = ""
+    libvirt: str = ""
+    qemu: str = ""
+    operating_system: str = ""
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a host says of itself beyond what placement needs.
+
+    `truncated` names the lists that are longer in truth than what is shown.
+    """
+
+    cpu_vendor: str = ""
+    cpu_flags: tuple[str, ...] = ()
+    topology: CpuTopology = CpuTopology()
+    numa_nodes: tuple[NumaNode, ...] = ()
+    huge_pages: tuple[HugePages, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    devices: tuple[PciDevice, ...] = ()
+    block_devices: tuple[BlockDevice, ...] = ()
+    versions: Versions = Versions()
+    truncated: tuple[str, ...] = ()
