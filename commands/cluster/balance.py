@@ -51,33 +51,42 @@ class BalanceCluster(Command, frozen=True, kw_only=True):
 
     def decide(self, world: World, context: Context) -> Decision:
         """Begin the operation; the policies move the VMs."""
-        state = lookup.cluster(world, self.id)
-        if state.balance.operation is not None:
-            raise WrongState(
-                f"VMs of cluster {state.name} are being moved already.",
-                remedy=f"Wait for operation {state.balance.operation}, or cancel it.",
-                operation=state.balance.operation,
-            )
-        operation = str(context.command)
-        begun = ClusterBalanceBegun(
-            name=state.name,
-            operation=operation,
-            moves=tuple(_planned(world, self.id, move) for move in self.moves),
+        lookup.cluster(world, self.id)
+        if len({move.vm for move in self.moves}) < len(self.moves):
+            raise InvalidField("A VM is named twice.", remedy="Name each VM once.", field="moves")
+        moves = tuple(_planned(world, self.id, move) for move in self.moves)
+        return begin_balance(world, context, self.id, moves)
+
+
+def begin_balance(
+    world: World, context: Context, cluster: str, moves: tuple[PlannedMove, ...]
+) -> Decision:
+    """Return the decision to make moves, which policies may make as well; none: those of a plan
+    that is to be made. Raises NotFound, and WrongState while VMs are being moved already.
+    """
+    state = lookup.cluster(world, cluster)
+    if state.balance.operation is not None:
+        raise WrongState(
+            f"VMs of cluster {state.name} are being moved already.",
+            remedy=f"Wait for operation {state.balance.operation}, or cancel it.",
+            operation=state.balance.operation,
         )
-        return Decision.of(
-            self.id,
-            *on(f"cluster/{self.id}", begun),
-            begin(
-                context,
-                "cluster.balance",
-                f"cluster/{self.id}",
-                state.name,
-                "plan",
-                "move",
-                cancellable=True,
-            ),
-            operation=operation,
-        )
+    operation = str(context.command)
+    begun = ClusterBalanceBegun(name=state.name, operation=operation, moves=moves)
+    return Decision.of(
+        cluster,
+        *on(f"cluster/{cluster}", begun),
+        begin(
+            context,
+            "cluster.balance",
+            f"cluster/{cluster}",
+            state.name,
+            "plan",
+            "move",
+            cancellable=True,
+        ),
+        operation=operation,
+    )
 
 
 def _planned(world: World, cluster: str, move: MoveInput) -> PlannedMove:

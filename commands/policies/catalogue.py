@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from commands.policies import (
+    affinity_members,
+    balancing,
+    cluster_balance,
     evacuations,
     fence_watch,
+    ha_reservation,
     host_fence,
     host_maintenance,
     host_power,
@@ -35,6 +39,7 @@ SAGAS: dict[str, Saga] = {
         host_maintenance.SAGA,
         *host_ssh.SAGAS,
         host_fence.SAGA,
+        cluster_balance.SAGA,
         *host_power.SAGAS,
     )
 }
@@ -45,5 +50,9 @@ WATCHES: tuple[Callable[[Timeouts], Watch], ...] = (
     fence_watch.Fencing,
     migration_queue.MigrationQueue,
     evacuations.Evacuations,
+    affinity_members.Members,
+    balancing.Moves,
+    balancing.Balancing,
+    ha_reservation.Reservation,
 )
 """What makes each watch, for one takeover of the policies."""

@@ -209,6 +209,11 @@ class Facts:
             need = msgspec.structs.replace(need, full=full)
         return self._fleet.choose(need)
 
+    @property
+    def fleet(self) -> Fleet:
+        """All hosts with what is taken of them, reservations included."""
+        return self._fleet
+
     def reserve(self, vm: str, host: str, *, runs: bool = True) -> None:
         """Count a VM on a host from the decision to place it there until that is folded.
 

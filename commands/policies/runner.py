@@ -7,6 +7,7 @@ that stream's version, so that a process which lost its place fails at its next 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
 from commands.kernel.snapshots import EVENTS_BETWEEN, Keeper
+from commands.policies.balance_moves import plan_of
 from commands.policies.beginnings import Beginnings, Due
 from commands.policies.catalogue import SAGAS, WATCHES
 from commands.policies.facts import SHAPE, Facts, FactsWorld
@@ -224,6 +226,7 @@ class Runner:
             incarnations_from=self._facts.incarnations_from,
             hosts=self._facts.hosts,
             traffic=self._facts.traffic,
+            plan=functools.partial(plan_of, self._facts),
         )
         try:
             return saga.advance(scene)

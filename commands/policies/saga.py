@@ -17,6 +17,7 @@ from commands.kernel.fold import World
 from commands.policies.fence_rules import FenceRules
 from commands.policies.traffic import Traffic
 from commands.scheduler.need import Choice, Need
+from commands.scheduler.plans import Plan
 from commands.state.host import HOST, Duty, HostState
 from commands.state.operation import OperationState, StepState
 from commands.state.vm import VmState
@@ -57,6 +58,19 @@ class EvacuationRules(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_s: float = 300.0
 
 
+class BalanceRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How clusters are looked at; what a cluster says in seconds or minutes counts `scale` times.
+
+    Whether highly available VMs would fit elsewhere is looked at every `reservation_s`, over
+    `vms_at_once` VMs at a time, `turn_s` apart.
+    """
+
+    scale: float = 1.0
+    reservation_s: float = 300.0
+    turn_s: float = 1.0
+    vms_at_once: int = 500
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long sagas wait, in seconds; the settings' time scale is already in them."""
 
@@ -65,6 +79,7 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     restarts: RestartRules = RestartRules()
     fencing: FenceRules = FenceRules()
     evacuation: EvacuationRules = EvacuationRules()
+    balance: BalanceRules = BalanceRules()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +95,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     point_of_no_return: bool = False
 
 
+def _no_plan(_cluster: str) -> Plan:
+    return Plan()
+
+
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """What a saga sees when it is asked for its next move.
 
@@ -87,7 +106,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     with what is placed on them, reservations of unfinished starts included. After a restore,
     `unconfirmed` are the hosts that have not told yet what they run, and incarnations count from
     `incarnations_from` on at least. `hosts` are all there are; whoever decides by one, reads it.
-    `traffic` knows the migrations that go on and that wait.
+    `traffic` knows the migrations that go on and that wait; `plan` says which VMs of a cluster
+    would be better off elsewhere.
     """
 
     operation: OperationState
@@ -101,6 +121,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     incarnations_from: int = 0
     hosts: Mapping[str, HostState] = {}
     traffic: Traffic = msgspec.field(default_factory=Traffic)
+    plan: Callable[[str], Plan] = _no_plan
 
     def is_(self, step: str, *states: StepState) -> bool:
         """Tell whether a step is in one of the states."""

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from commands.scheduler.draft import Draft, Plan, cpu_percent, memory_free
+from commands.scheduler.draft import Draft, cpu_percent, memory_free
 from commands.scheduler.enforcement import enforce
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
 from commands.scheduler.need import Candidate
+from commands.scheduler.plans import Plan
 from commands.state.cluster import ClusterState
 from commands.state.vm import VmState
 from events.types.cluster import Scheduling, SchedulingPolicy

@@ -14,18 +14,12 @@ import msgspec
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, need_to_move
+from commands.scheduler.plans import Plan
 from commands.state.cluster import ClusterState
 from commands.state.host import HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.balancing import Figures, HostFigures, PlannedMove
 from events.types.migration import MigrationMode
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Moves that make things better, and the load of the hosts that they touch."""
-
-    moves: tuple[PlannedMove, ...] = ()
-    hosts: tuple[HostFigures, ...] = ()
 
 
 class Draft:

@@ -208,6 +208,7 @@ class Fleet:
             return need
         source = self._candidates.get(need.leaves or "")
         leaving = source is not None and source.host.status is not HostStatus.UP
+        leaving = leaving or need.falls
         bounds = affinities.bounds(need.vm, self.places, need.leaves if leaving else None)
         return need if bounds is None else msgspec.structs.replace(need, bounds=bounds)
 

@@ -71,6 +71,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     highly_available: bool = False
     ha_reservation: bool = False
     avoid: frozenset[str] = frozenset()
+    falls: bool = False
     explained: bool = True
 
 

@@ -11,15 +11,32 @@ from events.types.base import Event
 class BalanceState(msgspec.Struct, frozen=True, kw_only=True):
     """How a cluster's VMs are moved, and what is under way.
 
-    `operation` moves VMs now, by the plan in `moves`. `proposal` is what was proposed last, and has
-    not been begun. `reservation_lost`: not all highly available VMs would fit elsewhere.
+    `operation` moves VMs now: those in `moves` are left, of `total`; `stay` are the first of those
+    that could not be moved, with the reasons, of `stayed`. `proposal` is what was proposed last,
+    and has not been begun. `reservation_lost`: hosts whose highly available VMs would not all fit
+    elsewhere.
     """
 
     settings: e.Balancing = e.Balancing()
     operation: str | None = None
     moves: tuple[e.PlannedMove, ...] = ()
+    total: int = 0
+    stayed: int = 0
+    stay: tuple[str, ...] = ()
     proposal: tuple[e.PlannedMove, ...] = ()
     reservation_lost: tuple[str, ...] = ()
+
+
+STAY_TOLD_MAX = 5
+"""Of so many VMs that stay it is told why, where an operation ends."""
+
+
+def _settled(state: BalanceState, event: e.ClusterBalanceMoveSettled) -> BalanceState:
+    left = tuple(move for move in state.moves if move.vm != event.vm)
+    if event.moved:
+        return msgspec.structs.replace(state, moves=left)
+    stay = (*state.stay, f"{event.vm_name}: {event.reason}")[:STAY_TOLD_MAX]
+    return msgspec.structs.replace(state, moves=left, stayed=state.stayed + 1, stay=stay)
 
 
 def after(state: BalanceState, event: Event) -> BalanceState:
@@ -31,9 +48,19 @@ def after(state: BalanceState, event: Event) -> BalanceState:
         case e.ClusterBalanceProposed():
             return change(state, proposal=event.moves)
         case e.ClusterBalanceBegun():
-            return change(state, operation=event.operation, moves=event.moves, proposal=())
+            return change(
+                state,
+                operation=event.operation,
+                moves=event.moves,
+                total=len(event.moves),
+                stayed=0,
+                stay=(),
+                proposal=(),
+            )
+        case e.ClusterBalanceMoveSettled():
+            return _settled(state, event)
         case e.ClusterBalanceEnded():
-            return change(state, operation=None, moves=())
+            return change(state, operation=None, moves=(), total=0, stayed=0, stay=())
         case e.ClusterHaReservationLost():
             return change(state, reservation_lost=event.hosts)
         case e.ClusterHaReservationKept():

@@ -148,6 +148,31 @@ class ClusterBalanceBegun(Event, frozen=True, kw_only=True):
     )
 
 
+@event("cluster.balance_move_settled")
+class ClusterBalanceMoveSettled(Event, frozen=True, kw_only=True):
+    """A VM of the plan runs where it was to be moved (`moved`), or stays, for `reason`."""
+
+    name: str
+    operation: str
+    vm: str
+    vm_name: str
+    moved: bool
+    reason: str = ""
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_157,
+            name="CLUSTER_BALANCE_MOVE_FAILED",
+            severity=Severity.WARNING,
+            message="VM {vm_name} was not moved to balance cluster {name}: {reason}",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Tell of VMs that stay; migrations tell of themselves."""
+        return None if self.moved else self.audits[0]
+
+
 @event("cluster.balance_ended")
 class ClusterBalanceEnded(Event, frozen=True, kw_only=True):
     """An operation that moved VMs has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from commands.cluster.balance import BalanceCluster, MoveInput
 from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
 from commands.host.power_restart import PowerRestart
@@ -286,6 +287,19 @@ async def _power_restart(stage: Stage) -> Command:
     return PowerRestart(id=await _resting_and_managed(stage))
 
 
+async def _balance(stage: Stage) -> Command:
+    vm = await _up(stage)
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    hosts = [key for key in await stage.hosts() if key != run.host]
+    return BalanceCluster(id=stage.cluster, moves=(MoveInput(vm=vm, host=hosts[0]),))
+
+
+async def _balance_well(stage: Stage) -> Command:
+    await _up(stage)
+    return BalanceCluster(id=stage.cluster)
+
+
 PLAYS = (
     Play("create with a disk", "vm.create", _create, JobKind.DISK_CREATE),
     Play("start", "vm.start", _start, "start"),
@@ -299,6 +313,8 @@ PLAYS = (
     Play("reboot", "vm.reboot", _reboot, JobKind.VM_REBOOT),
     Play("suspend", "vm.suspend", _suspend, JobKind.VM_SUSPEND),
     Play("migrate", "vm.migrate", _migrate, JobKind.VM_MIGRATE),
+    Play("move what a plan names", "cluster.balance", _balance, JobKind.VM_MIGRATE),
+    Play("balance where all is well", "cluster.balance", _balance_well),
     Play("continue", "vm.continue", _continue, JobKind.VM_CONTINUE),
     Play("remove with a disk", "vm.remove", _remove, JobKind.VOLUMES_REMOVE, Outcome.SUCCEEDED),
     Play("install a host", "host.install", _install, SSH),

@@ -222,6 +222,7 @@ async def check(stage: Stage) -> None:
             operation.attention,
             vm is not None and _has_open_order(operation, vm),
             await _vms_leave(stage, operation, machines, everything),
+            _vms_move(operation, machines, everything),
             any(
                 other.open and other.cancel_requested and other.target == operation.target
                 for other in everything.values()
@@ -253,6 +254,16 @@ async def _vms_leave(
     if any(other.open and other.target in targets for other in everything.values()):
         return True
     return any(vm.leaving.since(host.maintenance.position) for vm in there)
+
+
+def _vms_move(
+    balance: OperationState, machines: dict[str, VmState], everything: dict[str, OperationState]
+) -> bool:
+    """Tell whether the operation of a plan waits for what goes on with VMs of its cluster."""
+    if balance.kind != "cluster.balance":
+        return False
+    targets = {f"vm/{vm.id}" for vm in machines.values() if vm.cluster == balance.target_id}
+    return any(other.open and other.target in targets for other in everything.values())
 
 
 def _has_open_order(operation: OperationState, vm: VmState) -> bool:

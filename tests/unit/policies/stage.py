@@ -226,6 +226,10 @@ class Stage:
         assert state is not None
         return state
 
+    async def hosts(self) -> list[str]:
+        """Return the ids of all hosts that were ever added."""
+        return [one.object_id for one in await self.history() if one.name == "host.added"]
+
     async def op(self, key: str | None = None) -> OperationState:
         """Return an operation's state; by default the last command's."""
         state = await self._state(OPERATION.stream(key or self.operation or ""), OPERATION.evolve)

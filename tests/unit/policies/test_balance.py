@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands.scheduler.balance import over_used, plan
-from commands.scheduler.draft import Plan, cpu_percent
+from commands.scheduler.draft import cpu_percent
 from commands.scheduler.fleet import Fleet
 from commands.scheduler.need import HOST_RESERVE_BYTES, need_to_move
+from commands.scheduler.plans import Plan
 from commands.state.affinity import ResolvedGroup
 from commands.state.cluster import ClusterState
 from commands.state.host import Duty, HostState
@@ -168,7 +169,7 @@ def test_no_host_is_made_over_used_by_what_it_takes_in() -> None:
 
 def test_memory_and_the_ratio_of_cpus_count_as_well() -> None:
     heavy = Little(machine("a", 1, 1, 700), machine("b", 1, 1, 100), machine("c", 2))
-    low = {"max_free_memory_for_over_utilized_bytes": 250 * MIB}
+    low: dict[str, Any] = {"max_free_memory_for_over_utilized_bytes": 250 * MIB}
     found = heavy.plan(EVENLY, **low)
     assert moves(found) == {"b": ("h1", "h3")}
     assert "it has 200 MiB of memory free, below 250" in found.moves[0].reason
