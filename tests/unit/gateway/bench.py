@@ -23,6 +23,7 @@ from access.certificates import CertificateAuthority
 from access.host_keys import make_host_key_and_request
 from access.secrets import EngineSecret
 from access.succession import Authorities
+from access.vault import MemoryVault
 from commands.cluster.create import CreateCluster
 from commands.data_center.create import CreateDataCenter
 from commands.gateway.app import Gateway, Intervals
@@ -94,6 +95,8 @@ class Engine:
         contacts: MemoryContacts,
         source_for: Any,
         make_enrolment: Callable[[Handler, GatewayView], Enrolment],
+        vault: MemoryVault,
+        name: str,
     ) -> None:
         self.handler = Handler(log)
         self.view = GatewayView()
@@ -106,6 +109,7 @@ class Engine:
             PATIENCE,
             source_for("gateway"),
             lambda: clock.monotonic_s,
+            name=name,
         )
         self.gateway = Gateway(
             self.handler,
@@ -116,6 +120,7 @@ class Engine:
             source_for,
             Intervals(),
             Renewals(self.handler, self.enrolment),
+            vault=vault,
         )
         self._log = log
 
@@ -242,6 +247,8 @@ class Bench:
         self.clock = Clock()
         self.clock.now = now or self.clock.now
         self.contacts = MemoryContacts()
+        self.vault = MemoryVault()
+        self.engines = 0
         self._ids = 0
         self.authority = CertificateAuthority.create(folder / "ca", self.clock.now)
         self.authorities = Authorities(folder / "ca")
@@ -255,7 +262,16 @@ class Bench:
 
     def new_engine(self) -> Engine:
         """Return another engine on the same log."""
-        return Engine(self.log, self.clock, self.contacts, self.source_for, self._make_enrolment)
+        self.engines += 1
+        return Engine(
+            self.log,
+            self.clock,
+            self.contacts,
+            self.source_for,
+            self._make_enrolment,
+            self.vault,
+            f"engine-{self.engines}",
+        )
 
     def _make_enrolment(self, handler: Handler, view: GatewayView) -> Enrolment:
         trust = self.folder / "ca" / "trust.crt"
