@@ -389,8 +389,9 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
     HostStatus.NON_RESPONSIVE: (
         "Nothing is heard of it; the last contact was at {last_contact}.",
         (
-            "Its VMs are unknown until it answers. If its machine is off for certain, run"
-            " 'host confirm-off {name}': then they can be started elsewhere."
+            "Its VMs are unknown until it answers. Once its machine is proved off (by its power"
+            " management, or by 'host confirm-off {name}' if you have seen that it is), those that"
+            " are highly available start elsewhere by themselves, and the others can be started."
         ),
     ),
     HostStatus.NON_OPERATIONAL: (
