@@ -13,6 +13,7 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chronovisor-bench-") as folder:
         noted = Path(folder) / "figures"
-        failed = _run(arguments.names or names(), noted)
+        took_s, failed = _run(arguments.names or names(), noted)
         figures = collected(noted)
     print(f"\n{HEAD}")
     for figure in sorted(figures, key=lambda figure: figure.goal):
@@ -49,6 +50,8 @@ def main() -> None:
         found = {
             "time": dt.datetime.now(dt.UTC).isoformat(),
             "machine": machine(),
+            "took_s": took_s,
+            "failed": failed,
             "figures": [
                 msgspec.to_builtins(figure) | {"verdict": figure.verdict} for figure in figures
             ],
@@ -58,19 +61,24 @@ def main() -> None:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def _run(wanted: list[str], noted: Path) -> list[str]:
+def _run(wanted: list[str], noted: Path) -> tuple[dict[str, float], list[str]]:
+    """Return how long each took, and which failed."""
+    took_s: dict[str, float] = {}
     failed = []
     for name in wanted:
         print(f"--- {name}", flush=True)
+        began = time.monotonic()
         ran = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{name}"],
             check=False,
             timeout=TIMEOUT_S,
             env=os.environ | {COLLECTED: str(noted)},
         )
+        took_s[name] = round(time.monotonic() - began, 1)
         if ran.returncode:
             failed.append(name)
-    return failed
+        print(f"    {took_s[name]:.0f} s{', FAILED' if ran.returncode else ''}", flush=True)
+    return took_s, failed
 
 
 if __name__ == "__main__":
