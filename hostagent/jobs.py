@@ -249,7 +249,7 @@ class Jobs:
         if not resumed:
             await self._domain(job)
             try:
-                async with self._lanes.copies:
+                async with self._lanes.sendings:
                     await self._mover.send(job)
             except UnknownStateError:
                 raise

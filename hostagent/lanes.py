@@ -17,6 +17,8 @@ from hostagent.tasks import end_tasks
 
 CALLS_AT_ONCE_MAX = 8
 COPIES_AT_ONCE_MAX = 2
+SENDINGS_AT_ONCE_MAX = 10
+"""The engine asks for as many VMs to be sent at a time as the cluster allows, never for more."""
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +39,7 @@ class Lanes:
     ) -> None:
         self.calls = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
         self.copies = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        self.sendings = asyncio.Semaphore(SENDINGS_AT_ONCE_MAX)
         self._on_free = on_free
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ HEADER_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 10.0
 LINE_BYTES_MAX = 1024
 CHUNK_BYTES = 1 << 16
+SILENCE_S, SILENCE_PROBE_S = 15, 5
 CONNECTIONS_MAX = 64
 TICKETS_KEPT_MAX = 1_000
 LANDED = "landed"
@@ -118,10 +120,23 @@ async def connect_tls(files: TlsFiles, order: Sending) -> Streams:
         server_hostname=order.destination,
         limit=CHUNK_BYTES,
     )
+    notice_silence(writer)
     if peer_host(writer) != order.destination:
         writer.close()
         raise RefusedMessageError("another host answers at the destination's address")
     return reader, writer
+
+
+def notice_silence(writer: asyncio.StreamWriter) -> None:
+    """Have a connection break soon after the other host fell silent: a cut line says nothing."""
+    connection: socket.socket | None = writer.get_extra_info("socket")
+    if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_PROBE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_PROBE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_S // SILENCE_PROBE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1_000 * SILENCE_S)
 
 
 class TlsLine:
@@ -152,6 +167,7 @@ class TlsLine:
 
 async def serve(accept: Accept, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Serve one connection, whatever comes over it, and close it."""
+    notice_silence(writer)
     try:
         await accept(peer_host(writer), (reader, writer))
     except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:

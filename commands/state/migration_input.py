@@ -29,7 +29,7 @@ Bandwidth = Annotated[
 ]
 PerHost = Annotated[
     int,
-    msgspec.Meta(ge=1, le=100, description="How many migrations of a host may go on at a time."),
+    msgspec.Meta(ge=1, le=10, description="How many migrations of a host may go on at a time."),
 ]
 
 

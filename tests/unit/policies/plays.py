@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from commands.cluster.migration import SetClusterMigration
 from commands.cluster.balance import BalanceCluster, MoveInput
 from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
@@ -40,7 +41,7 @@ from events.types.vm import DownReason, PauseReason
 from events.types.vm_availability import RestartCause
 from events.wire.agent import VmState as Reported
 from events.wire.agent import VmStateItem
-from tests.unit.policies.puppet import play_on
+from tests.unit.policies.puppet import HOPS, play_on
 from tests.unit.policies.puppet_power import FENCE, manage
 from tests.unit.policies.puppet_ssh import SSH
 from tests.unit.policies.stage import GIB, Stage, absent
@@ -191,6 +192,29 @@ async def _migrate(stage: Stage) -> Command:
     return MigrateVm(id=await _up(stage))
 
 
+async def _migrate_twice(stage: Stage) -> Command:
+    await stage.add_host("host3")
+    vm = await stage.do(CreateVm(name=HOPS, cluster=stage.cluster))
+    await stage.do(StartVm(id=vm))
+    await play_on(stage)
+    return MigrateVm(id=vm)
+
+
+async def _migrate_in_turn(stage: Stage) -> Command:
+    await stage.do(SetClusterMigration(id=stage.cluster, outgoing_max=1))
+    vms = []
+    for name in ("first", "second"):
+        vms.append(await stage.do(CreateVm(name=name, cluster=stage.cluster)))
+        await stage.do(StartVm(id=vms[-1]))
+        await play_on(stage)
+    runs = [(await stage.vm(vm)).run for vm in vms]
+    if runs[0] is not None and runs[1] is not None and runs[0].host != runs[1].host:
+        await stage.do(MigrateVm(id=vms[1]))
+        await play_on(stage)
+    await stage.do(MigrateVm(id=vms[0]))
+    return MigrateVm(id=vms[1])
+
+
 async def _continue(stage: Stage) -> Command:
     return ResumeVm(id=await _paused(stage))
 
@@ -313,6 +337,8 @@ PLAYS = (
     Play("reboot", "vm.reboot", _reboot, JobKind.VM_REBOOT),
     Play("suspend", "vm.suspend", _suspend, JobKind.VM_SUSPEND),
     Play("migrate", "vm.migrate", _migrate, JobKind.VM_MIGRATE),
+    Play("migrate to the second host tried", "vm.migrate", _migrate_twice, JobKind.VM_MIGRATE),
+    Play("migrate after another one", "vm.migrate", _migrate_in_turn, JobKind.VM_MIGRATE),
     Play("move what a plan names", "cluster.balance", _balance, JobKind.VM_MIGRATE),
     Play("balance where all is well", "cluster.balance", _balance_well),
     Play("continue", "vm.continue", _continue, JobKind.VM_CONTINUE),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, VmState, VmStatus
 from events.codec import CODEC
@@ -23,6 +25,8 @@ from tests.unit.policies.puppet_ssh import KINDS, next_of
 from tests.unit.policies.stage import Stage, absent, done, failed, running
 
 ROUNDS_MAX = 30
+HOPS = "hops"
+"""A VM of this name is taken in by the second host that is tried."""
 Item = VmStateItem | JobItem | FenceItem
 SETTLED = frozenset(
     {
@@ -84,12 +88,7 @@ async def _work(stage: Stage, job: Job) -> list[Item]:
         case JobKind.VM_SUSPEND:
             return [outcome, absent(job.vm, job.incarnation, reason=DownReason.SUSPENDED)]
         case JobKind.VM_MIGRATE:
-            if job.sending is not None and job.sending.cancelled:
-                return [
-                    failed(job.id, job.vm, "it was cancelled"),
-                    running(job.vm, job.incarnation),
-                ]
-            return [outcome, absent(job.vm, job.incarnation, reason=DownReason.MIGRATED)]
+            return await _sent(stage, job)
         case JobKind.VM_REBOOT:
             if (await stage.vm(job.vm)).status is not VmStatus.REBOOT_IN_PROGRESS:
                 return [outcome]  # as its journal says, it did reset the guest
@@ -98,6 +97,17 @@ async def _work(stage: Stage, job: Job) -> list[Item]:
             return [running(job.vm, job.incarnation), outcome]
         case _:
             return [outcome]
+
+
+async def _sent(stage: Stage, job: Job) -> list[Item]:
+    """Return what a host says that sends a VM away."""
+    if job.sending is not None and job.sending.cancelled:
+        return [failed(job.id, job.vm, "it was cancelled"), running(job.vm, job.incarnation)]
+    if job.id.endswith("/copy") and (await stage.vm(job.vm)).name == HOPS:
+        refused = failed(job.id, job.vm, "it was not taken in")
+        return [msgspec.structs.replace(refused, elsewhere=True), running(job.vm, job.incarnation)]
+    gone = absent(job.vm, job.incarnation, reason=DownReason.MIGRATED)
+    return [done(job.id, job.vm), gone]
 
 
 def _state(item: IntentVm, failing: Collection[str]) -> VmStateItem:
