@@ -178,7 +178,10 @@ class Site:
                 fleet.start()
                 self._workspace.note_process(fleet.pid or 0)
                 self.fleets.append(fleet)
-            self.await_count("select count(*) from inventory.hosts where status = 'up'", self.hosts)
+                # All at once, on the processors that the engine needs, they would starve it of what
+                # their own handshakes take.
+                count = "select count(*) from inventory.hosts where status = 'up'"
+                self.await_count(count, min(self.hosts, first + HOSTS_IN_A_PROCESS))
 
     # --------------------------------------------------------------------- waiting
 
