@@ -86,8 +86,6 @@ async def shown_key(address: str, port: int, key_type: str = "") -> ShownKey:
             key = await asyncssh.get_server_host_key(
                 address, port, server_host_key_algs=list(algorithms), config=None
             )
-    except asyncssh.KeyExchangeFailed:
-        return ShownKey(fingerprint="none", key_type=key_type)
     except (OSError, TimeoutError, asyncssh.Error) as error:
         raise _unreachable(address, port, error) from error
     if key is None:
@@ -97,13 +95,16 @@ async def shown_key(address: str, port: int, key_type: str = "") -> ShownKey:
 
 async def key_with(address: str, port: int, fingerprint: str) -> ShownKey:
     """Return the machine's key that has a fingerprint, whatever its type; raises SshError."""
-    shown = []
-    for key_type in ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"):
-        found = await shown_key(address, port, key_type)
+    found = await shown_key(address, port)
+    for key_type in ("", "ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"):
+        if key_type:
+            # A server without a key of a type hangs up.
+            with contextlib.suppress(SshError):
+                found = await shown_key(address, port, key_type)
         if found.fingerprint == fingerprint:
             return found
-        shown.append(found.fingerprint)
-    raise KeyRefusedError(fingerprint, ", ".join(one for one in shown if one != "none") or "none")
+    first = await shown_key(address, port)
+    raise KeyRefusedError(fingerprint, first.fingerprint)
 
 
 class Machine:
@@ -191,21 +192,20 @@ async def machine(login: Login, key: ShownKey) -> AsyncIterator[Machine]:
             **_credentials(login),
         )
     except asyncssh.HostKeyNotVerifiable as error:
-        raise KeyRefusedError(expected, Client.shown or "none") from error
-    except asyncssh.KeyExchangeFailed as error:
-        shown = await shown_key(login.address, login.port)
-        raise KeyRefusedError(expected, shown.fingerprint) from error
+        raise KeyRefusedError(expected, Client.shown) from error
     except asyncssh.PermissionDenied as error:
         how = "the engine's key" if login.password is None else "the password"
         raise LoginRefusedError(
             f"The machine does not let user {login.user} in with {how}."
         ) from error
     except (OSError, TimeoutError, asyncssh.Error) as error:
+        # It may also have hung up because it has no key of that type any more.
+        shown = await shown_key(login.address, login.port)
+        if shown.key_type != key.key_type:
+            raise KeyRefusedError(expected, shown.fingerprint) from error
         raise _unreachable(login.address, login.port, error) from error
     try:
-        opened = Machine(connection, login)
-        await opened.become_root()
-        yield opened
+        yield Machine(connection, login)
     finally:
         connection.abort()
 

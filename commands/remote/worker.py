@@ -143,6 +143,8 @@ class _Sites:
             access = state.ssh.access or access
             key = ShownKey(fingerprint=access.fingerprint, key_type=access.key_type)
             async with machine(login, key) as opened:
+                if order.task is not SshTask.RESTART_AGENT:  # for that, less will do
+                    await opened.become_root()
                 greeting = (
                     f"Logged in to {access.address} as {access.user};"
                     f" its SSH key is {access.fingerprint}."

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 
 from chronovisor.folder import Folder
+from chronovisor.installation import Installation
 from chronovisor.supervisor import read_status
 from dwh.client import ask
 from dwh.queries import Query
@@ -204,6 +206,12 @@ class Product:
             return [(0,)]
         assert answer.failure is None, answer
         return [tuple(row) for row in json.loads(body)]
+
+    def count_secrets(self) -> int:
+        """Return how many secrets lie in the vault."""
+        with psycopg.connect(Installation.open(self.root).dsn()) as connection:
+            row = connection.execute("select count(*) from vault.secrets").fetchone()
+        return int(row[0]) if row is not None else 0
 
     def cluster(self) -> str:
         """Return the id of the cluster Default."""

@@ -46,9 +46,9 @@ case $ACTION in
     say "The engine's SSH key is as it was."
     ;;
   remove)
-    for record in "$kept" "$work"; do
-      if [ -e "$record/authorized" ]; then forget "$record/authorized"; fi
-      if [ -e "$record/sudoers" ]; then rm -f "$sudoers"; fi
+    for place in "$kept" "$work"; do
+      if [ -e "$place/authorized" ]; then forget "$place/authorized"; fi
+      if [ -e "$place/sudoers" ]; then rm -f "$sudoers"; fi
     done
     rm -rf "$kept"
     say "The engine's SSH key is let in no more."

@@ -1,5 +1,6 @@
 unit=/etc/systemd/system/chronovisor-agent.service
 service=$agent/current/service.sh
+socket=/run/chronovisor-agent.sock
 
 case $ACTION in
   do)
@@ -20,6 +21,7 @@ case $ACTION in
   undo)
     if [ -e "$work/service" ]; then
       "$service" stop 9>&- || true
+      rm -f "$socket"
       if [ -s "$work/service" ]; then
         cp "$work/service" "$unit"
       elif has_systemd; then
@@ -31,6 +33,7 @@ case $ACTION in
     ;;
   remove)
     if [ -x "$service" ]; then "$service" stop 9>&- || true; fi
+    rm -f "$socket"
     if has_systemd && [ -e "$unit" ]; then
       rm -f "$unit"
       systemctl daemon-reload

@@ -1,0 +1,171 @@
+"""A machine that can be reached over SSH, and on which nothing of ours is installed.
+
+It is a libvirt host in namespaces of its own; whatever is written to it, below /etc, /opt, /var/lib
+and so on, stays in layers of its own. sshd is Debian's, with a root and two users.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.harness.libvirt_host import FILES, HostProcess, LibvirtHost
+from tests.harness.processes import run_command, wait_until
+
+PORT = 22
+LAYERS = ("etc", "home", "opt", "root", "run", "usr/local", "var/lib")
+ADMIN = "admin"
+"""A user who may use sudo, with a password."""
+KEYLESS = "keyless"
+"""A user who may not."""
+LOCK = "/run/chronovisor-install.lock"
+"""The one file that stays, until the next boot."""
+
+
+class SshMachine:
+    """The machine. `password` is that of all users."""
+
+    def __init__(self, host: LibvirtHost) -> None:
+        self.host = host
+        self.address = host.address
+        self.password = secrets.token_urlsafe(12)
+        self._server: HostProcess | None = None
+
+    def prepare(self) -> None:
+        """Lay the layers over the host's folders, and let sshd listen."""
+        self.host.run([FILES / "bare.sh", self.host.folder, self.address, str(PORT), self.password])
+        self.start_server()
+
+    def start_server(self) -> None:
+        """Start sshd, and wait until it listens."""
+        self._server = self.host.launch(
+            ["/usr/sbin/sshd", "-D", "-e", "-f", self.host.folder / "sshd_config"],
+            self.host.folder / "sshd.log",
+        )
+        wait_until(
+            lambda: "listening" in (self.host.folder / "sshd.log").read_text(),
+            10,
+            "sshd to listen",
+        )
+
+    def stop_server(self) -> None:
+        """Stop sshd; sessions go on."""
+        assert self._server is not None
+        self._server.terminate()
+        (self.host.folder / "sshd.log").unlink()
+
+    def change_key(self) -> None:
+        """Show another key, as another machine at the same address would."""
+        self.stop_server()
+        for path in self.host.folder.glob("ssh_*"):
+            path.unlink()
+        for kind in ("ed25519", "rsa"):
+            path = self.host.folder / f"ssh_{kind}"
+            run_command(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)])
+        self.start_server()
+
+    def fingerprint(self, kind: str = "ed25519") -> str:
+        """Return what `ssh-keygen -lf` says of the machine's key."""
+        shown = run_command(["ssh-keygen", "-lf", str(self.host.folder / f"ssh_{kind}.pub")])
+        return shown.stdout.split()[1]
+
+    def authorize(self, public_key: str, user: str = "root") -> None:
+        """Let a key in, as an admin would by hand."""
+        home = "/root" if user == "root" else f"/home/{user}"
+        line = (
+            f"umask 077; mkdir -p {home}/.ssh; echo '{public_key}' >> {home}/.ssh/authorized_keys"
+        )
+        self.host.run(["sh", "-c", f"{line}; chown -R {user}: {home}/.ssh"])
+
+    def read(self, path: str) -> str:
+        """Return what a file on the machine holds, "" where there is none."""
+        return self.host.run(["sh", "-c", f"cat {path} 2>/dev/null || true"]).stdout
+
+    def hold(self, name: str) -> None:
+        """Have a program wait, when it is called the next time, until `let_go`."""
+        waits = f"touch /run/{name}.held; while [ ! -e /run/{name}.free ]; do sleep 0.05; done"
+        self.fake_program(name, f'{waits}\nexec /usr/bin/{name} "$@"')
+
+    def await_held(self, name: str) -> None:
+        """Wait until a program waits."""
+        path = self.host.folder / "layers/run/upper" / f"{name}.held"
+        wait_until(path.exists, 60, f"{name} to be called")
+
+    def let_go(self, name: str) -> None:
+        """Let a program go on that waits, and wait no more."""
+        self.remove_fake(name)
+        self.host.run(["touch", f"/run/{name}.free"])
+
+    def fake_program(self, name: str, script: str) -> None:
+        """Put a program where it is found before the machine's own."""
+        place = f"/usr/local/sbin/{name}"
+        self.host.run(
+            ["sh", "-c", f"cat >{place} <<'END'\n#!/bin/sh\n{script}\nEND\nchmod 755 {place}"]
+        )
+
+    def remove_fake(self, name: str) -> None:
+        """Take such a program away."""
+        self.host.run(["/usr/bin/rm", "-f", f"/usr/local/sbin/{name}"])
+
+    def become_el(self) -> None:
+        """Look like an Enterprise Linux: rpm and dnf are fakes that keep a list, and record it."""
+        release = 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="AlmaLinux 9"\n'
+        self.host.run(["sh", "-c", f"rm /etc/os-release; printf '{release}' >/etc/os-release"])
+        self.host.run(["sh", "-c", "echo bash >/etc/fake-rpms"])
+        self.fake_program(
+            "rpm", 'case "$1" in -qa) cat /etc/fake-rpms ;; -e) [ "$2" = --test ] ;; esac'
+        )
+        self.fake_program(
+            "dnf",
+            """
+echo "$*" >>/etc/log-of-dnf
+for word in "$@"; do
+  case $word in
+    -* | install | remove) ;;
+    *)
+      case " $* " in
+        *" install "*) echo "$word" >>/etc/fake-rpms ;;
+        *)
+          grep -vxF "$word" /etc/fake-rpms >/etc/fake-rpms.new
+          mv /etc/fake-rpms.new /etc/fake-rpms
+          ;;
+      esac
+      ;;
+  esac
+done""",
+        )
+
+    def log(self) -> str:
+        """Return what sshd logged since it was started."""
+        return (self.host.folder / "sshd.log").read_text()
+
+    def agent_pid(self) -> int:
+        """Return the process id of the installed agent, 0 while none runs."""
+        found = self.host.run(["pgrep", "-f", "hostagent run"], check=False).stdout.split()
+        return int(found[0]) if found else 0
+
+    def processes(self) -> str:
+        """Return the command lines of what runs on the machine."""
+        return self.host.run(["ps", "-eo", "args"]).stdout
+
+    def traces(self) -> set[str]:
+        """Return what installations left on the machine: files and folders of ours, SSH keys."""
+        found: set[str] = set()
+        for layer in LAYERS:
+            root = self.host.folder / "layers" / layer / "upper"
+            found |= {f"/{layer}/{path.relative_to(root)}" for path in _there(root)}
+        ours = {path for path in found if "hronovisor" in path or "/.ssh" in path}
+        return ours - {LOCK}
+
+    @property
+    def storage(self) -> Path:
+        """The agent's storage folder, as it is seen from outside."""
+        return self.host.folder / "layers/var/lib/upper/chronovisor-agent/storage"
+
+
+def _there(root: Path) -> Iterator[Path]:
+    """Yield what there is in a layer; what was deleted stands there as a character device."""
+    for path in root.rglob("*"):
+        if not path.is_char_device():
+            yield path
