@@ -16,6 +16,8 @@ from hostagent.power import Power
 from hostagent.timings import Timings
 
 AGENT_VERSION = "0.1.0"
+COMPATIBILITY_VERSIONS = ("1.0",)
+"""The compatibility versions of clusters whose features this release of the agent knows."""
 CAPABILITIES_NAME = "capabilities.json"
 FREE_STORAGE_CHANGE = 0.1
 """Free storage is reported anew when it changed by this part of what was reported."""
@@ -71,6 +73,7 @@ class Abilities:
             agent_version=AGENT_VERSION,
             hostname=able.hostname or platform.node(),
             migration_address=self._migration_address,
+            compatibility_versions=COMPATIBILITY_VERSIONS,
             fence_agents=self._power.installed() if self._power is not None else (),
         )
 

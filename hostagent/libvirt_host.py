@@ -32,6 +32,7 @@ from hostagent.driver import (
     Progress,
     UnknownStateError,
 )
+from hostagent.libvirt_abilities import reported
 from hostagent.libvirt_capabilities import bridges
 from hostagent.libvirt_events import HELD
 from hostagent.libvirt_guest import read_guest
@@ -40,7 +41,7 @@ from hostagent.libvirt_inventory import Inventory
 from hostagent.libvirt_memory import SavedMemory
 from hostagent.libvirt_port import Hypervisor, Listed, LostConnectionError
 from hostagent.libvirt_processes import ProcessTable, Qemu
-from hostagent.libvirt_samples import Sampler, host_memory_bytes
+from hostagent.libvirt_samples import Sampler
 from hostagent.libvirt_sending import Sender
 from hostagent.libvirt_storage import Storage
 from hostagent.libvirt_watch import Watch
@@ -126,21 +127,9 @@ class HostDriver:
 
     async def capabilities(self) -> Capabilities:
         """Return what the host can do."""
-        abilities = await self._inventory.abilities(self._options.virtualization)
-        return Capabilities(
-            architecture=abilities.architecture,
-            cpus=abilities.cpus,
-            cpu_model=abilities.cpu_model,
-            cpu_models=abilities.cpu_models,
-            memory_bytes=await self._watch.work(host_memory_bytes),
-            machine_types=abilities.machine_types,
-            bridges=await self._watch.work(self._bridges),
-            storage_free_bytes=await self._watch.work(self._storage.free_bytes),
-            hypervisor_version=abilities.hypervisor_version,
-            agent_version=self._options.agent_version,
-            hostname=abilities.host_name,
-            storage_id=await self._watch.work(self._storage.shared_id),
-        )
+        wanted = self._options.virtualization
+        able = await reported(self._inventory, self._watch, self._processes, self._storage, wanted)
+        return msgspec.structs.replace(able, agent_version=self._options.agent_version)
 
     def _bridges(self) -> tuple[str, ...]:
         return bridges(self._processes.of_host / "root" / "sys")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Sequence
 
 import msgspec
 
+from events.types.host_hardware import Versions
 from events.types.vm import PauseReason
 from hostagent.driver import Domain, Domains, DriverError, UnknownStateError
 from hostagent.libvirt_capabilities import (
@@ -38,6 +40,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     host_name: str
     emulator: str
     virtualization: str
+    capabilities_xml: str
+    versions: Versions
 
 
 def disagreement(
@@ -190,5 +194,11 @@ class Inventory:
                 host_name=figures.host_name,
                 emulator=domain.emulator,
                 virtualization=kind,
+                capabilities_xml=figures.capabilities_xml,
+                versions=Versions(
+                    kernel=platform.release(),
+                    libvirt=version_text(figures.libvirt_version),
+                    qemu=version_text(figures.qemu_version),
+                ),
             )
         return self._abilities

@@ -144,7 +144,7 @@ def decide_host(
     skew_s = (host_time - context.time).total_seconds()
     if abs(skew_s) > SKEW_S_MAX and not host.state.skewed:
         events.append(HostClockSkewed(name=host.state.name, skew_s=round(skew_s, 1)))
-    if isinstance(item, CapabilitiesItem) and item.capabilities != host.state.capabilities:
+    if isinstance(item, CapabilitiesItem) and not host.state.has_reported(item.capabilities):
         events.append(HostCapabilitiesReported(capabilities=item.capabilities))
         events += host.fitness(item.capabilities)
     if isinstance(item, FullStateItem) and item.known:

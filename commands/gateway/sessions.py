@@ -107,7 +107,7 @@ def decide_hello(
             returned=state.silent or state.boot not in {None, hello.boot},
         ),
     ]
-    if hello.capabilities != state.capabilities:
+    if not state.has_reported(hello.capabilities):
         events.append(HostCapabilitiesReported(capabilities=hello.capabilities))
     cluster = world.get(CLUSTER, state.cluster)
     news = fitness.found(state, cluster, hello.capabilities) if cluster is not None else None

@@ -8,7 +8,7 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
-from commands.state import host_maintenance, host_power, host_ssh
+from commands.state import host_capabilities, host_maintenance, host_power, host_ssh
 from commands.state.host_maintenance import Maintenance
 from commands.state.host_power import HostPower
 from commands.state.host_ssh import SshOrder, SshState
@@ -81,6 +81,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     that it should have run then, and did not mention. Incarnations count from `incarnations_from`
     on at least.
 
+    Of the hardware that it reports, only what decisions look at is kept, and the digest of all.
+
     `unfit` is what it lacks for its cluster, as it was found at position `unfit_since`.
 
     `booted` is the position, and `booted_at` the time, at which its present boot was heard of.
@@ -110,6 +112,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool = False
     duty: Duty = Duty.ACTIVE
     capabilities: e.Capabilities | None = None
+    hardware_sha256: str = ""
     unmanaged: tuple[str, ...] = ()
     skewed: bool = False
     removed: bool = False
@@ -122,6 +125,12 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     maintenance: Maintenance = Maintenance()
     unfit: tuple[Unfit, ...] = ()
     unfit_since: int = 0
+
+    def has_reported(self, capabilities: e.Capabilities) -> bool:
+        """Tell whether what a host says of itself is what it said before."""
+        kept = host_capabilities.kept(capabilities)
+        same = self.hardware_sha256 == host_capabilities.digest(capabilities)
+        return kept == self.capabilities and same
 
     @property
     def mute(self) -> bool:
@@ -305,7 +314,11 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
         case e.HostSilent():
             return msgspec.structs.replace(state, silent=True)
         case e.HostCapabilitiesReported():
-            return msgspec.structs.replace(state, capabilities=event.capabilities)
+            return msgspec.structs.replace(
+                state,
+                capabilities=host_capabilities.kept(event.capabilities),
+                hardware_sha256=host_capabilities.digest(event.capabilities),
+            )
         case e.HostActivated():
             ssh = host_ssh.forgotten(state.ssh)
             return msgspec.structs.replace(state, duty=Duty.ACTIVE, ssh=ssh)

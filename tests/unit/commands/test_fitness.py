@@ -23,7 +23,7 @@ from events.types.cluster import ClusterCreated, ClusterUpdated
 from events.types.cluster_requirements import Requirements
 from events.types.data_center import DataCenterCreated
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
-from events.types.host_hardware import Hardware, Virtualization
+from events.types.host_hardware import Hardware, Nic, Virtualization
 from tests.unit.commands.samples import (
     CLUSTER,
     DATA_CENTER,
@@ -50,6 +50,7 @@ ABILITIES = h.Capabilities(
     compatibility_versions=("1.0",),
     hardware=KVM,
 )
+NIC = Nic(name="eth0", mac="52:54:00:00:00:01", up=True)
 K = UnfitKind
 LACKING: list[tuple[UnfitKind, str, dict[str, Any], dict[str, Any]]] = [
     (K.ARCHITECTURE, "architecture is aarch64, not x86_64", {"architecture": "aarch64"}, {}),
@@ -158,6 +159,26 @@ def test_the_audit_code_is_ovirts(kinds: tuple[UnfitKind, ...], code: int) -> No
     audit = HostFitnessFound(name="a", cluster_name="c", reasons=reasons).audit()
     assert audit is not None
     assert audit.code == code
+
+
+def test_of_hardware_little_is_kept_and_every_change_is_seen() -> None:
+    """given a machine that changed where no decision looks, then its report is news all the same"""
+    many = Hardware(cpu_flags=("fpu", "nx", "svm", "sse"), nics=(NIC,))
+    state = host(HostStatus.UP, reported(hardware=many)).state(HOST, HOST_ID)
+    assert state is not None
+    assert state.capabilities is not None
+    assert state.capabilities.hardware == Hardware(cpu_flags=("nx", "svm"))
+    assert state.has_reported(abilities(hardware=many))
+    assert not state.has_reported(abilities(hardware=msgspec.structs.replace(many, nics=())))
+    assert not state.has_reported(abilities(hardware=None))
+    assert fitness.unfit(state.capabilities, cluster()) == ()
+
+
+def test_a_cpu_without_the_flags_stays_unfit_by_what_is_kept() -> None:
+    bare = reported(hardware=Hardware(cpu_flags=("fpu", "sse")))
+    state = host(HostStatus.UP, bare).state(HOST, HOST_ID)
+    assert state is not None
+    assert [each.kind for each in fitness.unfit(state.capabilities, cluster())] == [K.CPU_FLAGS]
 
 
 # -------------------------------------------------------------------------------- the cluster

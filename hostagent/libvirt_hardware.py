@@ -1,0 +1,226 @@
+"""A host's hardware, from libvirt's description of it and from what its kernel shows in files.
+
+Only what stays as it is while VMs come and go: their taps, and loop devices, are left out. Every
+list and text is bounded, so that a report fits into one event whatever machine it is of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from lxml import etree
+
+from events.types import host_hardware as h
+from events.types.host_hardware import (
+    BlockDevice,
+    CpuTopology,
+    Hardware,
+    HugePages,
+    Nic,
+    NumaNode,
+    PciDevice,
+    Versions,
+)
+from hostagent.libvirt_xml import parse
+
+HARDWARE_BYTES_MAX = 160 * 1024
+"""The most that hardware may take as JSON; an event holds 256 KiB, with all else in it."""
+_FILE_BYTES_MAX = 64 * 1024
+_SECTOR_BYTES = 512
+_DULL_CLASSES = ("0x05", "0x06", "0x08")
+"""PCI memory controllers, bridges and system parts: of no use to a VM, and there are many."""
+_DULL_BLOCKS = ("loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd")
+_LINKS = ("bond", "vlan", "bridge")
+Item = TypeVar("Item")
+
+
+def hardware(
+    root: Path, processor_info: Path, capabilities_xml: str, versions: Versions
+) -> Hardware:
+    """Return a host's hardware; `root` is its root folder. Blocks for some milliseconds."""
+    xml = parse(capabilities_xml)
+    vendor, flags = _processor(_text(processor_info))
+    system, cut = root / "sys", _Cut()
+    found = Hardware(
+        cpu_vendor=_short(xml.findtext("host/cpu/vendor") or vendor),
+        cpu_flags=cut("cpu_flags", flags, h.FLAGS_MAX),
+        topology=_topology(xml),
+        numa_nodes=cut("numa_nodes", _numa_nodes(xml), h.NUMA_NODES_MAX),
+        huge_pages=cut("huge_pages", _huge_pages(system), h.PAGE_SIZES_MAX),
+        nics=cut("nics", _nics(system), h.NICS_MAX),
+        devices=cut("devices", _devices(system), h.DEVICES_MAX),
+        block_devices=cut("block_devices", _block_devices(system), h.BLOCK_DEVICES_MAX),
+        versions=_with_system(versions, root),
+    )
+    return _bounded(msgspec.structs.replace(found, truncated=tuple(cut.names)))
+
+
+class _Cut:
+    """Cuts lists to what is shown of them, and keeps the names of those that were longer."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str, items: Iterable[Item], at_most: int) -> tuple[Item, ...]:
+        found = tuple(itertools.islice(items, at_most + 1))
+        if len(found) > at_most:
+            self.names.append(name)
+        return found[:at_most]
+
+
+def _bounded(found: Hardware) -> Hardware:
+    """Leave the longest lists out of what would not fit into an event."""
+    for name in ("devices", "block_devices", "nics"):
+        if len(msgspec.json.encode(found)) <= HARDWARE_BYTES_MAX:
+            break
+        truncated = tuple(dict.fromkeys((*found.truncated, name)))
+        found = msgspec.structs.replace(found, **{name: ()}, truncated=truncated)
+    return found
+
+
+def _processor(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return vendor and flags of the first CPU; x86 says `flags`, others `Features`."""
+    fields: dict[str, str] = {}
+    for line in itertools.takewhile(str.strip, text.splitlines()):
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    return fields.get("vendor_id", ""), tuple(sorted({_short(flag) for flag in flags}))
+
+
+def _topology(xml: etree._Element) -> CpuTopology:
+    """Return sockets of the whole host: libvirt's own figure is of one NUMA node."""
+    described = xml.find("host/cpu/topology")
+    if described is None:
+        return CpuTopology()
+    cpus = xml.iterfind("host/topology/cells/cell/cpus/cpu")
+    sockets = {each.get("socket_id") for each in cpus} - {None}
+    dies = int(described.get("dies", "1"))
+    return CpuTopology(
+        sockets=len(sockets) or int(described.get("sockets", "0")),
+        cores=int(described.get("cores", "0")) * dies,
+        threads=int(described.get("threads", "0")),
+    )
+
+
+def _numa_nodes(xml: etree._Element) -> Iterator[NumaNode]:
+    for cell in xml.iterfind("host/topology/cells/cell"):
+        numbers = [int(cpu.get("id", "0")) for cpu in cell.iterfind("cpus/cpu")]
+        yield NumaNode(
+            node=int(cell.get("id", "0")),
+            cpus=_short(ranges(numbers)),
+            memory_bytes=int(cell.findtext("memory") or 0) * 1024,
+        )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return numbers as the kernel writes them: `0-3,8`."""
+    found = []
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0]):
+        run = [number for _, number in group]
+        found.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(found)
+
+
+def _huge_pages(system: Path) -> Iterator[HugePages]:
+    for folder in _entries(system / "kernel" / "mm" / "hugepages"):
+        size = folder.name.removeprefix("hugepages-").removesuffix("kB")
+        if size.isdigit():
+            count = _number(folder / "nr_hugepages")
+            yield HugePages(size_bytes=int(size) * 1024, count=count)
+
+
+def _nics(system: Path) -> Iterator[Nic]:
+    for folder in _entries(system / "class" / "net"):
+        if not ((folder / "device").exists() or _kind_of(folder) in _LINKS):
+            continue
+        master = folder / "master"
+        bridged = (master / "bridge").exists()
+        yield Nic(
+            name=_short(folder.name),
+            mac=_short(_text(folder / "address").strip()),
+            up=_text(folder / "operstate").strip() in {"up", "unknown"},
+            speed_mbps=max(0, _number(folder / "speed")),
+            bridge=_short(master.resolve().name) if bridged else "",
+        )
+
+
+def _kind_of(folder: Path) -> str:
+    """Return `bridge`, `bond`, `vlan`, or "" for another interface."""
+    for line in _text(folder / "uevent").splitlines():
+        if line.startswith("DEVTYPE="):
+            return line.partition("=")[2]
+    return "bridge" if (folder / "bridge").exists() else ""
+
+
+def _devices(system: Path) -> Iterator[PciDevice]:
+    for folder in _entries(system / "bus" / "pci" / "devices"):
+        code = _text(folder / "class").strip()
+        if code.startswith(_DULL_CLASSES):
+            continue
+        group = _link(folder / "iommu_group")
+        yield PciDevice(
+            address=_short(folder.name),
+            class_code=_short(code.removeprefix("0x")),
+            vendor=_short(_text(folder / "vendor").strip().removeprefix("0x")),
+            product=_short(_text(folder / "device").strip().removeprefix("0x")),
+            driver=_short(_link(folder / "driver")),
+            iommu_group=int(group) if group.isdigit() else None,
+        )
+
+
+def _block_devices(system: Path) -> Iterator[BlockDevice]:
+    for folder in _entries(system / "block"):
+        if folder.name.startswith(_DULL_BLOCKS):
+            continue
+        yield BlockDevice(
+            name=_short(folder.name),
+            size_bytes=_number(folder / "size") * _SECTOR_BYTES,
+            model=_short(_text(folder / "device" / "model").strip()),
+            rotational=_number(folder / "queue" / "rotational") == 1,
+            removable=_number(folder / "removable") == 1,
+        )
+
+
+def _with_system(versions: Versions, root: Path) -> Versions:
+    for line in _text(root / "etc" / "os-release").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            name = line.partition("=")[2].strip().strip('"')
+            return msgspec.structs.replace(versions, operating_system=_short(name))
+    return versions
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str:
+    """Return a small file's text; "" where it is not there, or its driver has nothing to say."""
+    try:
+        with path.open("rb") as source:
+            return source.read(_FILE_BYTES_MAX).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    text = _text(path).strip()
+    return int(text) if text.removeprefix("-").isdigit() else 0
+
+
+def _link(path: Path) -> str:
+    try:
+        return path.readlink().name
+    except OSError:
+        return ""
+
+
+def _short(text: str) -> str:
+    return text[: h.TEXT_MAX]

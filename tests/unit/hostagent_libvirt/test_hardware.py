@@ -1,0 +1,159 @@
+"""A host's hardware, from a machine's files and libvirt's XML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from events.types.host_hardware import (
+    DEVICES_MAX,
+    NICS_MAX,
+    TEXT_MAX,
+    BlockDevice,
+    CpuTopology,
+    HugePages,
+    Nic,
+    NumaNode,
+    PciDevice,
+    Versions,
+)
+from hostagent.libvirt_hardware import HARDWARE_BYTES_MAX, hardware, ranges
+
+GIB = 1024**3
+CELL = """<cell id='{cell}'><memory unit='KiB'>8388608</memory><cpus num='4'>{cpus}</cpus></cell>"""
+
+
+def _cell(cell: int) -> str:
+    cpus = "".join(f"<cpu id='{cell * 4 + n}' socket_id='{cell}' core_id='{n}'/>" for n in range(4))
+    return CELL.format(cell=cell, cpus=cpus)
+
+
+XML = f"""<capabilities><host><cpu><arch>x86_64</arch><vendor>Intel</vendor>
+<topology sockets='1' dies='1' cores='2' threads='2'/></cpu>
+<topology><cells num='2'>{_cell(0)}{_cell(1)}</cells></topology></host></capabilities>"""
+CPU_INFO = """processor\t: 0
+vendor_id\t: GenuineIntel
+flags\t\t: fpu vmx nx sse
+
+processor\t: 1
+flags\t\t: other
+"""
+
+
+def _files(root: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _nic(root: Path, name: str, *, up: bool = True, kind: str = "", device: bool = False) -> Path:
+    folder = root / "sys/class/net" / name
+    folder.mkdir(parents=True)
+    (folder / "address").write_text(f"52:54:00:00:00:{len(name):02}\n")
+    (folder / "operstate").write_text("up\n" if up else "down\n")
+    (folder / "uevent").write_text(f"INTERFACE={name}\n" + (f"DEVTYPE={kind}\n" if kind else ""))
+    if device:
+        (folder / "device").mkdir()
+        (folder / "speed").write_text("10000\n" if up else "-1\n")
+    if kind == "bridge":
+        (folder / "bridge").mkdir()
+    return folder
+
+
+def _pci(root: Path, address: str, code: str, group: int | None = None, driver: str = "") -> None:
+    folder = root / "sys/bus/pci/devices" / address
+    folder.mkdir(parents=True)
+    for name, text in (("class", code), ("vendor", "0x8086"), ("device", "0x1572")):
+        (folder / name).write_text(f"{text}\n")
+    if group is not None:
+        (folder / "iommu_group").symlink_to(f"../../../../kernel/iommu_groups/{group}")
+    if driver:
+        (folder / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
+
+
+def test_a_machine_is_described(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(CPU_INFO)
+    bridge = _nic(tmp_path, "br0", kind="bridge")
+    eth0 = _nic(tmp_path, "eth0", device=True)
+    (eth0 / "master").symlink_to(bridge)
+    _nic(tmp_path, "eth11", device=True, up=False)
+    _nic(tmp_path, "lo")
+    _nic(tmp_path, "vnet3")  # a VM's tap
+    _pci(tmp_path, "0000:3b:00.0", "0x020000", group=31, driver="i40e")
+    _pci(tmp_path, "0000:00:1f.0", "0x060100", group=9)  # a bridge
+    _files(
+        tmp_path / "sys",
+        kernel__mm__hugepages__other__nr="",
+        block__sda__size="2097152\n",
+        block__sda__removable="0\n",
+        block__sda__queue__rotational="1\n",
+        block__sda__device__model="ACME 1\n",
+        block__loop0__size="8\n",
+    )
+    pages = tmp_path / "sys/kernel/mm/hugepages/hugepages-1048576kB"
+    pages.mkdir()
+    (pages / "nr_hugepages").write_text("16\n")
+    _files(tmp_path / "etc", **{"os-release": 'NAME="X"\nPRETTY_NAME="Debian 12"\n'})
+
+    found = hardware(tmp_path, tmp_path / "cpuinfo", XML, Versions(kernel="6.1"))
+
+    assert found.cpu_vendor == "Intel"
+    assert found.cpu_flags == ("fpu", "nx", "sse", "vmx")
+    assert found.topology == CpuTopology(sockets=2, cores=2, threads=2)
+    assert found.numa_nodes == (
+        NumaNode(node=0, cpus="0-3", memory_bytes=8 * GIB),
+        NumaNode(node=1, cpus="4-7", memory_bytes=8 * GIB),
+    )
+    assert found.huge_pages == (HugePages(size_bytes=GIB, count=16),)
+    assert found.nics == (
+        Nic(name="br0", mac="52:54:00:00:00:03", up=True),
+        Nic(name="eth0", mac="52:54:00:00:00:04", up=True, speed_mbps=10_000, bridge="br0"),
+        Nic(name="eth11", mac="52:54:00:00:00:05", up=False),
+    )
+    assert found.devices == (
+        PciDevice(
+            address="0000:3b:00.0",
+            class_code="020000",
+            vendor="8086",
+            product="1572",
+            driver="i40e",
+            iommu_group=31,
+        ),
+    )
+    assert found.block_devices == (
+        BlockDevice(name="sda", size_bytes=GIB, model="ACME 1", rotational=True),
+    )
+    assert found.versions == Versions(kernel="6.1", operating_system="Debian 12")
+    assert found.truncated == ()
+
+
+def test_a_machine_that_shows_nothing_is_described_as_that(tmp_path: Path) -> None:
+    found = hardware(
+        tmp_path, tmp_path / "none", "<capabilities><host/></capabilities>", Versions()
+    )
+    assert msgspec.json.encode(found) == msgspec.json.encode(type(found)())
+
+
+def test_a_giant_machine_fits_into_an_event(tmp_path: Path) -> None:
+    for number in range(DEVICES_MAX + 5):
+        _pci(tmp_path, f"{'f' * TEXT_MAX}{number:04}", "0x020000", driver="d" * TEXT_MAX)
+    for number in range(NICS_MAX + 1):
+        _nic(tmp_path, f"eth{number}", device=True)
+    found = hardware(tmp_path, tmp_path / "none", XML, Versions())
+    assert len(msgspec.json.encode(found)) <= HARDWARE_BYTES_MAX
+    assert set(found.truncated) == {"devices", "nics"}
+    assert len(found.nics) == NICS_MAX
+    assert found.devices == (), "a list is shown to its bound, or not at all"
+
+
+def test_numbers_are_told_as_ranges() -> None:
+    assert ranges([]) == ""
+    assert ranges([8, 0, 1, 2, 3, 10]) == "0-3,8,10"
+
+
+def test_this_machine_is_described() -> None:
+    found = hardware(Path("/"), Path("/proc/cpuinfo"), XML, Versions())
+    assert found.cpu_flags
+    assert len(msgspec.json.encode(found)) <= HARDWARE_BYTES_MAX
