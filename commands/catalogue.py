@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from commands.affinity import (
+    add_to_group,
+    add_to_label,
+    create_group,
+    create_label,
+    remove_group,
+    remove_label,
+    take_from_group,
+    take_from_label,
+    update_group,
+    update_label,
+)
 from commands.cluster import balance as cluster_balance
 from commands.cluster import balancing as cluster_balancing
 from commands.cluster import create as cluster_create
@@ -78,6 +90,8 @@ MODULES: tuple[ModuleType, ...] = (
     *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
     *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
+    *(create_group, update_group, add_to_group, take_from_group, remove_group),
+    *(create_label, update_label, add_to_label, take_from_label, remove_label),
     choose_hosts,
     *(cluster_resources, cluster_balancing, cluster_balance),
     *(high_availability, start_with_host, migration),

@@ -24,7 +24,7 @@ from access.rights import allowed
 from access.secrets import EngineSecret
 from access.tokens import TokenVerifier
 from access.vault import Vault
-from commands.api import maintenance_preview, metrics, placement
+from commands.api import balance_preview, maintenance_preview, metrics, placement
 from commands.api.answers import OK, answer, stored_fields
 from commands.api.bodies import BodyDecoder, decode
 from commands.api.contexts import ContextFactory, new_context
@@ -171,6 +171,7 @@ class Api:
             "/v1/ca": ("GET", self._trust),
             placement.PATH: ("POST", self._place),
             maintenance_preview.PATH: ("POST", self._preview),
+            balance_preview.PATH: ("POST", self._preview_balance),
             DIGEST_PATH: ("GET", self._machines.bundle),
             SSH_KEY_PATH: ("GET", self._show_ssh_key),
             "/v1/health": ("GET", self._answer_health),
@@ -213,6 +214,11 @@ class Api:
         """Answer what a host's maintenance would do."""
         principal = self.principal(headers_of(request.scope))
         return await maintenance_preview.answer(request, principal, self._placement, self._reader)
+
+    async def _preview_balance(self, request: Request) -> Response:
+        """Answer which VMs would be moved to balance a cluster."""
+        principal = self.principal(headers_of(request.scope))
+        return await balance_preview.answer(request, principal, self._placement, self._reader)
 
     async def _trust(self, request: Request) -> Response:
         try:

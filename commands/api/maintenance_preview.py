@@ -9,7 +9,7 @@ from starlette.responses import Response
 from access.principals import Principal
 from access.rights import allowed
 from commands.api.bodies import decode
-from commands.api.placement import caught_up, cluster_of
+from commands.api.placement import caught_up, cluster_of, learn_affinity
 from commands.api.problems import NotAllowed
 from commands.api.requests import headers_of, read_body, require_no_parameters
 from commands.gateway.maintenance_preview import PreviewRequest, preview
@@ -38,6 +38,7 @@ async def answer(
     asked = decode(bytes(body).strip() or b"{}", _decoder, PreviewRequest)
     await caught_up(placement, reader)
     cluster = await cluster_of(reader, lookup.host(ViewWorld(placement.view), host).cluster)
+    await learn_affinity(placement, reader, cluster)
     found = preview(placement, host, cluster, asked)
     return Response(
         _encoder.encode(found),

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from commands.api import machines, maintenance_preview, placement
+from commands.api import balance_preview, machines, maintenance_preview, placement
 from commands.api import problems as p
 from commands.api.answers import Begun, Done, Ended, TokenIssued
 from commands.api.app import TOKEN_COMMAND
@@ -20,6 +20,7 @@ from commands.api.health import Health
 from commands.api.machines import EngineSshKey
 from commands.api.openapi_headers import HEADER_NAMES, answer_headers, header_parameters
 from commands.catalogue import COMMANDS
+from commands.gateway.balance_preview import BalancePreview
 from commands.gateway.enrolment import TokenRefused
 from commands.gateway.limits import BodyTooLarge, BodyTooSlow, TooManyConnections
 from commands.gateway.maintenance_preview import MaintenancePreview, PreviewRequest
@@ -109,7 +110,7 @@ def command_components() -> dict[str, dict[str, Any]]:
     types = [
         *(body_struct(declaration) for declaration in COMMANDS.values()),
         *(p.Problem, Done, Begun, Ended, TokenIssued, Health, Join, JoinAnswer, PlacementAnswer),
-        *(MaintenancePreview, PreviewRequest),
+        *(MaintenancePreview, PreviewRequest, BalancePreview),
         EngineSshKey,
     ]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
@@ -315,6 +316,12 @@ def _plain_paths() -> dict[str, dict[str, Any]]:
             maintenance_preview.RIGHT,
             MaintenancePreview,
             PreviewRequest,
+        ),
+        balance_preview.PATH: _dry_run(
+            "cluster_balance_preview",
+            "Tell which VMs would be moved if a cluster were balanced now, and why",
+            balance_preview.RIGHT,
+            BalancePreview,
         ),
         "/v1/openapi.json": get(
             "get_openapi", "Get this document", plain("OpenAPI 3.1.", JSON, {"type": "object"})

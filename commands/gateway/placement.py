@@ -13,6 +13,7 @@ import msgspec
 from commands.gateway.view import GatewayView, ViewWorld
 from commands.scheduler.need import Assessment, need_of
 from commands.state import lookup
+from commands.state.affinity import ResolvedGroup
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
@@ -49,6 +50,7 @@ class Placement:
         self._hosts: dict[str, HostState] = {}
         self._vms: dict[str, VmState] = {}
         self._fleet: Fleet | None = None
+        self._groups: dict[str, list[ResolvedGroup]] = {}
 
     @property
     def view(self) -> GatewayView:
@@ -79,6 +81,10 @@ class Placement:
             hosts_total=len(found),
         )
 
+    def group(self, cluster: str, groups: list[ResolvedGroup]) -> None:
+        """Learn a cluster's affinity groups, in place of those that were known."""
+        self._groups[cluster] = groups
+
     def current_fleet(self) -> Fleet:
         """Return all hosts with what is taken of them, as of the view's position."""
         if self._fleet is None:
@@ -100,4 +106,7 @@ class Placement:
         if len(self._vms) > len(view.vms):
             for key in self._vms.keys() - view.vms.keys():
                 fleet.account(self._vms.pop(key), -1)
+        for key, groups in self._groups.items():
+            fleet.group(key, groups)
+        self._groups.clear()
         return fleet

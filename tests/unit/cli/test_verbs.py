@@ -61,6 +61,14 @@ SENT: list[tuple[str, str, str, Json]] = [
     ("vm update web01 --cdrom x.iso --cpu cores=2,threads=2", "PATCH", f"vms/{VM}", {
         "cdrom": "x.iso", "cpu": {"cores": 2, "threads": 2}}),
     ("vm remove web01", "DELETE", f"vms/{VM}", {}),
+    (f"affinity-group create x --cluster Default --vm-rule negative --vms web01,{VM}",
+        "POST", "affinity_groups", {
+        "name": "x", "cluster": CLUSTER, "vm_rule": "negative", "vms": [VM, VM]}),
+    ("vm choose-hosts web01 --hosts kvm01 --pinned", "POST", f"vms/{VM}/choose_hosts", {
+        "hosts": [HOST], "pinned": True}),
+    ("cluster balance Default --no-wait", "POST", f"clusters/{CLUSTER}/balance", {}),
+    ("cluster balancing Default --mode automatic --interval 2m", "POST",
+        f"clusters/{CLUSTER}/balancing", {"mode": "automatic", "interval_s": 120.0}),
     (f"operation cancel {OPERATION}", "POST", f"operations/{OPERATION}/cancel", {}),
 ]  # fmt: skip
 
@@ -87,6 +95,18 @@ def test_a_maintenance_is_previewed(cli: Cli, engine: FakeEngine) -> None:
     assert _sent(engine) == ("POST", path, {"vms_that_stay": "shut_down"})
     assert "vms: 1 moves, 1 shuts down" in shown
     assert "db01   shuts down           It is bound." in shown
+
+
+def test_a_plan_is_previewed(cli: Cli, engine: FakeEngine) -> None:
+    figures = {"vms": 4, "cpu_percent": 90, "memory_free_bytes": 1}
+    hosts = [{"host_name": "kvm01", "before": figures, "after": {**figures, "vms": 3}}]
+    move = {"vm_name": "web01", "source_name": "kvm01", "destination_name": "kvm02"}
+    found = {"cluster_name": "Default", "scheduling": {"policy": "none"}, "hosts": hosts}
+    engine.tell(200, {**found, "moves": [{**move, "reason": "It is pinned."}]})
+    shown = cli("cluster", "balance", "Default", "--preview").output
+    assert _sent(engine) == ("POST", f"/v1/clusters/{CLUSTER}/balance/preview", {})
+    assert "web01  kvm01      kvm02    It is pinned." in shown
+    assert "kvm01  4 -> 3  90 -> 90" in shown
 
 
 def test_a_whole_vm_is_typed_in_one_line(cli: Cli, engine: FakeEngine) -> None:

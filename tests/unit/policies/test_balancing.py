@@ -17,9 +17,10 @@ from commands.operation.cancel import CancelOperation
 from commands.policies.balance_moves import migration_of
 from commands.state.affinity import AFFINITY_GROUP, AFFINITY_LABEL
 from commands.state.cluster import CLUSTER, ClusterState
+from commands.state.hardware import Processors
 from commands.state.vm import VmStatus
 from commands.vm.choose_hosts import ChooseHosts
-from commands.vm.create import CreateVm, DiskInput, Processors
+from commands.vm.create import CreateVm, DiskInput
 from commands.vm.high_availability import SetHighAvailability
 from commands.vm.migrate import MigrateVm
 from commands.vm.remove import RemoveVm
