@@ -84,7 +84,8 @@ def _measure(pair: Pair, count: int, silent_s: float) -> None:
     wait_until(all_run, PATIENCE_S, "QEMU on the other host", detail=product.last_words)
     for vm in vms:
         product.await_status(f"/v1/vms/{vm}", "up", timeout_s=PATIENCE_S)
-    silent, proved = _time_of(product, "VDS_FAILURE"), _time_of(product, "USER_CLEAR_UNKNOWN_VMS")
+    silent = min(time for time in _times_of(product, "VDS_FAILURE") if time > off)
+    (proved,) = _times_of(product, "USER_CLEAR_UNKNOWN_VMS")
     placed = _times_of(product, "USER_STARTED_VM")[-count:]
     up = _times_of(product, "USER_RUN_VM")[-count:]
     first = min(found.values())
@@ -105,10 +106,6 @@ def _times_of(product: Product, name: str) -> list[dt.datetime]:
     """Return when an audit record was written, each time, in order."""
     items = product.items("/v1/events", name=name, sort="position")
     return [dt.datetime.fromisoformat(item["time"]) for item in items]
-
-
-def _time_of(product: Product, name: str) -> dt.datetime:
-    return _times_of(product, name)[-1]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from hostagent.agent import HostAgent
 from hostagent.driver import UnknownStateError
 from hostagent.identity import Identity, read_boot_id
 from hostagent.journal import Journal
+from hostagent.migrations import MigrationSetup
 from hostagent.simulated import SimulatedDriver
+from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do, Faults
+from hostagent.simulated_storage import make_shared_storage
 from tests.simulation.line import Line
 from tests.unit.policies.stage import CAPABILITIES
 
@@ -30,8 +33,13 @@ class WatchedDriver(SimulatedDriver):
         self._host = host
         self._specs: dict[tuple[str, int], RunSpec] = {}
         self.running: set[tuple[str, int]] = set()
+        self.going: set[str] = set()
         super().__init__(
-            folder, name=host, capabilities=capabilities, clock=asyncio.get_running_loop().time
+            folder,
+            name=host,
+            capabilities=capabilities,
+            storage=make_shared_storage(world.storage, "one"),
+            clock=asyncio.get_running_loop().time,
         )
         self._show()
 
@@ -56,6 +64,10 @@ class WatchedDriver(SimulatedDriver):
     def _show(self) -> None:
         now = {(d.vm, d.incarnation) for d in self._machine.domains.values()}
         begun, self.running = now - self.running, now
+        going = {d.vm for d in self._machine.domains.values() if d.announced and d.paused is None}
+        gone_on, self.going = going - self.going, going
+        if gone_on:
+            self._world.goes(self._host, gone_on)
         for key in sorted(begun & self._specs.keys()):
             self._world.began(self._host, self._specs[key])
         for domain in self._machine.domains.values():
@@ -92,7 +104,18 @@ class SimulatedHost:
             boot=read_boot_id(self.driver.boot_id_path),
         )
         self._journal = Journal.open(self.folder / "state")
-        agent = HostAgent(identity, self.driver, Line(self.world, self), self._journal)
+        line = Line(self.world, self)
+        moves = MigrationSetup(
+            line=self.world.network.line(self.id), moves=SimulatedMoves(self.driver)
+        )
+        agent = HostAgent(
+            identity,
+            self.driver,
+            line,
+            self._journal,
+            migrations=moves,
+            power=self.world.power,
+        )
         self._task = asyncio.create_task(agent.run())
         self._task.add_done_callback(self._ended)
 
@@ -105,6 +128,7 @@ class SimulatedHost:
         if self._task is not None:
             self._task.cancel()
         self._task = None
+        self.world.network.break_lines(self.id)
 
     def lose_power(self) -> None:
         """Lose everything but the disks."""
@@ -121,6 +145,10 @@ class SimulatedHost:
     def running(self) -> set[tuple[str, int]]:
         """Return the VMs, with their incarnations, of which there are domains."""
         return set(self.driver.running) if self.driver is not None and self.powered else set()
+
+    def going(self) -> set[str]:
+        """Return the VMs whose CPUs run."""
+        return set(self.driver.going) if self.driver is not None and self.powered else set()
 
     def faults(self, faults: Faults) -> None:
         """Set what is wrong with the hypervisor."""

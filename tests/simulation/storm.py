@@ -13,8 +13,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -56,9 +57,11 @@ class Scene:
     def __init__(self, world: World) -> None:
         self.world = world
         self.vms: list[str] = []
+        self.began = 0.0
 
     async def open(self, hosts: int) -> None:
         """Make the hosts, and VMs that are up on them."""
+        self.began = time.monotonic()
         world = self.world
         await world.open(hosts)
         for host in world.hosts.values():
@@ -113,18 +116,17 @@ async def storm(seed: int, folder: Path, hosts: int, lost: int, then: int) -> St
     world = World(seed, folder)
     scene = Scene(world)
     found = Storm(broken=world.broken)
-    began = time.monotonic()
     await scene.open(hosts)
-    _tell(found, began, f"{hosts} hosts with {len(scene.vms)} VMs are up", world)
-    await _first_blow(scene, found, began, lost)
-    await _second_blow(scene, found, began, then)
-    await _power_is_back(scene, found, began)
+    tell(found, scene, f"{hosts} hosts with {len(scene.vms)} VMs are up")
+    await _first_blow(scene, found, lost)
+    await _second_blow(scene, found, then)
+    await _power_is_back(scene, found)
     in_the_end(world)
     await world.close()
     return found
 
 
-async def _first_blow(scene: Scene, found: Storm, began: float, lost: int) -> None:
+async def _first_blow(scene: Scene, found: Storm, lost: int) -> None:
     """Under the cluster's limit: what is lost is proved off, and restarts elsewhere."""
     world, head = scene.world, await scene.world.log.head()
     gone = sorted(world.hosts)[:lost]
@@ -145,19 +147,18 @@ async def _first_blow(scene: Scene, found: Storm, began: float, lost: int) -> No
     restarted = _restarts(world, recorded, head)
     if len(restarted) != min(fallen, room):
         world.break_promise(f"{len(restarted)} VMs were restarted, there was room for {room}")
-    _check_order(world, recorded, head)
-    _check_bounds(world, recorded, head)
+    check_order(world, recorded, head)
+    check_bounds(world, recorded, head)
     _check_words(world, recorded, fallen - len(restarted))
-    _tell(
+    tell(
         found,
-        began,
+        scene,
         f"{lost} hosts were lost, silent after {silent_s:g} s: {len(restarted)} of {fallen} VMs run"
         f" elsewhere, {fallen - len(restarted)} wait with an explanation",
-        world,
     )
 
 
-async def _second_blow(scene: Scene, found: Storm, began: float, then: int) -> None:
+async def _second_blow(scene: Scene, found: Storm, then: int) -> None:
     """Too many at once: nothing may be proved by machines, and nothing is started."""
     world, head = scene.world, await scene.world.log.head()
     on = [key for key in sorted(world.hosts) if world.hosts[key].powered]
@@ -167,11 +168,11 @@ async def _second_blow(scene: Scene, found: Storm, began: float, then: int) -> N
     await scene.rest()
     names = collections.Counter(one.name for one in history(world)[head:])
     if names["vm.placed"] or names["host.confirmed_off"]:
-        world.break_promise(f"{then} hosts are away, and something was done about it:")
-    _tell(found, began, f"{then} hosts are away: nothing was started", world)
+        world.break_promise(f"{then} hosts are away, and something was done about it: {names}")
+    tell(found, scene, f"{then} hosts are away: nothing was started")
 
 
-async def _power_is_back(scene: Scene, found: Storm, began: float) -> None:
+async def _power_is_back(scene: Scene, found: Storm) -> None:
     """All boot at once: what ran there is lost, and starts again without any fencing."""
     world, head = scene.world, await scene.world.log.head()
     for host in world.hosts.values():
@@ -181,17 +182,16 @@ async def _power_is_back(scene: Scene, found: Storm, began: float) -> None:
     took_s = await scene.until(lambda: scene.up() == len(scene.vms), 3_000, "all VMs to be up")
     await scene.rest()
     recorded = history(world)
-    _check_bounds(world, recorded, head)
-    _check_order(world, recorded, head)
+    check_bounds(world, recorded, head)
+    check_order(world, recorded, head)
     names = collections.Counter(one.name for one in recorded[head:])
     if names["host.confirmed_off"]:
         world.break_promise("hosts were confirmed off though their power was back")
-    _tell(
+    tell(
         found,
-        began,
+        scene,
         f"power is back: all {len(scene.vms)} VMs are up after {took_s:g} s, with"
         f" {names['vm.placed']} starts and {sum(names.values())} events",
-        world,
     )
 
 
@@ -217,7 +217,7 @@ def _states(recorded: list[Recorded]) -> Iterator[tuple[Recorded, dict[str, VmSt
             yield one, states
 
 
-def _check_bounds(world: World, recorded: list[Recorded], head: int) -> None:
+def check_bounds(world: World, recorded: list[Recorded], head: int) -> None:
     """No host starts more VMs at a time than the rules allow."""
     starting: dict[str, set[str]] = collections.defaultdict(set)
     where: dict[str, str] = {}
@@ -232,7 +232,7 @@ def _check_bounds(world: World, recorded: list[Recorded], head: int) -> None:
                 world.break_promise(f"{name} starts {len(starting[vm.run.host])} VMs at a time")
 
 
-def _check_order(world: World, recorded: list[Recorded], head: int) -> None:
+def check_order(world: World, recorded: list[Recorded], head: int) -> None:
     """Nobody is placed while one that is more urgent, and began to wait before, still waits.
 
     All VMs are alike, and any host will do.
@@ -268,15 +268,18 @@ def _check_words(world: World, recorded: list[Recorded], expected: int) -> None:
             world.break_promise(f"{operation.name} waits without the reason: {operation.attention}")
 
 
-def _tell(found: Storm, began: float, text: str, world: World) -> None:
-    real_s = time.monotonic() - began
-    position = len(world.log._events)
-    found.told.append(
-        f"{world.loop.time():8.0f} s, event {position:6}, after {real_s:5.1f} s: {text}"
-    )
+def tell(found: Storm, scene: Scene, text: str) -> None:
+    """Tell of something that came to its end."""
+    world = scene.world
+    real_s, position = time.monotonic() - scene.began, len(world.log._events)
+    when = f"{world.loop.time():6.0f} s, event {position:6}, after {real_s:5.1f} real s"
+    found.told.append(f"{when}: {text}")
 
 
-def run(seed: int, hosts: int, lost: int, then: int) -> Storm:
+Script = Callable[[int, Path, int, int, int], Coroutine[Any, Any, Storm]]
+
+
+def run(script: Script, seed: int, hosts: int, lost: int, then: int) -> Storm:
     """Run a storm."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
@@ -287,25 +290,25 @@ def run(seed: int, hosts: int, lost: int, then: int) -> Storm:
     loop = VirtualLoop()
     try:
         with replaced(seed, loop.time):
-            return loop.run_until_complete(storm(seed, folder, hosts, lost, then))
+            return loop.run_until_complete(script(seed, folder, hosts, lost, then))
     finally:
         loop.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
-    """Run a storm and tell of it."""
-    parser = argparse.ArgumentParser(prog="tests.simulation.storm", description=__doc__)
+def main(script: Script) -> None:
+    """Run a storm and tell of it; the exit status tells whether all promises held."""
+    parser = argparse.ArgumentParser(description="See the module's description.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hosts", type=int, default=200)
     parser.add_argument("--lost", type=int, default=50)
     parser.add_argument("--then", type=int, default=150)
     arguments = parser.parse_args()
-    found = run(arguments.seed, arguments.hosts, arguments.lost, arguments.then)
+    found = run(script, arguments.seed, arguments.hosts, arguments.lost, arguments.then)
     for line in (*found.told, *(f"BROKEN: {broken}" for broken in found.broken[:20])):
         sys.stdout.write(f"{line}\n")
     sys.exit(1 if found.broken else 0)
 
 
 if __name__ == "__main__":
-    main()
+    main(storm)

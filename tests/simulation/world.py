@@ -27,7 +27,9 @@ from events.log.port import Append
 from events.types.base import Event
 from events.types.host import HostCertificateIssued, HostJoinRequested
 from events.types.run_spec import RunSpec
+from hostagent.power import Power
 from hostagent.simulated_state import Faults as HypervisorFaults
+from tests.harness.memory_line import MemoryNetwork
 from tests.simulation.engine import EngineProcess, PoliciesProcess, Process, Sources
 from tests.simulation.machine import SimulatedHost
 from tests.simulation.patches import EPOCH
@@ -58,6 +60,8 @@ class World(Process):
         self.sources = Sources(self.loop.time)
         self.handler = Handler(self.log)
         self.faults = Faults()
+        self.power: Power | None = None
+        self.network = MemoryNetwork()
         self.engine: EngineProcess | None = None
         self.policies: list[PoliciesProcess] = []
         self.hosts: dict[str, SimulatedHost] = {}
@@ -68,6 +72,7 @@ class World(Process):
         self.refused = 0
         self.accepted: list[str] = []
         self._folder = folder
+        self.storage = folder / "storage"
         self._policies_started = 0
         self._restored: dict[str, tuple[str, int]] = {}
         self._vms: dict[str, VmState] = {}
@@ -188,6 +193,13 @@ class World(Process):
         if spec.restore_from in self._restored:
             before = self._restored[spec.restore_from]
             self.break_promise(f"{what} restores a memory that {before} restored")
+
+    def goes(self, host: str, vms: set[str]) -> None:
+        """Check that no VM whose CPUs run on a host has CPUs that run on another one."""
+        for other in self.hosts.values():
+            twice = vms & other.going() if other.id != host else set()
+            if twice:
+                self.break_promise(f"{twice} run on {self.hosts[host].name} and on {other.name}")
 
     def ran(self, host: str, spec: RunSpec) -> None:
         """Take note that a guest ran: from its first instant its memory is of no more use."""
