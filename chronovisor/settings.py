@@ -125,6 +125,14 @@ class Fencing(Section, frozen=True, kw_only=True):
     protected_hosts: tuple[str, ...] = ()
 
 
+class Evacuation(Section, frozen=True, kw_only=True):
+    """How VMs leave a host that goes into maintenance, or that is not fit for its cluster."""
+
+    attempts_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    retry_s: Seconds = 30.0
+    shutdown_timeout_s: Seconds = 300.0
+
+
 class Smtp(Section, frozen=True, kw_only=True):
     """Mail. Without `server` no mail is sent. The password lies in a file."""
 
@@ -174,6 +182,7 @@ class Settings(Section, frozen=True, kw_only=True):
     policies: Policies = Policies()
     restarts: Restarts = Restarts()
     fencing: Fencing = Fencing()
+    evacuation: Evacuation = Evacuation()
     notifier: Notifier = Notifier()
 
 

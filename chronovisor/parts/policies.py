@@ -13,10 +13,10 @@ from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.leadership import Leadership
 from chronovisor.running import together
-from chronovisor.settings import Restarts
+from chronovisor.settings import Evacuation, Restarts
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner, new_process_name
-from commands.policies.saga import RestartRules, Timeouts
+from commands.policies.saga import EvacuationRules, RestartRules, Timeouts
 from events.log.postgres import PostgresLog
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,20 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
         launch_s=policies.launch_timeout_s * scale,
         retry_s=policies.retry_s * scale,
         restarts=_restart_rules(installation.settings.restarts, scale),
+        evacuation=_evacuation_rules(installation.settings.evacuation, scale),
         fencing=fence_rules(installation.settings.fencing, scale),
+        balance=_balance_rules(scale),
     )
     state = _State()
     beat = Heartbeat(installation.dsn(), "policies", state.pulse)
     await together(stop, beat.run(), _work(installation, timeouts, state))
+
+
+def _balance_rules(scale: float) -> BalanceRules:
+    rules = BalanceRules()
+    return BalanceRules(
+        scale=scale, reservation_s=rules.reservation_s * scale, turn_s=rules.turn_s * scale
+    )
 
 
 def _restart_rules(settings: Restarts, scale: float) -> RestartRules:
@@ -47,6 +56,14 @@ def _restart_rules(settings: Restarts, scale: float) -> RestartRules:
         well_s=settings.well_s * scale,
         starts_per_host=settings.starts_per_host,
         shutting_down_s=settings.shutting_down_s * scale,
+    )
+
+
+def _evacuation_rules(settings: Evacuation, scale: float) -> EvacuationRules:
+    return EvacuationRules(
+        attempts_max=settings.attempts_max,
+        retry_s=settings.retry_s * scale,
+        shutdown_s=settings.shutdown_timeout_s,  # the guest's own pace, which no scale changes
     )
 
 
