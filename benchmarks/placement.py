@@ -20,16 +20,20 @@ import numpy.typing as npt
 from benchmarks._report import compare
 from commands.scheduler.fleet import Fleet, Share
 from commands.scheduler.need import HOST_RESERVE_BYTES, Need
+from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, Identity
+from events.types.affinity import Polarity, Rule
 from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host import Capabilities
 
 GIB = 1024**3
 ROUNDS = 5
 PLACEMENTS = 300
-SHARE = Share(memory_bytes=GIB, processors=2)
+SHARE = Share(memory_bytes=GIB, processors=2, highly_available=True)
 SEED = 13
 WEIGHT_MAX = 1_000
+MEMORY_PERCENT = 150
+OTHER_HOST = 3
 
 Numbers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -66,7 +70,7 @@ def hosts(count: int) -> list[HostState]:
     return found
 
 
-def need_under(policy: SchedulingPolicy) -> Need:
+def need_under(policy: SchedulingPolicy, count: int) -> Need:
     """Return a need that every filter looks at."""
     return Need(
         cluster="c",
@@ -84,7 +88,36 @@ def need_under(policy: SchedulingPolicy) -> Need:
         storage_bytes=1,
         leaves="h1",
         tried=("h2",),
+        vm="vm",
+        pinned=frozenset(f"h{number}" for number in range(count) if number % 7),
+        preferred=frozenset(f"h{number}" for number in range(0, count, 5)),
+        memory_percent=MEMORY_PERCENT,
+        highly_available=True,
+        ha_reservation=True,
     )
+
+
+def affinity(count: int) -> list[ResolvedGroup]:
+    """Return groups of each kind about the VM that is placed; the other VM is on host 3."""
+
+    def group(name: str, *, vms: bool, enforcing: bool, every: int = 0) -> ResolvedGroup:
+        rule = Rule(polarity=Polarity.NEGATIVE, enforcing=enforcing)
+        return ResolvedGroup(
+            id=name,
+            name=name,
+            vm_rule=rule if vms else Rule(),
+            host_rule=Rule() if vms else rule,
+            priority=1.0,
+            vms=("another", "vm"),
+            hosts=tuple(f"h{number}" for number in range(0, count, every)) if every else (),
+        )
+
+    return [
+        group("apart", vms=True, enforcing=True),
+        group("barred", vms=False, enforcing=True, every=11),
+        group("rather apart", vms=True, enforcing=False),
+        group("rather not", vms=False, enforcing=False, every=3),
+    ]
 
 
 class Bare:
@@ -96,10 +129,18 @@ class Bare:
         assert len(known) == len(states)
         self.up = np.array([state.session is not None for state in states])
         self.known = np.ones(len(states), np.bool_)
-        self.elsewhere = np.array([state.id not in {"h1", "h2"} for state in states])
+        self.elsewhere = np.array([state.id not in {"h1", "h2", "h3"} for state in states])
+        numbers = np.arange(len(states))
+        self.pinned, self.allowed = numbers % 7 != 0, numbers % 11 != 0
+        self.preferred, self.wished = numbers % 5 == 0, numbers % 3 != 0
+        self.with_other = numbers == OTHER_HOST
+        self.highly_available = np.zeros(len(states), np.int64)
         self.cpus = np.array([each.cpus for each in known], np.int64)
         self.per_cpu = 1 / self.cpus
         self.free = np.array([each.memory_bytes - HOST_RESERVE_BYTES for each in known], np.int64)
+        self.extra = np.array(
+            [each.memory_bytes * (MEMORY_PERCENT - 100) // 100 for each in known], np.int64
+        )
         self.taken = np.zeros(len(states), np.int64)
         self.vms = np.zeros(len(states), np.int64)
         self.machine = np.array(["pc-q35-7.2" in each.machine_types for each in known])
@@ -110,12 +151,24 @@ class Bare:
 
     def choose(self, policy: SchedulingPolicy) -> int:
         """Return the row of the best host."""
-        mask = self.up & self.elsewhere & self.known & (self.free >= SHARE.memory_bytes)
+        enough = self.free + self.extra >= SHARE.memory_bytes
+        mask = self.up & self.elsewhere & self.known & enough & self.pinned & self.allowed
         mask &= self.cpus >= SHARE.processors
         mask &= self.taken * 10 <= self.cpus * 80
         mask &= self.machine & self.model & self.bridge_0 & self.bridge_1 & self.stores
         rows = np.flatnonzero(mask)
-        return int(rows[np.argmax(self._score(policy, rows))])
+        return int(rows[np.argmax(self._score(policy, rows) + self._score_of_all(rows))])
+
+    def _score_of_all(self, rows: npt.NDArray[np.intp]) -> Numbers:
+        """The weights that every policy has: preferred hosts, HA reservation, affinity."""
+        counts = self.highly_available[rows]
+        least, most = int(counts.min()), int(counts.max())
+        total: Numbers = 99 * _ranks(np.where(self.preferred[rows], 0, WEIGHT_MAX))
+        if most > least:
+            total += _ranks(-(-(counts - least) * 100 // (most - least)))
+        total += _ranks(self.with_other[rows].astype(np.int64))
+        total += 20 * _ranks((~self.wished[rows]).astype(np.int64))
+        return total
 
     def _score(self, policy: SchedulingPolicy, rows: npt.NDArray[np.intp]) -> Numbers:
         if policy is SchedulingPolicy.VM_EVENLY_DISTRIBUTED:
@@ -136,7 +189,8 @@ class Bare:
         return np.minimum(load, WEIGHT_MAX).astype(np.int64)
 
     def _memory(self, rows: npt.NDArray[np.intp], *, saving: bool) -> Numbers:
-        free = np.maximum(self.free[rows] - float(SHARE.memory_bytes), 0.0)
+        given_out = self.free[rows] + self.extra[rows]
+        free = np.maximum(given_out - float(SHARE.memory_bytes), 0.0)
         share: Reals = free * (WEIGHT_MAX / max(1.0, float(free.max())))
         if saving:
             share[(free < 8 * GIB) | (free > 512 * GIB)] = WEIGHT_MAX
@@ -149,6 +203,7 @@ class Bare:
         self.free[row] -= SHARE.memory_bytes
         self.taken[row] += SHARE.processors
         self.vms[row] += 1
+        self.highly_available[row] += 1
 
 
 def _ranks(weights: Numbers) -> Numbers:
@@ -168,9 +223,11 @@ def rate(place: Callable[[], str]) -> tuple[float, list[str]]:
 
 def measure(policy: SchedulingPolicy, states: list[HostState]) -> None:
     """Compare the scheduler with the bare columns under one policy."""
-    fleet, bare, need = Fleet(), Bare(states), need_under(policy)
+    fleet, bare, need = Fleet(), Bare(states), need_under(policy, len(states))
     for state in states:
         fleet.put(state)
+    fleet.group("c", affinity(len(states)))
+    fleet.expect("another", f"h{OTHER_HOST}")
 
     def place() -> str:
         host = fleet.choose(need).host

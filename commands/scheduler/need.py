@@ -65,7 +65,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     storage_id: str | None = None
     tried: tuple[str, ...] = ()
     pinned: frozenset[str] | None = None
-    preferred: tuple[str, ...] = ()
+    preferred: frozenset[str] = frozenset()
     bounds: Bounds | None = None
     memory_percent: int = 100
     highly_available: bool = False
@@ -183,10 +183,10 @@ def _has_files(configuration: VmConfiguration) -> bool:
 
 def _settled(vm: VmState, cluster: ClusterState) -> dict[str, Any]:
     """Return what the settings of a VM and of its cluster say of any host that it may have."""
-    hosts = tuple(member.id for member in vm.host_choice.hosts)
+    hosts = frozenset(member.id for member in vm.host_choice.hosts)
     return {
         "vm": vm.id,
-        "pinned": frozenset(hosts) if vm.host_choice.pinned else None,
+        "pinned": hosts if vm.host_choice.pinned else None,
         "preferred": hosts,
         "memory_percent": cluster.resources.memory_percent,
         "highly_available": vm.availability.highly_available,
