@@ -16,7 +16,7 @@ from chronovisor.running import together
 from chronovisor.settings import Evacuation, Restarts
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner, new_process_name
-from commands.policies.saga import EvacuationRules, RestartRules, Timeouts
+from commands.policies.saga import BalanceRules, EvacuationRules, RestartRules, Timeouts
 from events.log.postgres import PostgresLog
 
 log = structlog.get_logger(__name__)
