@@ -215,14 +215,14 @@ class HostFencedOff(Event, frozen=True, kw_only=True):
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
-            code=60_150,
+            code=60_190,
             name="HOST_FENCED_OFF",
             severity=Severity.WARNING,
             message="Host {name} did not answer and was turned off through host {proxy_name}; its"
             " power is verified to be off. What ran there has ended.",
         ),
         Audit(
-            code=60_151,
+            code=60_191,
             name="HOST_TURNED_OFF",
             message="Host {name} was turned off by {actor} through host {proxy_name}; its power is"
             " verified to be off.",
@@ -347,7 +347,7 @@ class ClusterFencingHeld(Event, frozen=True, kw_only=True):
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
-            code=60_152,
+            code=60_192,
             name="CLUSTER_FENCING_HELD",
             severity=Severity.ALERT,
             message="{lost} of {hosts} hosts of cluster {name} are lost at once, more than"
@@ -365,7 +365,7 @@ class ClusterFencingResumed(Event, frozen=True, kw_only=True):
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
-            code=60_153,
+            code=60_193,
             name="CLUSTER_FENCING_RESUMED",
             message="Hosts of cluster {name} that are lost are fenced again.",
             resolves="CLUSTER_FENCING_HELD",
