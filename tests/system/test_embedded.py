@@ -110,10 +110,11 @@ def test_what_a_vm_was_can_be_asked_for_any_time(product: Product) -> None:
 
 
 def test_maintenance_waits_for_the_hosts_vms(product: Product) -> None:
-    vm = create(product, "stay01")
+    vm = create(product, "stay01", migration={"mode": "none"})
     act(product, vm, "start")
     host = product.await_status(f"/v1/vms/{vm}", "up")["host"]["id"]
-    maintenance = product.post(f"/v1/hosts/{host}/maintenance", {"reason": "new memory"})
+    asked = {"reason": "new memory", "vms_that_stay": "wait"}
+    maintenance = product.post(f"/v1/hosts/{host}/maintenance", asked)
     product.await_status(f"/v1/hosts/{host}", "preparing_for_maintenance")
     act(product, vm, "shutdown")
     assert product.finish(maintenance)["status"] == "succeeded"
