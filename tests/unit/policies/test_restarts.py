@@ -1,4 +1,4 @@
-"""High availability and starting with the host: who is started again, when, where, in order."""
+"""High availability: who is started again, and in which order."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ import pytest
 
 from commands.host.confirm_off import ConfirmHostOff
 from commands.kernel.refusal import Refusal
-from commands.operation.cancel import CancelOperation
-from commands.policies.saga import RestartRules
-from commands.policies.vm_restart import KINDS, told
+from commands.policies.vm_restart import told
 from commands.scheduler.need import Choice
-from commands.state.availability_input import HighAvailabilityInput, StartWithHostInput
 from commands.state.host import HOST
-from commands.state.operation import OperationState, StepState
+from commands.state.operation import StepState
 from commands.state.vm import VmStatus
-from commands.vm.create import CreateVm
 from commands.vm.high_availability import SetHighAvailability
+from commands.vm.migrate import MigrateVm
 from commands.vm.shutdown import ShutDownVm
-from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from events.types.host import HostCapabilitiesReported, HostSessionStarted
 from events.types.operation import Outcome, Verdict
 from events.types.vm import DownReason
-from events.types.vm_availability import RestartCause, VmRestartDecided
-from tests.unit.policies.puppet import hosts_of, operations, play_on
-from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, absent, running
+from tests.unit.policies.available import (
+    RULES,
+    confirm_off,
+    decided,
+    fall,
+    host_of,
+    make,
+    restarts,
+    start,
+)
+from tests.unit.policies.puppet import hosts_of, play_on
+from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, running
 
-RULES = RestartRules()
 FELL = (DownReason.CRASHED, DownReason.HOST_SHUTDOWN, DownReason.HOST_LOST)
 
 
@@ -38,54 +42,6 @@ async def stage() -> Stage:
     stage = Stage()
     await stage.open(2)
     return stage
-
-
-async def make(stage: Stage, name: str = "web01", priority: int = 1, **more: object) -> str:
-    """A VM that is highly available, and down."""
-    available = HighAvailabilityInput(priority=priority) if priority else None
-    return await stage.do(
-        CreateVm(name=name, cluster=stage.cluster, high_availability=available, **more)  # type: ignore[arg-type]
-    )
-
-
-async def start(stage: Stage, *vms: str) -> None:
-    for vm in vms:
-        await stage.do(StartVm(id=vm))
-        await play_on(stage)
-        assert (await stage.vm(vm)).status is VmStatus.UP
-
-
-async def host_of(stage: Stage, vm: str) -> str:
-    run = (await stage.vm(vm)).run
-    assert run is not None
-    return run.host
-
-
-async def fall(stage: Stage, vm: str, reason: DownReason = DownReason.CRASHED) -> None:
-    state = await stage.vm(vm)
-    assert state.run is not None
-    item = absent(vm, state.run.incarnation, reason=reason)
-    await stage.report(state.run.host, item)
-
-
-async def restarts(stage: Stage, vm: str | None = None) -> list[OperationState]:
-    return [
-        operation
-        for operation in (await operations(stage)).values()
-        if operation.kind in KINDS.values() and (vm is None or operation.target_id == vm)
-    ]
-
-
-async def decided(stage: Stage) -> list[VmRestartDecided]:
-    return [r.event for r in await stage.history() if isinstance(r.event, VmRestartDecided)]
-
-
-async def confirm_off(stage: Stage, *hosts: str) -> None:
-    for host in hosts:
-        await stage.silence(host)
-    for host in hosts:
-        await stage.do(ConfirmHostOff(id=host, name=(await stage.host(host)).name))
-    await stage.settle()
 
 
 # ------------------------------------------------------------------------------ which ends count
@@ -307,198 +263,45 @@ def test_reasons_are_told_once_with_about_how_many_hosts(hosts: int, said: str) 
     assert told(Choice(host=None)) == "The cluster has no host."
 
 
-# ------------------------------------------------------------------------------ again and again
+# ------------------------------------------------------------------------------ while it moves
 
 
-async def test_what_falls_again_and_again_is_tried_less_and_less(stage: Stage) -> None:
+async def migrating(stage: Stage) -> tuple[str, str, str]:
+    """A highly available VM of which both hosts may have a copy, for it is on its way."""
     vm = await make(stage)
     await start(stage, vm)
-    gaps = []
-    for _fall in range(13):
-        fell = stage.now
-        await fall(stage, vm)
-        while (await stage.vm(vm)).status is not VmStatus.POWERING_UP:
-            (restart,) = [one for one in await restarts(stage, vm) if one.open]
-            if restart.timers.get("restart") is not None:
-                wait = restart.timers["restart"] - stage.now
-                await stage.pass_time(wait.total_seconds())
-            run = (await stage.vm(vm)).run
-            assert run is not None
-            await stage.report(run.host, running(vm, run.incarnation, up=False))
-        gaps.append((stage.now - fell).total_seconds())
-    assert gaps == [0, *[30] * 9, 1_800, 1_800, 1_800]
-    slowed = [event.attempt for event in await decided(stage) if event.slowed]
-    assert slowed == [11]
+    source = await host_of(stage, vm)
+    await stage.do(MigrateVm(id=vm))
+    await stage.settle()
+    (destination,) = [host for host in (await stage.vm(vm)).may_run_on if host != source]
+    return vm, source, destination
 
 
-async def test_a_run_that_was_well_for_a_while_is_forgiven(stage: Stage) -> None:
-    vm = await make(stage)
-    await start(stage, vm)
-    for up_s in (10, RULES.well_s - 1, RULES.well_s):
-        await stage.pass_time(up_s)
-        await fall(stage, vm)
-        await stage.pass_time(30)
-        await play_on(stage)
-    assert [event.attempt for event in await decided(stage)] == [1, 2, 1]
-
-
-async def test_a_restart_that_fails_on_all_hosts_is_tried_again_later(stage: Stage) -> None:
-    vm = await make(stage)
-    await start(stage, vm)
-    await fall(stage, vm)
-    await play_on(stage, failing={"start"})
-
-    first, second = sorted(await restarts(stage), key=lambda one: one.started_at)
-    assert first.outcome is Outcome.FAILED
-    assert second.open
-    assert (await stage.vm(vm)).status is VmStatus.WAITING_FOR_LAUNCH
-    await stage.pass_time(30)
-    await play_on(stage)
-    assert (await stage.vm(vm)).status is VmStatus.UP
-    assert [event.attempt for event in await decided(stage)] == [1, 2]
-
-
-@pytest.mark.parametrize("how", ["stop", "cancel"])
-async def test_calling_a_restart_off_ends_it_for_good(stage: Stage, how: str) -> None:
-    vm = await make(stage)
-    await start(stage, vm)
-    await fall(stage, vm)
-    await play_on(stage, failing={"start"})
-    (waiting,) = [one for one in await restarts(stage) if one.open]
-
-    await stage.do(StopVm(id=vm) if how == "stop" else CancelOperation(id=waiting.id))
-    await play_on(stage)
-    await stage.pass_time(3_600)
-
-    assert (await stage.vm(vm)).status is VmStatus.DOWN
-    assert [one for one in await restarts(stage) if one.open] == []
-    await start(stage, vm)  # by hand it starts, and is looked after again
-    await fall(stage, vm)
-    await stage.pass_time(3_600)
-    await play_on(stage)
-    assert (await stage.vm(vm)).status is VmStatus.UP
-
-
-async def test_a_host_that_shuts_down_is_not_given_its_vm_again(stage: Stage) -> None:
-    vm = await make(stage, memory_bytes=12 * GIB)
-    other = await make(stage, "other", priority=0, memory_bytes=12 * GIB)
-    await start(stage, vm, other)
-    host = await host_of(stage, vm)
-
-    await fall(stage, vm, DownReason.HOST_SHUTDOWN)
-    (waiting,) = await restarts(stage)
-    assert waiting.attention
-    assert "shutting down" in waiting.attention
-    await stage.silence(host)
-    await stage.hello(host, boot="the next")
-    await play_on(stage)
-    assert await host_of(stage, vm) == host
-
-
-async def test_a_host_that_did_not_go_down_after_all_is_given_it_again(stage: Stage) -> None:
-    vm = await make(stage, memory_bytes=12 * GIB)
-    other = await make(stage, "other", priority=0, memory_bytes=12 * GIB)
-    await start(stage, vm, other)
-    host = await host_of(stage, vm)
-    await fall(stage, vm, DownReason.HOST_SHUTDOWN)
-    await stage.pass_time(RULES.shutting_down_s - 1)
-    assert (await stage.vm(vm)).run is None
-    await stage.pass_time(1)
-    assert await host_of(stage, vm) == host
-
-
-# ------------------------------------------------------------------------------ with its host
-
-
-async def with_host(stage: Stage, name: str = "web01", **how: object) -> str:
-    wanted = StartWithHostInput(**how)  # type: ignore[arg-type]
-    return await make(stage, name, priority=0, start_with_host=wanted, memory_bytes=GIB)
-
-
-async def reboot(stage: Stage, host: str, boot: str = "the next") -> None:
-    """A host is gone and comes back; what ran there is lost."""
-    lost = [
-        absent(vm.vm, vm.incarnation, reason=DownReason.HOST_LOST)
-        for vm in (await stage.intent(host)).vms
-    ]
-    await stage.hello(host, boot=boot)
-    await stage.report(host, *lost)
-
-
-async def test_a_vm_starts_with_its_host_after_its_delay_by_priority(stage: Stage) -> None:
-    late = await with_host(stage, "late", delay_s=60.0)
-    low = await with_host(stage, "low", priority=1)
-    high = await with_host(stage, "high", priority=9)
-    plain = await make(stage, "plain", priority=0)
-    await start(stage, late, low, high, plain)
-    hosts = await hosts_of(stage)
-    homes = {vm: await host_of(stage, vm) for vm in (late, low, high)}
-    head = await stage.log.head()
-
-    for host in hosts:
-        await reboot(stage, host)
-    await play_on(stage)
-    assert (await stage.vm(late)).status is VmStatus.DOWN
-    await stage.pass_time(60)
-    await play_on(stage)
-
-    for vm, home in homes.items():
-        assert await host_of(stage, vm) == home
-    assert (await stage.vm(plain)).status is VmStatus.DOWN
-    placed = [r.object_id for r in (await stage.history())[head:] if r.name == "vm.placed"]
-    assert placed[-1] == late
-    causes = {event.cause for event in await decided(stage)}
-    assert causes == {RestartCause.START_WITH_HOST}
-    for host in hosts:  # the same boot starts nothing a second time
+@pytest.mark.parametrize("first", ["source", "destination"])
+async def test_both_hosts_of_a_migration_must_be_proved_off(stage: Stage, first: str) -> None:
+    third = await stage.add_host("host3")
+    vm, source, destination = await migrating(stage)
+    proved = source if first == "source" else destination
+    other = destination if first == "source" else source
+    for host in (source, destination):
         await stage.silence(host)
-        await stage.hello(host)
-    for vm in homes:
-        await fall(stage, vm, DownReason.GUEST)
-    await stage.pass_time(3_600)
-    assert [(await stage.vm(vm)).status for vm in homes] == [VmStatus.DOWN] * 3
 
-
-async def test_one_that_an_admin_stopped_does_not_start_with_its_host(stage: Stage) -> None:
-    stopped, guest = await with_host(stage, "stopped"), await with_host(stage, "guest")
-    await start(stage, stopped, guest)
-    hosts = await hosts_of(stage)
-    await stage.do(StopVm(id=stopped))
-    await play_on(stage)
-    await fall(stage, guest, DownReason.GUEST)
-
-    for host in hosts:
-        await reboot(stage, host)
-    await play_on(stage)
-
-    assert (await stage.vm(stopped)).status is VmStatus.DOWN
-    assert (await stage.vm(guest)).status is VmStatus.UP
-
-
-async def test_it_does_not_start_because_it_was_asked_to_start_with_its_host(
-    stage: Stage,
-) -> None:
-    vm = await with_host(stage)
-    await stage.pass_time(3_600)
-    assert (await stage.vm(vm)).status is VmStatus.DOWN
+    await stage.do(ConfirmHostOff(id=proved, name=(await stage.host(proved)).name))
+    await stage.pass_time(10_000)
     assert await restarts(stage) == []
+    assert (await stage.vm(vm)).may_run_on == (other,)
+    await stage.do(ConfirmHostOff(id=other, name=(await stage.host(other)).name))
+    await play_on(stage, mute={source, destination})
+
+    assert (await stage.vm(vm)).status is VmStatus.UP
+    assert (await stage.vm(vm)).may_run_on == (third,)
 
 
-async def test_after_a_power_loss_everything_comes_back_unfenced_by_priority() -> None:
-    stage = Stage()
-    hosts = await stage.open(3)
-    vms = [
-        await make(stage, f"vm{number:02}", priority=1 + number % 4, memory_bytes=GIB // 4)
-        for number in range(20)
-    ]
-    await start(stage, *vms)
-    for host in hosts:
-        await stage.silence(host)
-    head = await stage.log.head()
-    for host in hosts:
-        await reboot(stage, host)
-        assert max(stage.runner._facts.starting.values()) <= RULES.starts_per_host
-    await play_on(stage)
-    assert {(await stage.vm(vm)).status for vm in vms} == {VmStatus.UP}
-    assert "host.confirmed_off" not in await stage.names()
-    placed = [r.object_id for r in (await stage.history())[head:] if r.name == "vm.placed"]
-    assert sorted(placed) == sorted(vms)
+async def test_a_source_that_is_proved_off_leaves_the_vm_to_its_destination(stage: Stage) -> None:
+    vm, source, destination = await migrating(stage)
+    await stage.report(destination, running(vm))
+    await confirm_off(stage, source)
+    await stage.report(destination, running(vm))
+    assert await restarts(stage) == []
+    assert await host_of(stage, vm) == destination
+    assert (await stage.vm(vm)).may_run_on == (destination,)
