@@ -7,7 +7,7 @@ from commands.kernel.fields import Id, Secret
 from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NotFound, WrongState
 from commands.state import lookup
-from commands.state.host import HostStatus
+from commands.state.host import Duty, HostState, HostStatus
 from commands.state.operation import begin
 from commands.state.ssh_work import (
     UNINSTALL_STEPS,
@@ -57,7 +57,7 @@ class UninstallHost(Command, frozen=True, kw_only=True):
         """Order it; a worker of an engine carries it out, step by step."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _UNINSTALLABLE:
+        if state.status not in _UNINSTALLABLE or _in_service(state):
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",
@@ -75,3 +75,9 @@ class UninstallHost(Command, frozen=True, kw_only=True):
             context, "host.uninstall", stream, state.name, *UNINSTALL_STEPS, cancellable=False
         )
         return Decision.of(self.id, *on(stream, ordered), operation, operation=str(context.command))
+
+
+def _in_service(state: HostState) -> bool:
+    """Tell whether VMs may be on the host, whatever else is the matter with it."""
+    joined = state.identity is not None and state.approved
+    return joined and state.duty is not Duty.MAINTENANCE

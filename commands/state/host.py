@@ -151,14 +151,15 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.ERROR
         if self.ssh.installing:
             return HostStatus.INSTALLING
-        if self.ssh.install_failed:
-            return HostStatus.INSTALL_FAILED
         if self.identity is None:
-            return HostStatus.INSTALLING
+            failed = self.ssh.install_failed
+            return HostStatus.INSTALL_FAILED if failed else HostStatus.INSTALLING
         if not self.approved:
             return HostStatus.PENDING_APPROVAL
         if self.unconfirmed:
             return HostStatus.NON_RESPONSIVE  # it may have left maintenance since
+        if self.ssh.install_failed:
+            return HostStatus.INSTALL_FAILED
         if self.duty is Duty.MAINTENANCE:
             return HostStatus.MAINTENANCE
         if self.silent:
@@ -209,6 +210,7 @@ def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
             restored=recorded.position,
             missing=(),
             incarnations_from=event.incarnations_from,
+            ssh=host_ssh.restored(state.ssh),
         )
     if isinstance(event, e.HostSessionStarted) and event.boot != state.boot:
         state = msgspec.structs.replace(state, booted=recorded.position, booted_at=recorded.time)
@@ -308,6 +310,7 @@ def _evolve_life(state: HostState, event: object) -> HostState | None:
                 silent=False,
                 proved_off=0,
                 skewed=False,
+                ssh=host_ssh.forgotten(state.ssh),
             )
         case e.HostStateConfirmed():
             return msgspec.structs.replace(state, unconfirmed=False, missing=event.missing)

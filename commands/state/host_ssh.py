@@ -109,8 +109,18 @@ def evolve(state: SshState, recorded: Recorded, *, joined: bool) -> SshState | N
 
 
 def forgotten(state: SshState) -> SshState:
-    """Return the state of a host that was let in anew by other means: what failed is past."""
-    return msgspec.structs.replace(state, last=None)
+    """Return the state of a host that has its place by other means: what failed is past."""
+    return state if state.order is not None else msgspec.structs.replace(state, last=None)
+
+
+def restored(state: SshState) -> SshState:
+    """Return the state after the log was restored: what was under way then is nobody's now."""
+    order = state.order
+    if order is None or order.task is SshTask.RESTART_AGENT:
+        return msgspec.structs.replace(state, order=None)
+    work = msgspec.structs.replace(order, password=None)
+    outcome = SshOutcome(work=work, succeeded=False, reason=e.RESTORED)
+    return msgspec.structs.replace(state, order=None, last=outcome)
 
 
 def _ordered(state: SshState, event: e.HostSshOrdered, *, fresh: bool) -> SshState:

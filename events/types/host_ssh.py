@@ -15,6 +15,8 @@ from events.types.base import Audit, Event, Severity, event
 
 PORT = 22
 USER = "root"
+RESTORED = "Chronovisor was restored from a backup meanwhile: order it again."
+"""Why an order has ended that was under way when the backup was taken."""
 
 
 class SshTask(enum.StrEnum):

@@ -124,14 +124,14 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.ERROR
     if document.ssh.installing:
         return HostStatus.INSTALLING
-    if document.ssh.failed:
-        return HostStatus.INSTALL_FAILED
     if not document.joined:
-        return HostStatus.INSTALLING
+        return HostStatus.INSTALL_FAILED if document.ssh.failed else HostStatus.INSTALLING
     if not document.approved:
         return HostStatus.PENDING_APPROVAL
     if document.unconfirmed:
         return HostStatus.NON_RESPONSIVE
+    if document.ssh.failed:
+        return HostStatus.INSTALL_FAILED
     if document.duty is Duty.MAINTENANCE:
         return HostStatus.MAINTENANCE
     if document.silent:
@@ -151,7 +151,7 @@ def _join_requested(
         "hardware": event.hardware,
         "key_fingerprint": event.public_key_sha256,
         "certificate_expires": None,
-        "ssh": msgspec.structs.replace(document.ssh, failed=""),
+        "ssh": host_ssh.forgotten(document.ssh),
     }
 
 
@@ -175,6 +175,7 @@ def _session_started(
         "confirmed_off": False,
         "clock_skew_s": None,
         "power": host_power.heard(document.power),
+        "ssh": host_ssh.forgotten(document.ssh),
         "last_contact": recorded.time,
     }
 
@@ -202,7 +203,7 @@ def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> 
 
 
 def _activated(document: HostDocument, event: e.HostActivated, recorded: Recorded) -> Changes:
-    ssh = msgspec.structs.replace(document.ssh, failed="")
+    ssh = host_ssh.forgotten(document.ssh)
     return {"duty": Duty.ACTIVE, "maintenance_reason": "", "maintenance": None, "ssh": ssh}
 
 
@@ -237,7 +238,8 @@ def _confirmed_off(
 def _state_unconfirmed(
     document: HostDocument, event: e.HostStateUnconfirmed, recorded: Recorded
 ) -> Changes:
-    return {"session": None, "silent": True, "unconfirmed": True}
+    ssh = host_ssh.restored(document.ssh)
+    return {"session": None, "silent": True, "unconfirmed": True, "ssh": ssh}
 
 
 def _state_confirmed(

@@ -11,8 +11,8 @@ from events.types.host_ssh import SshTask
 class SshDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How the machine is reached over SSH, and what is, or was last, done there.
 
-    `task` is under way, as `order`; `failed` says why the newest installation did not succeed. The machine must
-    show the key `fingerprint`, which was pinned at the first contact or given by an admin.
+    `task` is under way, as `order`; `failed` says why the newest installation did not succeed. The
+    machine must show the key `fingerprint`, pinned at the first contact or given by an admin.
     """
 
     port: int = e.PORT
@@ -45,6 +45,18 @@ def ordered(
     if event.address != address and not joined:
         after = msgspec.structs.replace(after, fingerprint="", key_type="")
     return msgspec.structs.replace(after, port=event.port, user=event.user)
+
+
+def forgotten(ssh: SshDocument) -> SshDocument:
+    """Return what is shown of a host that has its place by other means: what failed is past."""
+    return ssh if ssh.task is not None else msgspec.structs.replace(ssh, failed="")
+
+
+def restored(ssh: SshDocument) -> SshDocument:
+    """Return what is shown once the log was restored: an order of then is over."""
+    failed = e.RESTORED if ssh.task is SshTask.INSTALL else ""
+    after = msgspec.structs.replace(ssh, order="", task=None, step="", text="")
+    return msgspec.structs.replace(after, failed=failed) if ssh.installing else after
 
 
 def ended(ssh: SshDocument, event: e.HostSshEnded) -> SshDocument:

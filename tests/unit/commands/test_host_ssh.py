@@ -14,7 +14,7 @@ from commands.kernel.testing import COMMAND, Given
 from commands.state.host import HOST, HostState, HostStatus
 from events.types import host_ssh as ssh
 from events.types.base import Event
-from events.types.host import HostAdded
+from events.types.host import HostAdded, HostStateConfirmed, HostStateUnconfirmed
 from events.types.operation import OperationStarted
 from tests.unit.commands.samples import (
     APPROVED,
@@ -176,3 +176,25 @@ def test_a_restart_of_the_agent_changes_no_status() -> None:
         name="kvm01", order="r1", task=ssh.SshTask.RESTART_AGENT, succeeded=False, reason="x"
     )
     assert given_host(S.NON_RESPONSIVE, restart, ended).status is S.NON_RESPONSIVE
+
+
+def test_what_was_under_way_in_a_backup_is_nobodys_after_its_restore() -> None:
+    """given a restore, then no machine is worked on because of what was ordered before"""
+    unconfirmed = HostStateUnconfirmed(name="kvm01", incarnations_from=100)
+    state = given_host(S.INSTALLING, SSH_INSTALL, JOINED, APPROVED, unconfirmed)
+    assert state.ssh.order is None
+    assert state.status is S.NON_RESPONSIVE
+    assert state.mute
+    assert given_host(S.INSTALLING, SSH_INSTALL, unconfirmed).status is S.INSTALL_FAILED
+    returned = given_host(S.INSTALLING, SSH_INSTALL, JOINED, APPROVED, unconfirmed, SESSION)
+    assert not returned.ssh.install_failed
+
+
+def test_an_agent_is_not_taken_from_under_vms() -> None:
+    """given a host that was vouched for after a restore, then it may have been in service"""
+    unconfirmed = HostStateUnconfirmed(name="kvm01", incarnations_from=100)
+    vouched = HostStateConfirmed(name="kvm01", reported=False)
+    history = host(S.INSTALLING, SSH_INSTALL, JOINED, APPROVED, unconfirmed, vouched)
+    assert state_of(history).status is S.INSTALL_FAILED
+    history.when(UninstallHost(id=HOST_ID)).refused(WrongState)
+    assert history.when(InstallHost(id=HOST_ID)).events
