@@ -15,8 +15,6 @@ PAGES_BYTES_MAX = 16 * 1024 * 1024
 ENTRY_OVERHEAD_BYTES = 300
 """What an entry takes beside its document, roughly: key, tuple, and its place in the dict."""
 
-_NONE: tuple[int, bytes | None] = (0, None)
-
 
 class DocumentCache:
     """A bounded cache of rendered documents; what was asked for last stays longest.
@@ -43,10 +41,9 @@ class DocumentCache:
     ) -> list[bytes | None]:
         """Return the documents at these positions, None for each that is not here."""
         entries = self._shelves.get(shelf, {})
-        get = entries.get
         found = [
-            entry[1] if entry[0] == position else None
-            for position, entry in zip(positions, [get(one, _NONE) for one in ids], strict=True)
+            entry[1] if entry is not None and entry[0] == position else None
+            for position, entry in zip(positions, map(entries.get, ids), strict=True)
         ]
         # While there is plenty of room, nobody needs to know which was used last.
         if sum(self._bytes.values()) > self._bytes_max // 2:

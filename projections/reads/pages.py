@@ -162,7 +162,8 @@ async def _documents(
     found = reads.cache.look_up(shelf, ids, positions)
     if None not in found:
         return cast("list[bytes]", found), True
-    wanted = {i: p for i, p, document in zip(ids, positions, found, strict=True) if not document}
+    places = [place for place, document in enumerate(found) if document is None]
+    wanted = {ids[place]: positions[place] for place in places}
     words = [
         f"SELECT {collection.key}::text, position, {column}",
         f"FROM inventory.{collection.name} WHERE {collection.key} = ANY(%s)",
@@ -171,9 +172,10 @@ async def _documents(
     rows = await reads.query(" ".join(words).encode(), [keys])
     reads.cache.keep(shelf, rows)
     fresh = {row[0]: row[2] for row in rows}
-    complete = [document or fresh.get(i) for i, document in zip(ids, found, strict=True)]
+    for place in places:
+        found[place] = fresh.get(ids[place])
     settled = {row[0]: row[1] for row in rows} == wanted
-    return [document for document in complete if document], settled
+    return [document for document in found if document is not None], settled
 
 
 async def answer_list(collection: Collection, reads: Reads, request: Request) -> Response:
