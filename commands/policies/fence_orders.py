@@ -66,6 +66,12 @@ def waits(scene: Scene, host: HostState, step: str) -> tuple[NewEvent, ...] | No
     return withdraw(scene, host, mine[-1], f"host {mine[-1].proxy_name} did not answer in time")
 
 
+def spoke_since(scene: Scene, host: HostState, step: str) -> bool:
+    """Tell whether the host has said hello since this step's last order: then it is on."""
+    mine = tries(scene, host, step)
+    return bool(mine) and mine[-1].outdated
+
+
 def withdraw(scene: Scene, host: HostState, each: FenceTry, reason: str) -> tuple[NewEvent, ...]:
     """Take an order back; what it did meanwhile is not known."""
     withdrawn = HostFenceWithdrawn(
@@ -91,7 +97,9 @@ def order(
     mine = tries(scene, host, step)
     missing: list[str] = []
     for group in groups:
-        tried = {each.proxy for each in mine if each.order.agents == tuple(group)}
+        tried = {
+            each.proxy for each in mine if each.order.agents == tuple(group) and not each.outdated
+        }
         if len(tried) >= PROXIES_MAX:
             continue
         proxy = next((each for each in proxies(scene, host, group) if each.id not in tried), None)

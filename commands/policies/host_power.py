@@ -57,6 +57,9 @@ def _step(scene: Scene, host: HostState, step: str) -> tuple[NewEvent, ...]:
     if won is not None:
         followed = scene.target(*_follows(host, won))
         return (*followed, *scene.own(scene.done(step, _says(won))), *orders.clear(scene))
+    if action is FenceAction.ON and orders.spoke_since(scene, host, step):
+        done = scene.done(step, "It is on: its agent says hello.")
+        return (*scene.own(done), *orders.clear(scene))
     waiting = orders.waits(scene, host, step)
     if waiting is not None:
         return waiting
@@ -97,6 +100,7 @@ def _says(won: FenceTry) -> str:
 
 
 def _result(scene: Scene, host: HostState) -> str:
+    """Return what the operation ends with, in words."""
     last = tuple(scene.operation.steps)[-1]
     won = orders.reached(scene, host, last)
     said = "It is done." if won is None else _says(won)

@@ -19,7 +19,8 @@ class FenceTry(msgspec.Struct, frozen=True, kw_only=True):
     """One order, and what came of it.
 
     `state` is None while it is not answered. `position` is that of the order. A try that was
-    `withdrawn` counts for nothing, whatever it may have done.
+    `withdrawn` counts for nothing, whatever it may have done; nor does one that is `outdated`: the
+    host has said hello since, so that an answer may speak of the time before.
     """
 
     order: FenceOrder
@@ -31,16 +32,17 @@ class FenceTry(msgspec.Struct, frozen=True, kw_only=True):
     state: PowerState | None = None
     reason: str = ""
     withdrawn: bool = False
+    outdated: bool = False
 
     @property
     def open(self) -> bool:
         """Whether the proxy is still to answer."""
-        return self.state is None and not self.withdrawn
+        return self.state is None and not (self.withdrawn or self.outdated)
 
     @property
     def reached(self) -> bool:
         """Whether the order came to what it was for."""
-        if self.withdrawn or self.state in {None, PowerState.UNKNOWN}:
+        if self.withdrawn or self.outdated or self.state in {None, PowerState.UNKNOWN}:
             return False
         wanted = {FenceAction.OFF: PowerState.OFF, FenceAction.ON: PowerState.ON}
         return self.state is wanted.get(self.order.action, self.state)
@@ -146,6 +148,7 @@ def _heard(state: HostPower) -> HostPower:
         questioned=0,
         confirmed=0,
         confirmed_at=None,
+        tries=tuple(msgspec.structs.replace(each, outdated=True) for each in state.tries),
     )
 
 

@@ -89,6 +89,7 @@ class Rig:
         begun = self.product.post(f"/v1/vms/{self.vm}/start", Prefer="wait=60")
         assert self.product.finish(begun)["status"] == "succeeded"
         self.product.await_status(f"/v1/vms/{self.vm}", "up")
+        self._await_stamps(0)
         self._watch.start()
 
     def end(self) -> None:
@@ -143,10 +144,20 @@ class Rig:
     def require_one_copy(self) -> None:
         """Require that never two copies ran, and that one wrote to the disk at a time."""
         assert self.copies_max == 1
-        (disk,) = [path for path in self.hosts[0].storage.glob("*/*") if path.suffix == ".qcow2"]
+        self._await_stamps(len(read_stamps(self.disk)))
         self.product.post(f"/v1/vms/{self.vm}/stop", Prefer="wait=30")
         self.product.await_status(f"/v1/vms/{self.vm}", "down")
-        assert_single_writer(read_stamps(disk))
+        assert_single_writer(read_stamps(self.disk))
+
+    @property
+    def disk(self) -> Path:
+        """The VM's disk, in the folder that both hosts share."""
+        (found,) = [path for path in self.hosts[0].storage.glob("*/*") if path.suffix == ".qcow2"]
+        return found
+
+    def _await_stamps(self, before: int) -> None:
+        """Wait until the VM has written to its disk."""
+        wait_until(lambda: len(read_stamps(self.disk)) > before + 3, 60, "new stamps")
 
     def _count(self) -> None:
         while not self._watching.is_set():

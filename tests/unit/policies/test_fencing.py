@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from commands.cluster.fencing import SetClusterFencing
+from commands.gateway.fencing import decide_fence
 from commands.host.confirm_off import ConfirmHostOff
 from commands.operation.cancel import CancelOperation
 from commands.policies.fence_watch import SETTLES_AFTER_STORM
@@ -15,6 +16,7 @@ from commands.state.operation import OperationState, StepState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
+from events.types.host import HostSessionStarted, HostSilent
 from events.types.host_power import (
     FenceAgent,
     FenceOrder,
@@ -23,6 +25,7 @@ from events.types.host_power import (
     HostSilenceConfirmed,
     PowerState,
 )
+from events.types.host_ssh import HostSshEnded, HostSshOrdered, SshTask
 from events.types.operation import Outcome
 from events.types.vm import DownReason
 from events.wire.agent import FenceItem
@@ -174,13 +177,12 @@ async def test_a_host_that_returns_before_it_is_off_stops_it(moment: str) -> Non
         await scene.stage.pass_time(SETTLE_S)
     if moment in {"ordered", "answered"}:
         await scene.confirm()
-        assert len(await scene.orders()) == 1
+        proxy, order = await scene.order()
 
     await scene.stage.hello(scene.lost)
 
     if moment == "answered":  # the proxy's answer comes too late
-        names = await scene.stage.names()
-        assert "host.fence_withdrawn" in names
+        await scene.stage.report(proxy, answer(order))
     await scene.stage.pass_time(10 * SETTLE_S)
     assert await scene.orders() == []
     assert await scene.count("host.fenced_off") == 0
@@ -200,6 +202,23 @@ async def test_an_answer_after_the_host_has_returned_proves_nothing() -> None:
 
     assert (await scene.host()).proved_off == 0
     assert (await scene.stage.vm(scene.vm)).status is VmStatus.UP
+
+
+async def test_an_answer_from_before_the_hosts_return_proves_nothing_of_its_next_silence() -> None:
+    """given policies that slept through a return, then an older answer is no proof of the next"""
+    scene = await ordered()
+    proxy, order = await scene.order()
+    state = await scene.host()
+    returned = HostSessionStarted(name=state.name, session="s2", boot=str(state.boot), protocol=1)
+    silent = HostSilent(name=state.name, last_contact=scene.stage.now, timeout_s=60)
+    await scene.stage.append(f"host/{scene.lost}", returned, silent)
+    await scene.stage.decide(lambda world, _context: decide_fence(world, proxy, answer(order)))
+
+    await scene.stage.settle()
+
+    assert (await scene.host()).proved_off == 0
+    assert await scene.count("host.fenced_off") == 0
+    assert (await scene.stage.vm(scene.vm)).run is not None
 
 
 async def test_an_answer_to_an_order_that_was_withdrawn_or_from_another_proves_nothing() -> None:
@@ -428,7 +447,7 @@ async def test_the_engines_own_host_is_never_turned_off() -> None:
     state = await scene.host()
     for rules in ({"protected": {state.name}}, {"protected_boots": {state.boot}}):
         stage = await copied(scene.stage, await scene.stage.log.head())
-        fencing = type(FENCE_RULES)(settle_s=SETTLE_S, retry_s=10, **rules)  # type: ignore[arg-type]
+        fencing = type(FENCE_RULES)(settle_s=SETTLE_S, retry_s=10, **rules)
         stage.runner = Runner(stage.log, stage.context, Timeouts(fencing=fencing), "other")
         await stage.runner.begin()
         await stage.silence(scene.lost)
@@ -439,6 +458,66 @@ async def test_the_engines_own_host_is_never_turned_off() -> None:
         ]
         assert "engine" in str(operation.attention)
         assert "host.fence_ordered" not in await stage.names()
+
+
+# ---------------------------------------------------------------------- soft fencing
+
+
+async def reached_by_ssh() -> Scenery:
+    """Set the stage: the lost host was installed over SSH."""
+    scene = await scenery()
+    name = (await scene.host()).name
+    install = HostSshOrdered(name=name, order="install", task=SshTask.INSTALL, address="192.0.2.7")
+    done = HostSshEnded(name=name, order="install", task=SshTask.INSTALL, succeeded=True)
+    await scene.stage.append(f"host/{scene.lost}", install, done)
+    await scene.fall_silent()
+    return scene
+
+
+async def test_an_agent_that_can_be_reached_over_ssh_is_restarted_first() -> None:
+    scene = await reached_by_ssh()
+    order = (await scene.host()).ssh.order
+    assert order is not None
+    assert order.task is SshTask.RESTART_AGENT
+    assert (await scene.host()).power.questioned == 0
+
+    await scene.stage.hello(scene.lost)
+
+    operation = await scene.fencing()
+    assert operation.outcome is Outcome.SUCCEEDED
+    assert "not turned off" in operation.reason
+    assert await scene.count("host.fence_ordered") == 0
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+async def test_a_restart_proves_nothing_and_is_not_waited_for_longer_than_needed(
+    succeeded: bool,  # noqa: FBT001 - a case
+) -> None:
+    scene = await reached_by_ssh()
+    state = await scene.host()
+    assert state.ssh.order is not None
+    ended = HostSshEnded(
+        name=state.name,
+        order=state.ssh.order.order,
+        task=SshTask.RESTART_AGENT,
+        succeeded=succeeded,
+    )
+    await scene.stage.append(f"host/{scene.lost}", ended)
+    await scene.stage.settle()
+    assert (await scene.fencing()).steps["soft"] is StepState.RUNNING
+    await scene.stage.pass_time(FENCE_RULES.margin_s)
+    assert (await scene.fencing()).steps["soft"] is StepState.DONE
+    assert (await scene.host()).proved_off == 0
+    await scene.confirm()
+    assert len(await scene.orders()) == 1
+
+
+async def test_a_restart_without_an_answer_is_given_up() -> None:
+    scene = await reached_by_ssh()
+    await scene.stage.pass_time(FENCE_RULES.soft_timeout_s)
+    assert (await scene.fencing()).steps["soft"] is StepState.DONE
+    await scene.confirm()
+    assert len(await scene.orders()) == 1
 
 
 # ---------------------------------------------------------------------- kernel dumps
