@@ -75,6 +75,7 @@ class Hosts(Section, frozen=True, kw_only=True):
 
     silent_timeout_s: Seconds = 60.0
     grace_s: Seconds = 300.0
+    failing_s: Seconds = 1_800.0
     telemetry_interval_s: Seconds = 15.0
     compare_interval_s: Seconds = 60.0
 

@@ -80,6 +80,7 @@ class Engine:
                 timeout_s=settings.hosts.silent_timeout_s * scale,
                 grace_s=settings.hosts.grace_s * scale,
                 interval_s=max(0.2, 2.0 * scale),
+                failing_s=settings.hosts.failing_s * scale,
             ),
             source_for("gateway"),
             name=str(uuid.uuid4()),

@@ -24,6 +24,7 @@ from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Handler
 from commands.state.host import HOST, Duty, HostState
 from events.types.host import HostSilent
+from events.types.host_failing import HostRecovered
 from events.types.host_power import HostSilenceConfirmed
 
 log = structlog.get_logger(__name__)
@@ -34,11 +35,12 @@ ENGINE = "engine/"
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long hosts may be silent, in seconds."""
+    """How long hosts may be silent, and stay in error after failed starts, in seconds."""
 
     timeout_s: float = 60.0
     grace_s: float = 300.0
     interval_s: float = 2.0
+    failing_s: float = 1_800.0
 
     @property
     def deaf_s(self) -> float:
@@ -135,6 +137,8 @@ class Monitor:
         self._watch_others(now, shared)
         self._remember(now, shared, heard)
         for host in list(self._view.hosts.values()):
+            if self._has_rested(host, now):
+                await self._recovered(host.id)
             watched, questioned = _is_watched(host), _is_questioned(host)
             if not (watched or questioned) or host.id in self._heard:
                 continue
@@ -171,6 +175,25 @@ class Monitor:
                 if heard <= latest:
                     known[host] = max(heard, known.get(host, heard))
         self._known = {host: heard for host, heard in known.items() if host in self._view.hosts}
+
+    def _has_rested(self, host: HostState, now: dt.datetime) -> bool:
+        """Tell whether a host on which starts failed was left alone for long enough."""
+        since = host.failing.since
+        return since is not None and (now - since).total_seconds() > self._patience.failing_s
+
+    async def _recovered(self, host_id: str) -> None:
+        """Let a host have VMs again on which starts had failed a while ago."""
+        context = self._source()
+
+        def decide(world: World, context: Context) -> Decision:
+            del context
+            state = world.get(HOST, host_id)
+            if state is None or state.failing.since is None or state.removed:
+                return Decision(id=host_id)
+            recovered = HostRecovered(name=state.name)
+            return Decision(id=host_id, events=on(HOST.stream(host_id), recovered))
+
+        await self._handler.handle(decide, lambda: context, principal="gateway")
 
     async def _silent(self, host: HostState, last: dt.datetime) -> None:
         context, host_id, session = self._source(), host.id, host.session

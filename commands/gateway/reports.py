@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from commands.gateway import restored
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import Fold, World
-from commands.state import fitness, migrations
+from commands.state import fitness, host_failing, migrations
 from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
@@ -72,7 +72,7 @@ class _Vm:
     def __init__(self, world: World, context: Context, vm_id: str) -> None:
         self.state: VmState | None = world.get(VM, vm_id)
         self.events: list[NewEvent] = []
-        self._context = context
+        self.context = context
         self._stream = VM.stream(vm_id)
 
     def add(self, event: Event, addressee: str | None = None) -> None:
@@ -80,7 +80,7 @@ class _Vm:
 
     def put(self, new: NewEvent) -> None:
         self.events.append(new)
-        self.state = _folded(VM, self.state, new, self._context)
+        self.state = _folded(VM, self.state, new, self.context)
 
 
 def decide_vm_state(
@@ -196,6 +196,11 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
             vm.put(new)
         return
     reason, detail = migrations.why_ended(state, reason, item.detail)
+    if reason is DownReason.START_FAILED:
+        of_host, now = host.state, vm.context.time
+        failing = of_host.failing
+        for event in host_failing.after_failure(failing, of_host.name, state.id, state.name, now):
+            vm.put(NewEvent(HOST.stream(host.id), event))
     vm.add(
         e.VmDown(
             name=state.name,
@@ -237,6 +242,8 @@ def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
         )
         vm.add(started)
         _discard_memory(vm, run)
+        for event in host_failing.after_success(host.state.failing, host.state.name):
+            vm.put(NewEvent(HOST.stream(host.id), event))
     if item.resets > run.resets:
         vm.add(e.VmRebooted(name=name, incarnation=incarnation, resets=item.resets))
     if run.stopping:

@@ -22,8 +22,8 @@ from events.types.host import HostActivated
 class ActivateHost(Command, frozen=True, kw_only=True):
     """Let a host take VMs again.
 
-    Ends maintenance, or calls it off while it is being prepared. VMs do not come back by
-    themselves.
+    Ends maintenance, or calls it off while it is being prepared; or ends the error of a host on
+    which starts had failed. VMs do not come back by themselves.
     """
 
     id: Id
@@ -34,7 +34,7 @@ class ActivateHost(Command, frozen=True, kw_only=True):
         state = lookup.host(world, self.id)
         cluster = lookup.cluster(world, state.cluster)
         found = fitness.found(state, cluster, state.capabilities)
-        if state.duty is Duty.ACTIVE:
+        if state.duty is Duty.ACTIVE and state.failing.since is None:
             _require_news(state, found)
         events = (HostActivated(name=state.name), *((found,) if found is not None else ()))
         return Decision.of(self.id, *on(f"host/{self.id}", *events))

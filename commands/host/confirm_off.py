@@ -10,8 +10,6 @@ from commands.state import lookup
 from commands.state.host import HostStatus
 from events.types.host import HostConfirmedOff
 
-_NOT_TALKING = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.UNASSIGNED, HostStatus.ERROR})
-
 
 @command(
     "host.confirm_off",
@@ -35,7 +33,7 @@ class ConfirmHostOff(Command, frozen=True, kw_only=True):
         """Record who vouched; a policy then ends the VMs that may have run there."""
         del context
         state = lookup.host(world, self.id)
-        if state.status not in _NOT_TALKING:
+        if not (state.mute or state.status is HostStatus.UNASSIGNED):
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}: it answers, so it is on.",
                 remedy="Only a host that does not answer can be confirmed off.",

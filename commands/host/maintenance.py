@@ -72,7 +72,8 @@ class MaintainHost(Command, frozen=True, kw_only=True):
     def decide(self, world: World, context: Context) -> Decision:
         """Close the host; policies have its VMs leave, and the operation waits for the last."""
         state = lookup.host(world, self.id)
-        if state.duty is not Duty.ACTIVE or state.status not in _ALLOWED:
+        allowed = state.status in _ALLOWED or state.failing.since is not None
+        if state.duty is not Duty.ACTIVE or state.duplicate or not allowed:
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Only a host that takes VMs can be put into maintenance.",

@@ -18,7 +18,6 @@ from events.types.host import HostEnrolmentTokenIssued
 _BEFORE_LIFE = frozenset(
     {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
 )
-_REJOINING = frozenset({HostStatus.MAINTENANCE, HostStatus.ERROR})
 
 
 @command(
@@ -43,7 +42,8 @@ class IssueEnrolmentToken(Command, frozen=True, kw_only=True):
         """Bind the token to the host; the caller derives its secret from the token's id."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _BEFORE_LIFE | _REJOINING:
+        rejoins = state.status is HostStatus.MAINTENANCE or state.duplicate
+        if state.status not in _BEFORE_LIFE and not rejoins:
             raise WrongState(
                 f"Host {state.name} has joined and is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first if another machine is to take its place.",

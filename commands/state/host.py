@@ -8,7 +8,8 @@ import enum
 import msgspec
 
 from commands.kernel.fold import Fold
-from commands.state import host_capabilities, host_maintenance, host_power, host_ssh
+from commands.state import host_capabilities, host_failing, host_maintenance, host_power, host_ssh
+from commands.state.host_failing import Failing
 from commands.state.host_maintenance import Maintenance
 from commands.state.host_power import HostPower
 from commands.state.host_ssh import SshOrder, SshState
@@ -123,6 +124,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     ssh: SshState = SshState()
     power: HostPower = HostPower()
     maintenance: Maintenance = Maintenance()
+    failing: Failing = Failing()
     unfit: tuple[Unfit, ...] = ()
     unfit_since: int = 0
 
@@ -135,7 +137,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def mute(self) -> bool:
         """Whether the host is not heard, so that what runs there is not known."""
-        return self.status in {HostStatus.NON_RESPONSIVE, HostStatus.ERROR}
+        return self.status is HostStatus.NON_RESPONSIVE or (self.duplicate and not self.removed)
 
     def counts(self, fingerprint: str) -> bool:
         """Tell whether a certificate is the host's, or the one that is to take its place."""
@@ -168,6 +170,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.PREPARING_FOR_MAINTENANCE
         if self.session is None:
             return HostStatus.UNASSIGNED
+        if self.failing.since is not None:
+            return HostStatus.ERROR
         return HostStatus.NON_OPERATIONAL if self.unfit else HostStatus.UP
 
 
@@ -178,9 +182,11 @@ def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
         return None
     power = host_power.evolve(after.power, recorded)
     maintenance = host_maintenance.evolve(after.maintenance, recorded)
-    if power is after.power and maintenance is after.maintenance:
+    failing = host_failing.evolve(after.failing, recorded)
+    known = (after.power, after.maintenance, after.failing)
+    if all(one is other for one, other in zip((power, maintenance, failing), known, strict=True)):
         return after
-    return msgspec.structs.replace(after, power=power, maintenance=maintenance)
+    return msgspec.structs.replace(after, power=power, maintenance=maintenance, failing=failing)
 
 
 def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:

@@ -11,6 +11,12 @@ from events.types import host as e
 from events.types import host_power as power_events
 from events.types import host_ssh as ssh_events
 from events.types.base import Event
+from events.types.host_failing import (
+    HostFailing,
+    HostRecovered,
+    HostStartFailed,
+    HostStartSucceeded,
+)
 from events.types.host_fitness import HostFitnessFound, Unfit
 from events.types.host_maintenance import HostEvacuationBegun
 from projections.views import host_maintenance, host_power, host_ssh
@@ -59,6 +65,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `confirmed_off`: an admin vouched that the machine is off, and nothing was heard of it since.
     `last_contact` is as exact as the events are: a host that answers is not recorded each time.
     `vms` counts those placed on the host. `unfit` is what it lacks for its cluster.
+    `failing_vms` are the ids of those that could not be started on it, `failing_since` when.
     """
 
     id: str
@@ -87,6 +94,8 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     certificate_expires: Time | None = None
     capabilities: e.Capabilities | None = None
     unfit: tuple[Unfit, ...] = ()
+    failing_since: Time | None = None
+    failing_vms: tuple[str, ...] = ()
     unmanaged_domains: tuple[str, ...] = ()
     clock_skew_s: float | None = None
     ssh: SshDocument = SshDocument()
@@ -140,6 +149,8 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.PREPARING_FOR_MAINTENANCE
     if document.session is None:
         return HostStatus.UNASSIGNED
+    if document.failing_since is not None:
+        return HostStatus.ERROR
     return HostStatus.NON_OPERATIONAL if document.unfit else HostStatus.UP
 
 
@@ -173,6 +184,7 @@ def _session_started(
         "boot": event.boot,
         "silent": False,
         "confirmed_off": False,
+        **(_NOT_FAILING if event.boot != document.boot else {}),
         "clock_skew_s": None,
         "power": host_power.heard(document.power),
         "ssh": host_ssh.forgotten(document.ssh),
@@ -184,6 +196,17 @@ def _capabilities_reported(
     document: HostDocument, event: e.HostCapabilitiesReported, recorded: Recorded
 ) -> Changes:
     return {"capabilities": event.capabilities, "last_contact": recorded.time}
+
+
+_NOT_FAILING: Changes = {"failing_since": None, "failing_vms": ()}
+
+
+def _failing(document: HostDocument, event: HostFailing, recorded: Recorded) -> Changes:
+    return {"failing_since": recorded.time, "failing_vms": event.vms}
+
+
+def _recovered(document: HostDocument, event: HostRecovered, recorded: Recorded) -> Changes:
+    return _NOT_FAILING
 
 
 def _fitness_found(
@@ -204,7 +227,13 @@ def _silent(document: HostDocument, event: e.HostSilent, recorded: Recorded) -> 
 
 def _activated(document: HostDocument, event: e.HostActivated, recorded: Recorded) -> Changes:
     ssh = host_ssh.forgotten(document.ssh)
-    return {"duty": Duty.ACTIVE, "maintenance_reason": "", "maintenance": None, "ssh": ssh}
+    return {
+        "duty": Duty.ACTIVE,
+        "maintenance_reason": "",
+        "maintenance": None,
+        "ssh": ssh,
+        **_NOT_FAILING,
+    }
 
 
 def _maintenance_requested(
@@ -312,6 +341,8 @@ CHANGES: dict[type[Event], Change] = {
     e.HostSessionStarted: _session_started,
     e.HostCapabilitiesReported: _capabilities_reported,
     HostFitnessFound: _fitness_found,
+    HostFailing: _failing,
+    HostRecovered: _recovered,
     e.HostClusterChanged: _cluster_changed,
     e.HostSilent: _silent,
     e.HostActivated: _activated,
@@ -353,10 +384,13 @@ VIEW = _HostView(
     removed=e.HostRemoved,
     # The token is between the admin and the machine; the newest certificate's end is shown from
     # when it is issued.
+    # The VMs' own events tell of starts that fail; several in a row show.
     # Which worker does what over SSH, and why it is undone, shows in the operation.
     ignores=host_power.IGNORED.union(
         {
             e.HostEnrolmentTokenIssued,
+            HostStartFailed,
+            HostStartSucceeded,
             e.HostCertificateTakenUp,
             ssh_events.HostSshBegun,
             ssh_events.HostSshKeyRefused,
@@ -431,6 +465,12 @@ _UNCONFIRMED = (
 )
 
 
+_FAILING = (
+    "Several VMs in a row could not be started on it; their operations tell why.",
+    "It gets VMs again after a while (30 minutes by default), or after 'host activate {name}'.",
+)
+
+
 def explained(document: HostDocument) -> HostDocument:
     """Return the host with the words that tell why it is as it is and what happens next."""
     reason, what_next = _EXPLANATIONS[document.status]
@@ -444,6 +484,8 @@ def explained(document: HostDocument) -> HostDocument:
         "unfit": " ".join(each.reason for each in document.unfit),
     }
     reason, what_next = reason.format(**words), what_next.format(**words)
+    if document.status is HostStatus.ERROR and not document.duplicate:
+        reason, what_next = (text.format(**words) for text in _FAILING)
     if document.ssh.installing:
         reason = f"Its machine is worked on over SSH ({document.ssh.task}): {document.ssh.text}"
         what_next = "The operation shows each step, and can be cancelled."

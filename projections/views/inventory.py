@@ -32,11 +32,9 @@ from projections.views.vm_document import VmDocument, VmStatus
 
 AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
 
-_MUTE = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.ERROR})
 _JOINING = frozenset(
     {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
 )
-"""Statuses of a host that is not heard, so that what runs there is not known."""
 IGNORED_KINDS = frozenset({"policy", "log"})
 """Kinds of streams that no view shows: who runs a policy is of no interest in the inventory, and a
 restore shows in the audit log and at the hosts.
@@ -135,7 +133,7 @@ class Inventory:
                 self.vms.create(object_id, after, recorded.position)
             if after.host is not None and (before is None or before.host is not after.host):
                 where = self.hosts.get(after.host.id)
-                if where is not None and where.status in _MUTE:
+                if where is not None and _is_mute(where):
                     after = vm.silenced(after, recorded)
             self.vms.put(object_id, after, recorded.position)
         if before is None or after is None or _counts_differ(before, after):
@@ -203,7 +201,7 @@ class Inventory:
                 after = self._named_host(after, recorded)
                 self.hosts.create(object_id, after, recorded.position)
             self.hosts.put(object_id, after, recorded.position)
-        if before is None or after is None or _is_counted_elsewhere(before, after):
+        if before is None or after is None or _matters_to_others(before, after):
             self._count_host(before, after, recorded.position)
             self._tell_vms(before, after, recorded)
 
@@ -238,8 +236,8 @@ class Inventory:
     def _tell_vms(
         self, before: HostDocument | None, after: HostDocument | None, recorded: Recorded
     ) -> None:
-        was = before is not None and before.status in _MUTE
-        silent = after is not None and after.status in _MUTE
+        was = before is not None and _is_mute(before)
+        silent = after is not None and _is_mute(after)
         if was is silent:
             return
         host_id = recorded.object_id
@@ -362,8 +360,16 @@ def _counts_differ(before: VmDocument, after: VmDocument) -> bool:
     return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
 
 
-def _is_counted_elsewhere(before: HostDocument, after: HostDocument) -> bool:
-    return before.status is not after.status or before.cluster.id != after.cluster.id
+def _is_mute(document: HostDocument) -> bool:
+    """Tell whether a host is not heard, so that what runs there is not known."""
+    return document.status is HostStatus.NON_RESPONSIVE or document.duplicate
+
+
+def _matters_to_others(before: HostDocument, after: HostDocument) -> bool:
+    """Tell whether a host's change shows in the counts, or at the VMs that run there."""
+    if before.status is not after.status or before.cluster.id != after.cluster.id:
+        return True
+    return _is_mute(before) is not _is_mute(after)
 
 
 def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:

@@ -9,7 +9,10 @@ import pytest
 
 from commands.gateway.contacts import MemoryContacts
 from commands.host.maintenance import MaintainHost
-from commands.state.host import HostStatus
+from commands.kernel.command import Context, Decision, on
+from commands.kernel.fold import World
+from commands.state.host import HOST, HostStatus
+from events.types.host_failing import HostFailing
 from tests.unit.gateway.bench import PATIENCE, Bench, Engine
 
 LONG_S = PATIENCE.grace_s + PATIENCE.timeout_s
@@ -177,3 +180,25 @@ async def test_a_hello_that_comes_at_the_last_moment_wins(bench: Bench) -> None:
     await listen(bench, 6)
     assert status(bench, agent.host) is HostStatus.UP
     assert "host.silent" not in await bench.names()
+
+
+async def test_a_host_on_which_starts_failed_has_rested_after_a_while(bench: Bench) -> None:
+    agent = await bench.agent()
+
+    def decide(world: World, context: Context) -> Decision:
+        del context
+        assert world.get(HOST, agent.host) is not None
+        failing = HostFailing(name="h", vms=("1", "2", "3"), told="a, b, c")
+        return Decision(id=agent.host, events=on(HOST.stream(agent.host), failing))
+
+    await bench.engine.handler.handle(decide, bench.source_for("test"), principal="test")
+    await bench.seen()
+    assert status(bench, agent.host) is HostStatus.ERROR
+
+    for _ in range(int(PATIENCE.failing_s / 40)):
+        assert status(bench, agent.host) is HostStatus.ERROR
+        await listen(bench, 40)
+        await agent.poll()
+    await listen(bench, 44)
+    assert status(bench, agent.host) is HostStatus.UP
+    assert (await bench.names()).count("host.recovered") == 1

@@ -10,6 +10,7 @@ from events.types import host as host_events
 from events.types import host_ssh as ssh
 from events.types import vm as e
 from events.types.base import Event
+from events.types.host_failing import HostFailing, HostRecovered
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.host_maintenance import HostEvacuationBegun
 from projections.views.host import HostDocument
@@ -102,6 +103,8 @@ def _about_host(history: History) -> Event:
         HostFitnessFound(name="h", cluster_name="c", reasons=UNFIT),
         HostFitnessFound(name="h", cluster_name="c"),
         HostEvacuationBegun(name="h", vms=3),
+        HostFailing(name="h", vms=("1", "2", "3"), told="a, b, c"),
+        HostRecovered(name="h"),
     ]
     return history.random.choice(events)
 
