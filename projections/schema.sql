@@ -62,6 +62,7 @@ CREATE TABLE inventory.vms (
     data_center_id text COLLATE "C" NOT NULL,
     memory_bytes bigint NOT NULL,
     vcpus int NOT NULL,
+    restart_priority int,
     created_at timestamptz NOT NULL,
     configuration_version int NOT NULL,
     search text COLLATE "C" NOT NULL,

@@ -25,6 +25,7 @@ class Match(enum.Enum):
     SINCE = "a time (RFC 3339) from which on"
     UNTIL = "a time (RFC 3339) up to which"
     OPEN = "true for what has not ended, false for what has"
+    HAS = "true for what has a value, false for what has none"
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -141,6 +142,12 @@ VMS = Collection(
         "cluster": CLUSTER,
         "data_center": DATA_CENTER,
         "host": Filter(Match.ONE_OF, "host_id", "Ids of hosts, separated by commas."),
+        "highly_available": Filter(
+            Match.HAS,
+            "restart_priority",
+            "true: restarted when it fails; false: not.",
+            ("true", "false"),
+        ),
     },
     sorts={
         "name": BY_NAME,

@@ -142,10 +142,11 @@ def _condition(name: str, given: str, narrowing: Filter) -> tuple[str, list[Any]
             return f"{column} >= %s", [parse_time(name, given)]
         case Match.UNTIL:
             return f"{column} <= %s", [parse_time(name, given)]
-        case Match.OPEN:
+        case Match.OPEN | Match.HAS:
             if given not in narrowing.values:
                 raise InvalidParameter(f"{given[:100]!r} is no value of {name}.", "true or false.")
-            return f"{column} IS {'' if given == 'true' else 'NOT '}NULL", []
+            absent = (given == "true") is (narrowing.match is Match.OPEN)
+            return f"{column} IS {'' if absent else 'NOT '}NULL", []
 
 
 def _several(name: str, given: str) -> list[str]:

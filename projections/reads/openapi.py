@@ -175,7 +175,7 @@ def _query(name: str, schema: Schema, description: str) -> Schema:
 def _filter(name: str, found: Filter) -> Schema:
     schema: Schema
     match found.match:
-        case Match.OPEN:
+        case Match.OPEN | Match.HAS:
             schema = {"type": "string", "enum": list(found.values)}
         case Match.ONE_OF if found.values:
             values = "|".join(found.values)

@@ -83,6 +83,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
         shown.data_center.id,
         shown.memory_bytes,
         shown.vcpus,
+        shown.high_availability.priority if shown.high_availability.enabled else None,
         shown.created_at,
         shown.configuration_version,
         _folded(
@@ -220,6 +221,7 @@ VMS: Table[VmDocument] = Table(
         "data_center_id": "text",
         "memory_bytes": "int8",
         "vcpus": "int4",
+        "restart_priority": "int4",
         "created_at": "timestamptz",
         "configuration_version": "int4",
         "search": "text",

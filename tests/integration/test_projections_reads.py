@@ -19,6 +19,7 @@ from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from events.types import host as host_events
 from events.types import vm as vm_events
+from events.types.vm_availability import VmHighAvailabilityChanged
 from projections.projector import Projector, ProjectorStatus
 from projections.reads.openapi import openapi_components, openapi_paths
 from projections.reads.routes import ReadApi
@@ -198,6 +199,15 @@ class TestList:
         assert await fleet.names("/v1/hosts", cluster=alpha) == ["host1"]
         assert await fleet.names("/v1/hosts", status="non_responsive") == ["host2"]
 
+    async def test_is_narrowed_by_whether_they_are_highly_available(self, fleet: Site) -> None:
+        vm = await first_id(fleet, "/v1/vms", name="web03")
+        for enabled, expected in ((True, ["web03"]), (False, [])):
+            changed = VmHighAvailabilityChanged(name="web03", enabled=enabled, priority=50)
+            fleet.history.add(f"vm/{vm}", changed)
+            await fleet.settle()
+            assert await fleet.names("/v1/vms", highly_available="true") == expected
+        assert len(await fleet.names("/v1/vms", highly_available="false")) == 10
+
     async def test_with_fields_has_only_those(self, fleet: Site) -> None:
         answer = await fleet.get("/v1/vms", fields="name,status", limit="2")
         assert answer.json()["items"] == [
@@ -330,6 +340,7 @@ class TestRefusals:
             ("/v1/vms?colour=red", "unknown-parameter"),
             ("/v1/vms?status=on", "invalid-parameter"),
             ("/v1/vms?status=", "invalid-parameter"),
+            ("/v1/vms?highly_available=perhaps", "invalid-parameter"),
             ("/v1/vms?status=up&status=down", "invalid-parameter"),
             ("/v1/vms?name=%00", "invalid-parameter"),
             ("/v1/vms?sort=colour", "invalid-parameter"),
