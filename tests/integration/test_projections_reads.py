@@ -17,6 +17,7 @@ from access.principals import BOOTSTRAP_ADMIN, Principal, host_principal
 from events.log.migrate import migrate
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
+from events.types import affinity
 from events.types import host as host_events
 from events.types import vm as vm_events
 from events.types.vm_availability import VmHighAvailabilityChanged
@@ -500,7 +501,15 @@ def _uncounted(document: dict[str, Any]) -> dict[str, Any]:
 class TestOpenapi:
     async def test_describes_what_is_answered(self, fleet: Site) -> None:
         vm_id = await first_id(fleet, "/v1/vms")
-        fleet.history.begin_operation(f"vm/{vm_id}", "Db_7")
+        history = fleet.history
+        history.begin_operation(f"vm/{vm_id}", "Db_7")
+        cluster = await first_id(fleet, "/v1/clusters")
+        group = affinity.AffinityGroupCreated(
+            name="apart", cluster=cluster, affinity=affinity.Affinity()
+        )
+        history.add(f"affinity_group/{history.new_id()}", group)
+        label = affinity.AffinityLabelCreated(name="fast")
+        history.add(f"affinity_label/{history.new_id()}", label)
         await fleet.settle()
         components = openapi_components()
         for path, item in openapi_paths().items():
@@ -523,7 +532,10 @@ class TestOpenapi:
         paths = set(openapi_paths())
         assert paths == {
             f"/v1/{name}{one}"
-            for name in ("data_centers", "clusters", "hosts", "vms", "operations", "events")
+            for name in (
+                *("data_centers", "clusters", "hosts", "vms", "operations", "events"),
+                *("affinity_groups", "affinity_labels"),
+            )
             for one in ("", "/{id}")
         } | {"/v1/stream"}
 
