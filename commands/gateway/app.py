@@ -47,7 +47,7 @@ from commands.kernel.command import Context, Decision
 from commands.kernel.fold import MissingStreamError, World
 from commands.kernel.handler import ContextSource, Decide, Handler
 from commands.kernel.refusal import InvalidField, Refusal
-from commands.state.host import HostState
+from commands.state.host import HOST, HostState
 from events.log.port import LogReader, OverloadedError
 from events.wire.agent import (
     REPORT_ITEMS_MAX,
@@ -151,10 +151,19 @@ class Gateway:
     async def _hello(self, request: Request, host: str) -> Response:
         hello = await _body(request, Hello)
         fingerprint = _fingerprint(request)
+        before = self._session_of(host)
         await self._catch_up(await self._reader.head())  # or a host would begin session on session
 
         def decide(world: World, context: Context) -> Decision:
-            return decide_hello(world, context, host, fingerprint, hello)
+            decision = decide_hello(world, context, host, fingerprint, hello)
+            state = world.get(HOST, host)
+            if decision.extra.get("cloned") and state is not None and state.session != before:
+                # Said before a reboot and read after it, by an engine that was stopped meanwhile:
+                # its machine is no clone. A clone says hello again, and is known by that.
+                raise SessionOver(
+                    "Another hello of this host came before this one.", remedy="Say hello again."
+                )
+            return decision
 
         accepted = await self._handler.handle(decide, self._once(host), principal=f"host/{host}")
         await self._catch_up(accepted.position)
@@ -373,6 +382,10 @@ class Gateway:
         except TimeoutError:
             message = f"the gateway is {position - self._view.position} events behind"
             raise TimeoutError(message) from None
+
+    def _session_of(self, host: str) -> str | None:
+        state = self._view.hosts.get(host)
+        return None if state is None else state.session
 
     def _once(self, host: str) -> ContextSource:
         return self._source_for(f"host:{host}")

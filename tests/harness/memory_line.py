@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from events.types.job import Sending
@@ -25,7 +26,7 @@ class _End(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Let the other end read this."""
-        if self.other is not None and not self.other.is_closing():
+        if self.other is not None and not self._closing and not self.other.is_closing():
             self.other.reader.feed_data(bytes(data))
 
     def is_closing(self) -> bool:
@@ -53,10 +54,21 @@ class _End(asyncio.Transport):
         return default
 
 
-class MemoryNetwork:
-    """All hosts that can reach one another, by id; `cut` names those that nobody reaches."""
+Start = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
-    def __init__(self) -> None:
+
+def _start(_host: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.ensure_future(work)
+
+
+class MemoryNetwork:
+    """All hosts that can reach one another, by id; `cut` names those that nobody reaches.
+
+    `start` starts what serves a host's connection (a simulation has a process for each host).
+    """
+
+    def __init__(self, start: Start | None = None) -> None:
+        self._start = start or _start
         self.cut: set[str] = set()
         self._hosts: dict[str, Accept] = {}
         self._open: list[tuple[str, str, _End]] = []
@@ -95,7 +107,7 @@ class MemoryNetwork:
         here, there = _End(), _End()
         here.other, there.other = there, here
         self._open.append((source, order.destination, here))
-        task = asyncio.ensure_future(_serve(accept, source, there))
+        task = self._start(order.destination, _serve(accept, source, there))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         return here.reader, here.writer

@@ -44,7 +44,7 @@ def main() -> int:
             say("\n".join(result.told))
         say(
             f"seed {seed}: {result.events} events, {result.commands} commands"
-            f" ({result.refused} refused), {took_s:.1f} s"
+            f" ({result.refused} refused), log {result.digest[:16]}, {took_s:.1f} s"
         )
         for text in result.broken:
             say(f"  BROKEN: {text}")

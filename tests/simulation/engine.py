@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -24,7 +24,9 @@ from commands.policies.saga import RestartRules, Timeouts
 from events.codec import CODEC
 from events.log.memory import MemoryLog
 from events.wire.agent import Telemetry
+from tests.simulation.loop import Freezer
 from tests.simulation.patches import EPOCH
+from tests.simulation.process import Process
 
 PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
 INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
@@ -45,10 +47,10 @@ class Sources:
     def context(self, actor: str) -> Context:
         """Return a fresh context."""
         return Context(
-            command=self._id(),
+            command=self.id(),
             time=EPOCH + dt.timedelta(seconds=self._time_s()),
             actor=actor,
-            ids=tuple(str(self._id()) for _ in range(4)),
+            ids=tuple(str(self.id()) for _ in range(4)),
             randoms=tuple(self._ids * 100 + n for n in range(4)),
         )
 
@@ -56,38 +58,10 @@ class Sources:
         """Return a source of contexts for an actor."""
         return lambda: self.context(actor)
 
-    def _id(self) -> uuid.UUID:
+    def id(self) -> uuid.UUID:
+        """Return an id that was not given out before."""
         self._ids += 1
         return uuid.UUID(int=self._ids)
-
-
-class Process:
-    """A bundle of tasks that die together, in the midst of whatever they do."""
-
-    def __init__(self) -> None:
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.failure: BaseException | None = None
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something in this process."""
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something in this process that nobody waits for."""
-        self.spawn(work).set_name("background")
-
-    def kill(self) -> None:
-        """End all at once."""
-        for task in list(self.tasks):
-            task.cancel()
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.failure = task.exception()
 
 
 class _NoTelemetry:
@@ -102,7 +76,7 @@ class EngineProcess(Process):
     """The gateway with its view and its monitor, over the log."""
 
     def __init__(self, log: MemoryLog, contacts: MemoryContacts, sources: Sources) -> None:
-        super().__init__()
+        super().__init__(Freezer())
         self._log = log
         self.view = GatewayView()
         handler = Handler(log)
@@ -122,7 +96,8 @@ class EngineProcess(Process):
             _NoTelemetry(),
             sources.source_for,
             INTERVALS,
-            cast("Renewals", None),  # nobody renews a certificate in a simulation
+            cast("Renewals", None),  # what comes of renewals is put into the log by the world
+            _ticket,
         )
         self._app = gateway.app()
         self.begin(self._follow())
@@ -135,7 +110,7 @@ class EngineProcess(Process):
             await self._log.wait(self.view.position, 5.0)
 
     async def answer(
-        self, host: str, method: str, path: str, query: str, body: bytes
+        self, certificate: bytes, method: str, path: str, query: str, body: bytes
     ) -> tuple[int, bytes]:
         """Answer a request that showed the host's certificate; to be spawned in this process."""
         status, answer = 0, bytearray()
@@ -162,17 +137,21 @@ class EngineProcess(Process):
             "query_string": query.encode(),
             "headers": [],
             "server": ("engine", 443),
-            "extensions": {PEER_CERTIFICATE: host.encode()},
+            "extensions": {PEER_CERTIFICATE: certificate},
         }
         await self._app(scope, receive, send)
         return status, bytes(answer)
+
+
+def _ticket(migration: str, vm: str, host: str) -> str:
+    return f"{migration} {vm} {host}"
 
 
 class PoliciesProcess(Process):
     """The policies' runner."""
 
     def __init__(self, log: MemoryLog, sources: Sources, name: str) -> None:
-        super().__init__()
+        super().__init__(Freezer())
         self.runner = Runner(log, sources.context, TIMEOUTS, name)
         self.begin(self._run())
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 REQUEST_TIMEOUT_S = 15.0
-LATE_S_MAX = 4.0
+SLOW_S_MAX = 4.0
+LATE_S_MAX = 400.0
+"""Doubles come when everybody has forgotten of them, too."""
 NO_CONTENT = 204
 Body = TypeVar("Body")
 
@@ -31,7 +33,9 @@ class Line:
         self._host = host
 
     async def hello(self, hello: Hello) -> Welcome:
+        log_id = self._world.log.log_id
         body = await self._ask("POST", "/agent/v1/hello", body=encoded(hello))
+        self._host.is_welcome(log_id)
         return msgspec.json.decode(body, type=Welcome)
 
     async def orders(self, session: str, after: int, wait_s: float) -> Orders:
@@ -64,9 +68,11 @@ class Line:
             async with asyncio.timeout(limit_s):
                 await self._pass()
                 if method == "POST" and dice.random() < faults.doubled:
-                    self._world.begin(self._again(method, path, query, body))
+                    self._world.begin(
+                        self._again(self._host.certificate, method, path, query, body)
+                    )
                 if dice.random() < faults.slow:
-                    await asyncio.sleep(dice.uniform(0.0, LATE_S_MAX))
+                    await asyncio.sleep(dice.uniform(0.0, SLOW_S_MAX))
                 status, answer = await self._deliver(method, path, query, body)
                 await self._pass()
         except TimeoutError as error:
@@ -89,18 +95,18 @@ class Line:
         engine = self._world.engine
         if engine is None:
             raise GatewayAwayError("nobody listens")
-        serving = engine.spawn(engine.answer(self._host.id, method, path, query, body))
+        shown = self._host.certificate
+        serving = engine.spawn(engine.answer(shown, method, path, query, body))
         await asyncio.wait({serving})
         if serving.cancelled():
             raise GatewayAwayError("the engine died")
         result: tuple[int, bytes] = serving.result()
         return result
 
-    async def _again(self, method: str, path: str, query: str, body: bytes) -> None:
+    async def _again(self, shown: bytes, method: str, path: str, query: str, body: bytes) -> None:
         """Deliver a message a second time, and late; nobody hears the answer."""
-        await asyncio.sleep(self._world.dice.uniform(0.0, LATE_S_MAX))
+        dice, process = self._world.dice, self._host.process
+        await asyncio.sleep(dice.uniform(0.0, dice.choice([SLOW_S_MAX, LATE_S_MAX])))
         engine = self._world.engine
-        if engine is not None and self._host.powered:
-            await asyncio.wait(
-                {engine.spawn(engine.answer(self._host.id, method, path, query, body))}
-            )
+        if engine is not None and self._host.process is process:
+            await asyncio.wait({engine.spawn(engine.answer(shown, method, path, query, body))})

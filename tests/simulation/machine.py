@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import uuid
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +19,9 @@ from hostagent.migrations import MigrationSetup
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do, Faults
-from hostagent.simulated_storage import make_shared_storage
 from tests.simulation.line import Line
+from tests.simulation.loop import PROCESS, Freezer
+from tests.simulation.process import Process
 from tests.unit.policies.stage import CAPABILITIES
 
 if TYPE_CHECKING:
@@ -27,18 +31,18 @@ if TYPE_CHECKING:
 class WatchedDriver(SimulatedDriver):
     """A simulated hypervisor that shows the world every change, until its agent is dead."""
 
-    def __init__(self, world: World, host: str, folder: Path, capabilities: Capabilities) -> None:
+    def __init__(self, world: World, host: SimulatedHost, capabilities: Capabilities) -> None:
         self.dead = False
         self._world = world
         self._host = host
         self._specs: dict[tuple[str, int], RunSpec] = {}
         self.running: set[tuple[str, int]] = set()
-        self.going: set[str] = set()
+        self.executing: set[tuple[str, int]] = set()
         super().__init__(
-            folder,
-            name=host,
+            host.folder / "machine",
+            name=host.id,
             capabilities=capabilities,
-            storage=make_shared_storage(world.storage, "one"),
+            storage=world.storage,
             clock=asyncio.get_running_loop().time,
         )
         self._show()
@@ -62,23 +66,32 @@ class WatchedDriver(SimulatedDriver):
             super()._on_timer()
 
     def _show(self) -> None:
-        now = {(d.vm, d.incarnation) for d in self._machine.domains.values()}
-        begun, self.running = now - self.running, now
-        going = {d.vm for d in self._machine.domains.values() if d.announced and d.paused is None}
-        gone_on, self.going = going - self.going, going
-        if gone_on:
-            self._world.goes(self._host, gone_on)
+        domains = self._machine.domains.values()
+        now = {(d.vm, d.incarnation) for d in domains}
+        begun = now - self.running
+        self.running = now
         for key in sorted(begun & self._specs.keys()):
-            self._world.began(self._host, self._specs[key])
-        for domain in self._machine.domains.values():
-            if domain.announced:
+            self._world.copies.began(self._host, self._specs[key])
+        executing = {
+            (d.vm, d.incarnation)
+            for d in domains
+            if d.announced and not d.held and not d.coming and d.paused is None
+        }
+        goes_on, self.executing = executing - self.executing, executing
+        for key in sorted(goes_on):
+            self._world.copies.executes(self._host, key)
+        for domain in domains:
+            if domain.announced and not domain.coming:
                 spec = self._specs.pop((domain.vm, domain.incarnation), None)
                 if spec is not None:
-                    self._world.ran(self._host, spec)
+                    self._world.copies.ran(self._host, spec)
 
 
 class SimulatedHost:
-    """One machine, the agent on it, and the line between it and the engine."""
+    """One machine, the agent on it, and the lines to the engine and to other hosts.
+
+    `vouched`: somebody said that it is off, while it was on; so it is until it is welcome again.
+    """
 
     def __init__(self, world: World, host: str, name: str, folder: Path) -> None:
         self.world = world
@@ -88,15 +101,37 @@ class SimulatedHost:
         self.powered = False
         self.held_off = False
         self.partitioned = False
+        self.vouched = False
+        self.certificates = [f"{host} 1".encode()]
+        self.welcome_by: uuid.UUID | None = None
         self.driver: WatchedDriver | None = None
+        self.process = Process(Freezer())
         self._journal: Journal | None = None
         self._task: asyncio.Task[None] | None = None
         self.failures: list[BaseException] = []
 
+    @property
+    def certificate(self) -> bytes:
+        """The certificate that the agent shows."""
+        return self.certificates[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the newest certificate that was given out."""
+        return hashlib.sha256(self.certificates[-1]).hexdigest()
+
     def boot(self) -> None:
         """Give the machine power, or start the agent's process anew."""
         self.powered = True
-        self.driver = WatchedDriver(self.world, self.id, self.folder / "machine", CAPABILITIES)
+        self.process = Process(Freezer())
+        context = copy_context()
+        context.run(PROCESS.set, self.process.freezer)
+        agent = context.run(self._make)
+        self._task = self.process.spawn(agent.run())
+        self._task.add_done_callback(self._ended)
+
+    def _make(self) -> HostAgent:
+        self.driver = WatchedDriver(self.world, self, CAPABILITIES)
         identity = Identity(
             host=self.id,
             name=self.name,
@@ -104,20 +139,16 @@ class SimulatedHost:
             boot=read_boot_id(self.driver.boot_id_path),
         )
         self._journal = Journal.open(self.folder / "state")
-        line = Line(self.world, self)
-        moves = MigrationSetup(
-            line=self.world.network.line(self.id), moves=SimulatedMoves(self.driver)
-        )
-        agent = HostAgent(
+        return HostAgent(
             identity,
             self.driver,
-            line,
+            Line(self.world, self),
             self._journal,
-            migrations=moves,
+            migrations=MigrationSetup(
+                line=self.world.network.line(self.id), moves=SimulatedMoves(self.driver)
+            ),
             power=self.world.power,
         )
-        self._task = asyncio.create_task(agent.run())
-        self._task.add_done_callback(self._ended)
 
     def kill_agent(self) -> None:
         """End the agent's process where it stands: nothing that it still does has an effect."""
@@ -125,17 +156,49 @@ class SimulatedHost:
             self.driver.dead = True
         if self._journal is not None:
             self._journal.close()
-        if self._task is not None:
-            self._task.cancel()
         self._task = None
         self.world.network.break_lines(self.id)
+        self.process.kill()
 
     def lose_power(self) -> None:
         """Lose everything but the disks."""
+        for key in sorted(self.running()):
+            self.world.copies.ends_by_itself(self, key)
         if self.driver is not None:
+            self.driver.dead = False  # the machine goes off, whether or not its agent lives
             self.driver.power_off()
         self.kill_agent()
         self.powered = False
+
+    def freeze(self) -> None:
+        """Stop the machine's processes where they are."""
+        assert self.process.freezer is not None
+        self.process.freezer.freeze()
+
+    def thaw(self) -> None:
+        """Let them go on, as if no time had passed."""
+        assert self.process.freezer is not None
+        self.process.freezer.thaw()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the processes stand still."""
+        return self.process.freezer is not None and self.process.freezer.frozen
+
+    def is_welcome(self, log_id: uuid.UUID) -> None:
+        """Take note that the engine knows the host again, by this log."""
+        self.welcome_by = log_id
+        self.vouched = False
+
+    @property
+    def away(self) -> bool:
+        """Whether the engine cannot hear it."""
+        return not self.powered or self.partitioned or self.frozen
+
+    @property
+    def runs_unheard(self) -> bool:
+        """Whether it only seems to be off."""
+        return self.powered and self.away
 
     @property
     def alive(self) -> bool:
@@ -146,9 +209,9 @@ class SimulatedHost:
         """Return the VMs, with their incarnations, of which there are domains."""
         return set(self.driver.running) if self.driver is not None and self.powered else set()
 
-    def going(self) -> set[str]:
-        """Return the VMs whose CPUs run."""
-        return set(self.driver.going) if self.driver is not None and self.powered else set()
+    def executing(self) -> set[tuple[str, int]]:
+        """Return those whose guests do something."""
+        return set(self.driver.executing) if self.driver is not None and self.powered else set()
 
     def faults(self, faults: Faults) -> None:
         """Set what is wrong with the hypervisor."""

@@ -27,6 +27,7 @@ from hostagent import (  # noqa: F401 - imported so that their clocks can be rep
     jobs,
     journal,
     link,
+    migrations,
     runs,
     simulated,
     simulated_state,
@@ -45,7 +46,7 @@ async def _at_once(function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 def _peer_host_id(scope: dict[str, Any]) -> str:
     certificate: bytes = scope["extensions"][PEER_CERTIFICATE]
-    return certificate.decode()
+    return certificate.decode().partition(" ")[0]
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,10 +13,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from tests.simulation.chaos import Admins, Misfortune
+from tests.simulation.chaos import Admins
 from tests.simulation.loop import VirtualLoop
+from tests.simulation.misfortune import Misfortune
 from tests.simulation.patches import replaced
-from tests.simulation.verdict import in_the_end, while_hosts_are_away
+from tests.simulation.verdict import consumers, in_the_end, while_hosts_are_away
 from tests.simulation.world import World
 
 CHAOS_S = 900.0
@@ -32,6 +35,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     broken: tuple[str, ...]
     told: tuple[str, ...]
     names: dict[str, int]
+    digest: str
 
 
 def simulate(seed: int, hosts: int = 3) -> Result:
@@ -44,8 +48,9 @@ def simulate(seed: int, hosts: int = 3) -> Result:
     folder = Path(tempfile.mkdtemp(prefix="chronovisor-simulation-", dir=parent))
     loop = VirtualLoop()
     try:
-        with replaced(seed, loop.time):
-            return loop.run_until_complete(_run(seed, hosts, folder, loop))
+        # Paths are in events: they must not tell one run from another.
+        with contextlib.chdir(folder), replaced(seed, loop.time):
+            return loop.run_until_complete(_run(seed, hosts, Path(), loop))
     finally:
         loop.close()
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,11 +71,12 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
         task.cancel()
     await asyncio.gather(*chaos, return_exceptions=True)
     world.note("the chaos is over")
-    await _freeze(world)
+    await _look(world)
     while_hosts_are_away(world)
     await world.mend()
     await asyncio.sleep(REST_S)
     in_the_end(world)
+    await consumers(world)
     result = Result(
         seed=seed,
         events=await world.log.head(),
@@ -78,19 +84,22 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
         refused=world.refused,
         broken=(*world.broken, *(str(error) for error in loop.errors)),
         told=tuple(world.told),
+        digest=digest(world),
         names=dict(collections.Counter(stored.name for stored in world.log._events)),
     )
     await world.close()
     return result
 
 
-async def _freeze(world: World) -> None:
+def digest(world: World) -> str:
+    """Return the digest of every byte of the log."""
+    return hashlib.sha256(msgspec.msgpack.encode(world.log._events)).hexdigest()
+
+
+async def _look(world: World) -> None:
     """Keep hosts as they are, but the engine and the policies running, for a while."""
     for task in list(world.tasks):
         task.cancel()
     await asyncio.sleep(0)
-    if world.engine is None:
-        world.start_engine()
-    if not world.policies:
-        world.start_policies()
+    world.run_all()
     await asyncio.sleep(AFTERMATH_S)

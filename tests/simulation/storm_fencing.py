@@ -57,8 +57,12 @@ class Boards:
     async def answers(self, address: str, timeout_s: float) -> bool:
         """See `Power.answers`."""
         await asyncio.sleep(min(timeout_s, 1.0))
-        host = self._host(address)
-        return host.powered and not host.partitioned
+        assert self._world.engine is not None
+        for state in self._world.engine.view.hosts.values():
+            abilities, host = state.capabilities, self._world.hosts[state.id]
+            if abilities is not None and abilities.migration_address == address:
+                return host.powered and not host.partitioned
+        return False
 
     def _host(self, name: str) -> SimulatedHost:
         return next(host for host in self._world.hosts.values() if host.name == name)
@@ -89,16 +93,20 @@ async def _few_are_cut_off(scene: Scene, found: Storm, boards: Boards, lost: int
     gone = sorted(world.hosts)[:lost]
     for host in gone:
         world.hosts[host].partitioned = True
-    took_s = await scene.until(
-        lambda: len(boards.turned_off) == lost and scene.up() == len(scene.vms), 3_000, "fencing"
-    )
+    lost_vms = lost * PER_HOST
+
+    def all_run_again() -> bool:
+        placed = sum(one.name == "vm.placed" for one in history(world)[head:])
+        return placed == lost_vms and scene.up() == len(scene.vms)
+
+    took_s = await scene.until(all_run_again, 3_000, "all VMs to run again")
     await scene.rest()
     recorded = history(world)
     if sorted(boards.turned_off) != sorted(world.hosts[host].name for host in gone):
         world.break_promise(f"turned off were {boards.turned_off}")
     names = collections.Counter(one.name for one in recorded[head:])
-    if names["vm.placed"] != lost * PER_HOST:
-        world.break_promise(f"{names['vm.placed']} VMs were placed, {lost * PER_HOST} were lost")
+    if names["vm.placed"] != lost_vms:
+        world.break_promise(f"{names['vm.placed']} VMs were placed, {lost_vms} were lost")
     at_once = _at_once_max(scene, head)
     if at_once > TIMEOUTS.fencing.at_once_max:
         world.break_promise(f"{at_once} hosts were fenced at a time")
@@ -108,7 +116,7 @@ async def _few_are_cut_off(scene: Scene, found: Storm, boards: Boards, lost: int
         found,
         scene,
         f"{lost} hosts were cut off and turned off, at most {at_once} at a time: all"
-        f" {lost * PER_HOST} VMs run again after {took_s:g} s",
+        f" {lost_vms} VMs run again after {took_s:g} s",
     )
 
 

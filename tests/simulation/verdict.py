@@ -11,6 +11,8 @@ from commands.state.vm import VmState, VmStatus
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
+from events.types.vm import VmStaleCopyFound
+from tests.simulation.projection import differences, rebuilt
 from tests.simulation.world import World
 
 RUNNING = frozenset({VmStatus.UP, VmStatus.PAUSED})
@@ -41,7 +43,7 @@ def operations(recorded: list[Recorded]) -> dict[str, OperationState]:
 
 def while_hosts_are_away(world: World) -> None:
     """Check that every operation that waits for a host which is off says so."""
-    away = {host.id for host in world.hosts.values() if not host.powered or host.partitioned}
+    away = {host.id for host in world.hosts.values() if host.away}
     vms = world.vms()
     for operation in operations(history(world)).values():
         if not operation.open:
@@ -68,13 +70,33 @@ def in_the_end(world: World) -> None:
     _claims(world, recorded)
     _operations(world, recorded)
     _machines(world, recorded)
+    _doubles(world, recorded)
     _folds(world, recorded)
-    for process in (world, world.engine, *world.policies):
+    for process in (world, world.engine, world.projection, *world.policies):
         if process is not None and process.failure is not None:
             world.break_promise(f"a process failed: {process.failure!r}")
     for host in world.hosts.values():
         for failure in host.failures:
             world.break_promise(f"the agent of {host.name} failed: {failure!r}")
+
+
+async def consumers(world: World) -> None:
+    """Check that what was consumed batch by batch, over deaths, is what a build in one go makes."""
+    for words in differences(world.projection.store, await rebuilt(world.log)):
+        world.break_promise(f"the inventory differs from one that is built anew: {words}")
+    if world.projection.store.cursor.position != await world.log.head():
+        world.break_promise("the inventory did not come to the log's end")
+
+
+def _doubles(world: World, recorded: list[Recorded]) -> None:
+    """Check that whatever ran twice, because somebody vouched falsely, was found and shown."""
+    found = {
+        (one.object_id, one.event.incarnation, one.event.host)
+        for one in recorded
+        if isinstance(one.event, VmStaleCopyFound)
+    }
+    for copy in sorted(world.copies.doubled.keys() - found - world.copies.gone):
+        world.break_promise(f"{copy} ran beside another and nobody was told")
 
 
 def _claims(world: World, recorded: list[Recorded]) -> None:

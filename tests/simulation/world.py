@@ -7,8 +7,10 @@ all faults are mended, and everything must come to rest as the model says.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hashlib
 import random
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,20 @@ from commands.state.vm import VM, VmState
 from events.codec import CODEC
 from events.envelope import NewEvent, Recorded
 from events.log.memory import MemoryLog
-from events.log.port import Append
+from events.log.port import Append, Appended
 from events.types.base import Event
 from events.types.host import HostCertificateIssued, HostJoinRequested
-from events.types.run_spec import RunSpec
 from hostagent.power import Power
 from hostagent.simulated_state import Faults as HypervisorFaults
+from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
-from tests.simulation.engine import EngineProcess, PoliciesProcess, Process, Sources
+from tests.simulation.copies import Copies
+from tests.simulation.engine import EngineProcess, PoliciesProcess, Sources
 from tests.simulation.machine import SimulatedHost
 from tests.simulation.patches import EPOCH
+from tests.simulation.process import Process
+from tests.simulation.projection import Projection
+from tests.simulation.restore import cut_back, what_a_restore_means
 
 
 class BrokenPromiseError(AssertionError):
@@ -60,21 +66,26 @@ class World(Process):
         self.sources = Sources(self.loop.time)
         self.handler = Handler(self.log)
         self.faults = Faults()
-        self.power: Power | None = None
-        self.network = MemoryNetwork()
         self.engine: EngineProcess | None = None
         self.policies: list[PoliciesProcess] = []
+        self.power: Power | None = None
+        self.network = MemoryNetwork(self._start_on)
+        self.zombies: list[EngineProcess] = []
+        self.projection = Projection(self)
+        self.copies = Copies(self)
+        self.storage: Path | None = None
+        if self.dice.random() < 0.5:
+            self.storage = make_shared_storage(folder / "storage", "shared")
         self.hosts: dict[str, SimulatedHost] = {}
         self.cluster = ""
         self.broken: list[str] = []
         self.told: list[str] = []
+        self.opened = 0
         self.commands = 0
         self.refused = 0
         self.accepted: list[str] = []
         self._folder = folder
-        self.storage = folder / "storage"
         self._policies_started = 0
-        self._restored: dict[str, tuple[str, int]] = {}
         self._vms: dict[str, VmState] = {}
         self._folded = 0
 
@@ -90,6 +101,14 @@ class World(Process):
             self.engine.kill()
         self.engine = None
 
+    def replace_engine(self) -> EngineProcess | None:
+        """Start another engine while this one is frozen; return that, which is heard no more."""
+        zombie = self.engine
+        if zombie is not None:
+            self.zombies.append(zombie)
+            self.start_engine()
+        return zombie
+
     def start_policies(self) -> None:
         """Start a policies' process; one that runs is superseded, as a zombie would be."""
         self._policies_started += 1
@@ -101,6 +120,9 @@ class World(Process):
         for process in self.policies:
             process.kill()
         self.policies.clear()
+
+    def _start_on(self, host: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self.hosts[host].process.spawn(work)
 
     def note(self, text: str) -> None:
         """Write down what happened, for whoever looks into a failure."""
@@ -124,8 +146,10 @@ class World(Process):
             folder = self._folder / name
             folder.mkdir(parents=True)
             self.hosts[host] = SimulatedHost(self, host, name, folder)
+        self.opened = await self.log.head()
         self.start_engine()
         self.start_policies()
+        self.projection.start()
         for machine in self.hosts.values():
             machine.boot()
         await asyncio.sleep(5)
@@ -142,7 +166,7 @@ class World(Process):
         return str(answer["id"])
 
     async def _join(self, host: str, name: str) -> None:
-        fingerprint = hashlib.sha256(host.encode()).hexdigest()
+        fingerprint = hashlib.sha256(f"{host} 1".encode()).hexdigest()
         events: tuple[Event, ...] = (
             HostJoinRequested(
                 name=name, token="t", public_key_sha256="k", hardware=name, signing_request="r"
@@ -151,18 +175,67 @@ class World(Process):
                 name=name, fingerprint=fingerprint, serial="1", certificate="c", expires=EPOCH
             ),
         )
+        await self.put(f"host/{host}", *events)
+
+    async def put(self, stream: str, *events: Event) -> None:
+        """Append events as they are, as those do whom the simulation leaves out."""
         context = self.sources.context("set-up")
-        stream = f"host/{host}"
-        await self.log.append(
+        version = len(await self.log.load(stream))
+        outcome = await self.log.append(
             Append(
                 command=context.command,
                 principal="set-up",
                 actor="set-up",
-                reads={stream: 1},
+                reads={stream: version},
                 events=tuple(NewEvent(stream, event) for event in events),
                 time=context.time,
             )
         )
+        assert isinstance(outcome, Appended), outcome
+
+    async def renew(self, host: SimulatedHost) -> None:
+        """Give out a new certificate for a host; it counts beside the one before."""
+        host.certificates.append(
+            f"{host.id} {len(host.certificates) + self.dice.random()}".encode()
+        )
+        issued = HostCertificateIssued(
+            name=host.name,
+            fingerprint=host.fingerprint,
+            serial="2",
+            certificate="c",
+            expires=EPOCH,
+        )
+        await self.put(f"host/{host.id}", issued)
+
+    # ------------------------------------------------------------------ a restored backup
+
+    async def restore(self, position: int) -> None:
+        """Go on from a backup: the log is another one, and has forgotten what came after it."""
+        for process in (*self.zombies, *self.policies):
+            process.kill()
+        self.kill_engine()
+        self.kill_policies()
+        self.zombies.clear()
+        self.log = cut_back(self.log, position, self.sources.id())
+        self.handler = Handler(self.log)
+        self._vms.clear()
+        self._folded = 0
+        there = {stored.stream for stored in self.log._events}
+        self.accepted = [key for key in self.accepted if f"operation/{key}" in there]
+        now = EPOCH + dt.timedelta(seconds=self.loop.time())
+        for stream, events in what_a_restore_means(self.log, position, now).items():
+            await self.put(stream, *events)
+        for host in self.hosts.values():
+            known = await self.log.load(f"host/{host.id}")
+            issued = [CODEC.decode(stored).event for stored in known]
+            shown = {
+                event.fingerprint for event in issued if isinstance(event, HostCertificateIssued)
+            }
+            if hashlib.sha256(host.certificate).hexdigest() not in shown:
+                await self.renew(host)  # its key is known, whatever certificate it shows
+                host.certificates = host.certificates[-1:]
+        self.copies.forget_what_was_found()
+        self.projection.follow_another_log()
 
     # ------------------------------------------------------------------ what must hold always
 
@@ -177,47 +250,31 @@ class World(Process):
                     self._vms[recorded.object_id] = after
         return self._vms
 
-    def began(self, host: str, spec: RunSpec) -> None:
-        """Check what must hold when a domain comes to be on a host."""
-        what = f"VM {spec.name} incarnation {spec.incarnation}"
-        name = self.hosts[host].name
-        self.note(f"{what} begins on {name}")
-        for other in self.hosts.values():
-            twice = {key for key in other.running() if key[0] == spec.vm}
-            if other.id != host and twice:
-                self.break_promise(f"{what} begins on {name} and runs on {other.name}: {twice}")
-        vm = self.vms().get(spec.vm)
-        run = vm.run if vm is not None else None
-        if run is None or (run.host, run.incarnation) != (host, spec.incarnation):
-            self.break_promise(f"{what} begins on {name} although that run is over: {run}")
-        if spec.restore_from in self._restored:
-            before = self._restored[spec.restore_from]
-            self.break_promise(f"{what} restores a memory that {before} restored")
-
-    def goes(self, host: str, vms: set[str]) -> None:
-        """Check that no VM whose CPUs run on a host has CPUs that run on another one."""
-        for other in self.hosts.values():
-            twice = vms & other.going() if other.id != host else set()
-            if twice:
-                self.break_promise(f"{twice} run on {self.hosts[host].name} and on {other.name}")
-
-    def ran(self, host: str, spec: RunSpec) -> None:
-        """Take note that a guest ran: from its first instant its memory is of no more use."""
-        if spec.restore_from is not None:
-            self._restored[spec.restore_from] = (host, spec.incarnation)
-
     # ------------------------------------------------------------------ mending
+
+    def run_all(self) -> None:
+        """See that the engine's processes run, and none of them stands still."""
+        for zombie in self.zombies:
+            zombie.kill()
+        self.zombies.clear()
+        if self.engine is None:
+            self.start_engine()
+        for process in (self.engine, *self.policies, self.projection):
+            if process is not None and process.freezer is not None:
+                process.freezer.thaw()
+        if not any(process.tasks for process in self.policies):
+            self.start_policies()
 
     async def mend(self) -> None:
         """Mend everything that is broken."""
         self.note("everything is mended")
         self.faults = Faults()
-        if self.engine is None:
-            self.start_engine()
-        if not self.policies:
-            self.start_policies()
+        self.run_all()
+        self.network.cut.clear()
         for host in self.hosts.values():
             host.partitioned = False
+            host.certificates = host.certificates[-1:]  # it asks for the newest, with any of them
+            host.thaw()
             if not host.alive:
                 host.boot()
             host.faults(HypervisorFaults())
@@ -225,7 +282,7 @@ class World(Process):
     async def close(self) -> None:
         """End everything."""
         tasks = [*self.tasks]
-        for process in (self, self.engine, *self.policies):
+        for process in (self, self.engine, self.projection, *self.policies, *self.zombies):
             if process is not None:
                 process.kill()
         for host in self.hosts.values():
