@@ -256,9 +256,9 @@ class Jobs:
             except (DriverError, OSError, TimeoutError) as error:
                 failure = str(error) or repr(error)
                 elsewhere = isinstance(error, NotTakenInError)
-        elif await self._mover.still_sends(job):
-            raise UnknownStateError("libvirt has not yet given up what an agent before began")
         domain = await desk.list_domain(key)
+        if resumed and domain is not None and await self._mover.still_sends(job):
+            raise UnknownStateError("the hypervisor still works on what was begun before")
         if domain is None:
             run, seen = desk.journal.known.runs.get(key), desk.endings.get(key)
             if run is not None and run.tombstone is not None:

@@ -68,6 +68,16 @@ class Sender:
         except DriverError:
             return None
 
+    async def still_sends(self, vm: str, incarnation: int) -> bool:
+        """Tell whether libvirt is about to bring a run's sending to an end.
+
+        Post-copy that broke is not: its job stays, for somebody to mend the line by hand.
+        """
+        listed = await self._needed(vm, incarnation)
+        if listed.paused == Paused.POSTCOPY_FAILED:
+            return False
+        return await self.copying(vm) is not None
+
     async def live_xml(self, vm: str, incarnation: int) -> str:
         """Return the XML of a run as it is, with the CPU and machine that it really has."""
         await self._needed(vm, incarnation)

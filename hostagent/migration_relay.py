@@ -146,9 +146,9 @@ class RelayedMoves:
         async with sockets(self._places, migration_of(job), dial) as folder:
             await self._driver.sender.send(job.vm, job.incarnation, folder, terms, look)
 
-    async def still_sends(self, vm: str) -> bool:
+    async def still_sends(self, vm: str, incarnation: int) -> bool:
         """Tell whether libvirt still works on what an agent before this one began."""
-        return await self._driver.sender.copying(vm) is not None
+        return await self._driver.sender.still_sends(vm, incarnation)
 
 
 @contextlib.asynccontextmanager

@@ -64,7 +64,7 @@ class Moves(Protocol):
         """
         ...
 
-    async def still_sends(self, vm: str) -> bool:
+    async def still_sends(self, vm: str, incarnation: int) -> bool:
         """Tell whether the hypervisor still works on what an agent before this one began."""
         ...
 
@@ -149,7 +149,7 @@ class Mover:
 
     async def still_sends(self, job: Job) -> bool:
         """Tell whether the hypervisor still works on what an agent before this one began."""
-        return await self._moves.still_sends(job.vm)
+        return await self._moves.still_sends(job.vm, job.incarnation)
 
     async def release(self, job: Job) -> None:
         """Let a VM go on that is held at the switch-over, as it was ordered."""

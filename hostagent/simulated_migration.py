@@ -58,9 +58,9 @@ class SimulatedMoves:
     async def forget(self, migration: str) -> None:
         """Nothing is left of a migration that is over."""
 
-    async def still_sends(self, vm: str) -> bool:
+    async def still_sends(self, vm: str, incarnation: int) -> bool:
         """Tell whether the hypervisor is still about to send a VM: it ends with its agent."""
-        del vm
+        del vm, incarnation
         return False
 
     async def release(self, vm: str, incarnation: int) -> None:

@@ -59,7 +59,9 @@ class FactsWorld(World):
     def get(self, fold: Fold[State], object_id: str) -> State | None:
         """Return the state of an object as of the facts' position, None if there is none now."""
         loaded = self._facts.loaded(fold.kind, object_id)
-        self.reads[fold.stream(object_id)] = loaded.version
+        if fold.kind != OPERATION.kind or loaded.state is not None:
+            # Of an operation that has ended nothing is kept, not even its version.
+            self.reads[fold.stream(object_id)] = loaded.version
         return cast("State | None", loaded.state)
 
 

@@ -8,136 +8,196 @@ import pytest
 
 from tests.conftest import require
 from tests.harness.guest import Guest
-from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
-from tests.harness.processes import free_port, wait_until
-from tests.harness.stamps import assert_single_writer, read_stamps
+from tests.harness.processes import wait_until
+from tests.harness.stamps import read_stamps
 from tests.harness.workspace import Workspace
-from tests.system.product import Product
-from tests.system.real_host import RealHost, vm_body
+from tests.system.migration_rig import MIB, Moving, mend, open_pair, started
+from tests.system.real_host import RealHost
 
 pytestmark = pytest.mark.timeout(300)
-SETTINGS = """
-time_scale = 0.2
-[api]
-host = "{address}"
-[gateway]
-host = "{address}"
-port = {port}
-"""
-SLOW_MIB_PER_S = 8
+Pair = tuple[RealHost, RealHost]
+Fault = Callable[[Moving], None]
+
+
+@pytest.fixture(scope="module")
+def opened(workspace: Workspace, host_network: HostNetwork, guest: Guest) -> Iterator[Pair]:
+    require("libvirt")
+    yield from open_pair(workspace, host_network, guest)
 
 
 @pytest.fixture
-def pair(
-    workspace: Workspace,
-    host_network: HostNetwork,
-    make_libvirt_host: Callable[[], LibvirtHost],
-    guest: Guest,
-) -> Iterator[tuple[RealHost, RealHost]]:
-    """Two real hosts that take part in migrations and share their storage folder."""
-    require("libvirt")
-    address = host_network.address
-    settings = SETTINGS.format(address=address, port=free_port())
-    product = Product(workspace, "product", settings, hosts=0)
-    product.start()
-    shared = workspace.make_folder("shared")
-    (shared / "storage-id").write_text("one-folder\n")
-    hosts: list[RealHost] = []
-    try:
-        for name in ("kvm01", "kvm02"):
-            host = RealHost(product, make_libvirt_host(), name)
-            host.storage, host.migrates, host.time_scale = shared, True, 0.2
-            if not hosts:
-                host.stock(guest)
-            host.enrol()
-            host.start_agent()
-            host.await_up()
-            hosts.append(host)
-        yield hosts[0], hosts[1]
-    finally:
-        product.stop()
+def pair(opened: Pair) -> Iterator[Pair]:
+    yield opened
+    mend(opened)
 
 
-def started(
-    pair: tuple[RealHost, RealHost], guest: Guest, name: str = "web01"
-) -> tuple[str, RealHost, RealHost]:
-    """Return a VM with a disk that stamps, up on the first of the two hosts returned."""
-    product = pair[0].product
-    created = product.post("/v1/vms", vm_body(product, guest, name, "10.88.0.31", disk=True))
-    assert product.finish(created)["status"] == "succeeded"
-    vm = str(created["id"])
-    begun = product.post(f"/v1/vms/{vm}/start", Prefer="wait=60")
-    assert product.finish(begun)["status"] == "succeeded"
-    where = product.await_status(f"/v1/vms/{vm}", "up")["host"]["name"]
-    source, destination = sorted(pair, key=lambda host: host.name != where)
-    return vm, source, destination
+def restart_agent(host: RealHost) -> None:
+    """Kill a host's agent, and with it the line between the hosts; start another."""
+    host.agent.kill()
+    host.start_agent()
 
 
-def slow_down(host: RealHost, vm: str) -> None:
-    """Let a VM's memory be copied so slowly that there is time for a fault."""
-    uri = ["virsh", "-q", "-c", host.machine.uri]
-    host.machine.run([*uri, "migrate-setspeed", vm, str(SLOW_MIB_PER_S)])
+WHILE_COPYING: dict[str, Fault] = {
+    "source agent": lambda moving: restart_agent(moving.source),
+    "destination agent": lambda moving: restart_agent(moving.destination),
+    "source libvirtd": lambda moving: moving.source.machine.kill_libvirtd(),
+    "destination libvirtd": lambda moving: moving.destination.machine.kill_libvirtd(),
+    "link": lambda moving: moving.destination.machine.cut_off(),
+    "destination": lambda moving: moving.destination.machine.power_off(),
+}
+AT_SWITCH_OVER: dict[str, Fault] = {
+    "source agent": lambda moving: restart_agent(moving.source),
+    "destination agent": lambda moving: restart_agent(moving.destination),
+    "source libvirtd": lambda moving: moving.source.machine.kill_libvirtd(),
+    "destination libvirtd": lambda moving: moving.destination.machine.kill_libvirtd(),
+}
 
 
-def copies(vm: str, *hosts: RealHost) -> list[str]:
-    """Return the names of the hosts on which a QEMU of the VM is."""
-    return [host.name for host in hosts if vm in host.machine.qemu_pids()]
-
-
-def test_a_running_vm_moves_there_and_back_and_goes_on_stamping(
-    pair: tuple[RealHost, RealHost], guest: Guest
-) -> None:
-    product = pair[0].product
-    vm, first, second = started(pair, guest)
-    (disk,) = [path for path in first.storage.glob("*/*") if path.suffix == ".qcow2"]
-    for source, destination in ((first, second), (second, first)):
-        before = len(read_stamps(disk))
+def test_a_running_vm_moves_there_and_back_and_goes_on_stamping(pair: Pair, guest: Guest) -> None:
+    moving = started(pair, guest, "back-and-forth")
+    product, vm = moving.product, moving.vm
+    for destination in (moving.destination, moving.source):
+        before = len(read_stamps(moving.disk))
         asked = product.post(f"/v1/vms/{vm}/migrate", {"host": destination.id})
         operation = product.finish(asked)
         assert operation["status"] == "succeeded", operation
-        document = product.await_status(f"/v1/vms/{vm}", "up")
-        assert document["host"]["name"] == destination.name
-        assert [host["name"] for host in document["may_run_on"]] == [destination.name]
-        assert copies(vm, source, destination) == [destination.name]
-        wait_until(lambda: len(read_stamps(disk)) > before + 5, 30, "new stamps")  # noqa: B023
-    product.post(f"/v1/vms/{vm}/stop", Prefer="wait=30")
-    product.await_status(f"/v1/vms/{vm}", "down")
-    stamps = read_stamps(disk)
-    assert_single_writer(stamps)
-    assert len({stamp.boot for stamp in stamps}) == 1
-    assert {stamp.incarnation for stamp in stamps} == {1}
+        copying = operation["steps"][1]["copying"]
+        assert copying["total_bytes"] >= 128 * MIB
+        moving.goes_on(destination.name)
+        assert len(read_stamps(moving.disk)) > before
+        assert moving.document()["disks_host"]["name"] == destination.name
+    moving.finish()
 
 
-@pytest.mark.parametrize("fault", ["cancel", "source agent", "destination agent"])
+def test_a_cancelled_migration_leaves_the_vm_on_its_host(pair: Pair, guest: Guest) -> None:
+    moving = started(pair, guest, "cancelled")
+    moving.slow_down()
+    asked = moving.migrate()
+
+    moving.product.post(f"/v1/operations/{asked['operation']['id']}/cancel")
+
+    operation = moving.product.finish(asked)
+    assert operation["status"] == "cancelled", operation
+    moving.goes_on(moving.source.name)
+    moving.destination.await_gone(moving.vm)
+    moving.finish()
+
+
+@pytest.mark.parametrize("fault", WHILE_COPYING)
 def test_what_goes_wrong_while_copying_leaves_the_vm_on_its_host(
-    pair: tuple[RealHost, RealHost], guest: Guest, fault: str
+    pair: Pair, guest: Guest, fault: str
 ) -> None:
-    product = pair[0].product
-    vm, source, destination = started(pair, guest)
-    (disk,) = [path for path in source.storage.glob("*/*") if path.suffix == ".qcow2"]
-    slow_down(source, vm)
-    asked = product.post(f"/v1/vms/{vm}/migrate")
-    wait_until(
-        lambda: vm in destination.machine.qemu_pids(), 30, "the destination to take the VM in"
-    )
-    if fault == "cancel":
-        product.post(f"/v1/operations/{asked['operation']['id']}/cancel")
-    else:
-        broken = source if fault == "source agent" else destination
-        broken.agent.kill()
-        broken.start_agent()
-    operation = product.finish(asked)
-    assert operation["status"] == ("cancelled" if fault == "cancel" else "failed"), operation
-    assert product.await_status(f"/v1/vms/{vm}", "up")["host"]["name"] == source.name
-    destination.await_gone(vm)
-    wait_until(
-        lambda: len(product.get(f"/v1/vms/{vm}")["may_run_on"]) == 1, 30, "one place that counts"
-    )
-    before = len(read_stamps(disk))
-    wait_until(lambda: len(read_stamps(disk)) > before + 5, 30, "new stamps")
-    product.post(f"/v1/vms/{vm}/stop", Prefer="wait=30")
-    product.await_status(f"/v1/vms/{vm}", "down")
-    stamps = read_stamps(disk)
-    assert_single_writer(stamps)
-    assert len({stamp.boot for stamp in stamps}) == 1
+    moving = started(pair, guest, f"copying-{fault.replace(' ', '-')}")
+    moving.slow_down()
+    asked = moving.migrate()
+
+    WHILE_COPYING[fault](moving)
+
+    operation = moving.product.finish(asked, timeout_s=90)
+    assert operation["status"] == "failed", operation
+    assert f"runs on host {moving.source.name}" in operation["reason"]
+    mend(pair)
+    moving.goes_on(moving.source.name)
+    moving.finish()
+
+
+@pytest.mark.parametrize("fault", AT_SWITCH_OVER)
+def test_what_goes_wrong_at_the_switch_over_leaves_one_copy(
+    pair: Pair, guest: Guest, fault: str
+) -> None:
+    moving = started(pair, guest, f"switch-{fault.replace(' ', '-')}")
+    moving.slow_down()
+    asked = moving.migrate()
+    moving.await_switch_over()
+
+    AT_SWITCH_OVER[fault](moving)
+    mend(pair)
+
+    operation = moving.product.finish(asked, timeout_s=90)
+    where = moving.goes_on()
+    succeeded = where == moving.destination.name
+    assert operation["status"] == ("succeeded" if succeeded else "failed"), operation
+    moving.finish()
+
+
+def test_a_source_that_loses_its_power_while_copying_leaves_no_copy(
+    pair: Pair, guest: Guest
+) -> None:
+    moving = started(pair, guest, "power")
+    moving.slow_down()
+    asked = moving.migrate()
+
+    moving.source.machine.power_off()
+
+    moving.attention(asked, f"{moving.source.name} does not answer")
+    assert moving.document()["status"] == "unknown"
+    mend(pair)
+    operation = moving.product.finish(asked, timeout_s=60)
+    assert operation["status"] == "failed"
+    moving.product.await_status(f"/v1/vms/{moving.vm}", "down")
+    assert not [host.name for host in pair if moving.vm in host.machine.qemu_pids()]
+
+
+def in_post_copy(pair: Pair, guest: Guest, name: str) -> tuple[Moving, dict[str, object]]:
+    """Return a VM that runs at its destination, while its memory is still at its source."""
+    slowly = {"policy": "post_copy", "bandwidth_bytes_per_s": MIB}
+    moving = started(pair, guest, name, migration=slowly)
+    asked = moving.migrate()
+    wait_until(lambda: begin_post_copy(moving), 30, "post-copy to begin")
+    return moving, asked
+
+
+def begin_post_copy(moving: Moving) -> bool:
+    """Have libvirt begin post-copy, as the agent does where copying stalls."""
+    moving.virsh("migrate-postcopy", moving.vm)
+    return moving.state() == "paused (post-copy)"
+
+
+def test_in_post_copy_the_vm_goes_on_at_its_destination(pair: Pair, guest: Guest) -> None:
+    moving, asked = in_post_copy(pair, guest, "post-copy")
+    before = len(read_stamps(moving.disk))
+    wait_until(lambda: len(read_stamps(moving.disk)) > before + 2, 30, "stamps in post-copy")
+    moving.virsh("migrate-setspeed", "--postcopy", moving.vm, "1024")
+
+    operation = moving.product.finish(asked)
+    assert operation["status"] == "succeeded", operation
+    assert operation["steps"][1]["copying"]["post_copy"]
+    moving.goes_on(moving.destination.name)
+    moving.finish()
+
+
+def test_post_copy_outlives_its_libvirtd(pair: Pair, guest: Guest) -> None:
+    moving, asked = in_post_copy(pair, guest, "unattended")
+
+    moving.source.machine.kill_libvirtd()
+    moving.source.machine.wait_for_libvirtd()
+
+    moving.product.finish(asked, timeout_s=120)
+    moving.goes_on(moving.destination.name)
+    moving.finish()
+
+
+@pytest.mark.parametrize("fault", ["source agent", "link"])
+def test_a_post_copy_that_breaks_stops_both_halves_and_says_so(
+    pair: Pair, guest: Guest, fault: str
+) -> None:
+    moving, asked = in_post_copy(pair, guest, f"broken-{fault.replace(' ', '-')}")
+
+    WHILE_COPYING[fault](moving)
+
+    wait_until(lambda: moving.state() == "paused (post-copy failed)", 40, "post-copy to break")
+    moving.source.machine.join_again()
+    moving.destination.machine.join_again()
+    attention = moving.attention(asked, "stands still")
+    assert "Power it off" in attention["remedy"]
+    moving.product.post(f"/v1/vms/{moving.vm}/stop", Prefer="wait=40")
+    moving.product.await_status(f"/v1/vms/{moving.vm}", "down", timeout_s=40)
+    for host in pair:
+        host.await_gone(moving.vm)
+    operation = moving.product.finish(asked)
+    assert operation["status"] == "failed"
+    restarted = moving.product.post(f"/v1/vms/{moving.vm}/start", Prefer="wait=60")
+    assert moving.product.finish(restarted)["status"] == "succeeded"
+    moving.goes_on()
+    moving.finish(boots=2)
