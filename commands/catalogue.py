@@ -48,6 +48,7 @@ from commands.host import (
 )
 from commands.host import install as host_install
 from commands.host import maintenance as host_maintenance
+from commands.host import refresh as host_refresh
 from commands.host import remove as host_remove
 from commands.host import token as host_token
 from commands.host import uninstall as host_uninstall
@@ -85,7 +86,7 @@ MODULES: tuple[ModuleType, ...] = (
         confirm_off,
         confirm_state,
     ),
-    *(host_update, host_remove, force_remove),
+    *(host_refresh, host_update, host_remove, force_remove),
     cluster_update,
     *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
     *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),

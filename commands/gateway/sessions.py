@@ -15,6 +15,7 @@ from events.types.host import (
     HostDuplicateRefused,
     HostSessionStarted,
 )
+from events.types.host_refresh import HostRefreshed
 from events.wire.agent import PROTOCOL, Hello
 
 PROTOCOLS = frozenset({PROTOCOL, PROTOCOL - 1})
@@ -110,6 +111,7 @@ def decide_hello(
     if not state.has_reported(hello.capabilities):
         events.append(HostCapabilitiesReported(capabilities=hello.capabilities))
     cluster = world.get(CLUSTER, state.cluster)
+    events += [HostRefreshed(name=state.name)] if state.refresh else []
     news = fitness.found(state, cluster, hello.capabilities) if cluster is not None else None
     events += [news] if news is not None else []
     return Decision(
@@ -128,6 +130,8 @@ def require_session(state: HostState, session: str) -> None:
         raise ClonedIdentity("Two machines use this host's identity.", remedy="Ask an admin.")
     if state.session != session or state.status is HostStatus.REMOVED:
         raise SessionOver("A newer session of this host has begun.", remedy="Say hello again.")
+    if state.refresh:
+        raise SessionOver("The host is to say anew what it can do.", remedy="Say hello again.")
     if state.silent or state.proved_off:
         raise SessionOver("Nothing was heard of this host for too long.", remedy="Say hello again.")
 

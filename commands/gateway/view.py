@@ -334,7 +334,7 @@ def intent_vms(
 
 def _voice(host: HostState) -> tuple[object, ...]:
     """Return what decides whether the host's session counts; a change of it wakes the agent."""
-    heard = (host.session, host.silent, host.proved_off, host.unconfirmed)
+    heard = (host.session, host.silent, host.proved_off, host.unconfirmed, host.refresh)
     return (*heard, host.duplicate, host.removed)
 
 

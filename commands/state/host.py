@@ -17,6 +17,7 @@ from events.envelope import Recorded
 from events.types import host as e
 from events.types.host_fitness import HostFitnessFound, Unfit
 from events.types.host_power import HostFencedOff
+from events.types.host_refresh import HostRefreshed, HostRefreshRequested
 from events.types.host_ssh import HostSshEnded, SshTask
 
 FORMER_BOOTS_MAX = 32
@@ -84,6 +85,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
     Of the hardware that it reports, only what decisions look at is kept, and the digest of all.
 
+    `refresh` is the position at which it was asked to say anew what it can do, until it has.
+
     `unfit` is what it lacks for its cluster, as it was found at position `unfit_since`.
 
     `booted` is the position, and `booted_at` the time, at which its present boot was heard of.
@@ -127,6 +130,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     failing: Failing = Failing()
     unfit: tuple[Unfit, ...] = ()
     unfit_since: int = 0
+    refresh: int = 0
 
     def has_reported(self, capabilities: e.Capabilities) -> bool:
         """Tell whether what a host says of itself is what it said before."""
@@ -202,6 +206,9 @@ def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
         )
     if state is None:
         return None
+    if isinstance(event, HostRefreshRequested | HostRefreshed):
+        asked = recorded.position if isinstance(event, HostRefreshRequested) else 0
+        return msgspec.structs.replace(state, refresh=asked)
     if isinstance(event, HostFitnessFound):
         since = recorded.position if event.reasons else 0
         return msgspec.structs.replace(state, unfit=event.reasons, unfit_since=since)

@@ -199,6 +199,12 @@ _FAILURES = {
         severity=Severity.ERROR,
         message="VM {name} could not be suspended: {reason}",
     ),
+    "host.refresh": Audit(
+        code=607,
+        name="HOST_REFRESH_CAPABILITIES_FAILED",
+        severity=Severity.ERROR,
+        message="Host {name} could not be asked what it can do: {reason}",
+    ),
     "host.install": Audit(
         code=505,
         name="VDS_INSTALL_FAILED",

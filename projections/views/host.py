@@ -19,6 +19,7 @@ from events.types.host_failing import (
 )
 from events.types.host_fitness import HostFitnessFound, Unfit
 from events.types.host_maintenance import HostEvacuationBegun
+from events.types.host_refresh import HostRefreshed, HostRefreshRequested
 from projections.views import host_maintenance, host_power, host_ssh
 from projections.views.host_maintenance import MaintenanceDocument
 from projections.views.host_power import PowerDocument
@@ -385,12 +386,15 @@ VIEW = _HostView(
     # The token is between the admin and the machine; the newest certificate's end is shown from
     # when it is issued.
     # The VMs' own events tell of starts that fail; several in a row show.
+    # That a host is asked what it can do shows in the operation, what it says in its capabilities.
     # Which worker does what over SSH, and why it is undone, shows in the operation.
     ignores=host_power.IGNORED.union(
         {
             e.HostEnrolmentTokenIssued,
             HostStartFailed,
             HostStartSucceeded,
+            HostRefreshRequested,
+            HostRefreshed,
             e.HostCertificateTakenUp,
             ssh_events.HostSshBegun,
             ssh_events.HostSshKeyRefused,

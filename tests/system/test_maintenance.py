@@ -101,6 +101,16 @@ def test_a_real_host_says_what_it_is_made_of(pair: Pair) -> None:
     assert [nic["name"] for nic in hardware["nics"]] == able["bridges"]
 
 
+def test_a_real_host_says_it_anew_when_asked(pair: Pair) -> None:
+    product, host = pair[0].product, pair[0].id
+    before = product.get(f"/v1/hosts/{host}")
+    operation = product.finish(product.post(f"/v1/hosts/{host}/refresh"))
+    assert operation["status"] == "succeeded", operation
+    after = product.await_status(f"/v1/hosts/{host}", "up")
+    assert after["session"] != before["session"]
+    assert after["capabilities"]["hardware"] == before["capabilities"]["hardware"]
+
+
 def test_real_hosts_that_can_only_emulate_are_fit_only_while_that_is_enough(pair: Pair) -> None:
     product = pair[0].product
     path = f"/v1/clusters/{product.cluster()}"

@@ -11,6 +11,7 @@ from commands.host.confirm_off import ConfirmHostOff
 from commands.host.force_remove import ForceRemoveHost
 from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
+from commands.host.refresh import RefreshHost
 from commands.host.remove import RemoveHost
 from commands.host.token import IssueEnrolmentToken
 from commands.host.uninstall import UninstallHost
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "force-remove": ForceRemoveHost(id=HOST_ID, name="kvm01"),
     "install": InstallHost(id=HOST_ID, address="192.0.2.7"),
     "maintenance": MaintainHost(id=HOST_ID),
+    "refresh": RefreshHost(id=HOST_ID),
     "remove": RemoveHost(id=HOST_ID),
     "token": IssueEnrolmentToken(id=HOST_ID),
     "uninstall": UninstallHost(id=HOST_ID, address="192.0.2.7"),
@@ -52,6 +54,7 @@ ALLOWED: dict[str, frozenset[HostStatus]] = {
     "force-remove": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}),
     "install": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE}),
     "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE, S.NON_OPERATIONAL}),
+    "refresh": frozenset({S.UP, S.NON_OPERATIONAL, S.MAINTENANCE}),
     "remove": frozenset(
         {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}
     ),

@@ -9,6 +9,7 @@ import pytest
 
 from commands.host.approve import ApproveHost
 from commands.host.maintenance import MaintainHost
+from commands.host.refresh import RefreshHost
 from commands.host.remove import RemoveHost
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
@@ -18,7 +19,7 @@ from commands.vm.start import StartVm
 from events.types.host import HostSilent
 from events.wire.agent import PROTOCOL, HostSample, Telemetry
 from tests.unit.gateway.bench import Agent, Answer, Bench, der
-from tests.unit.policies.stage import running
+from tests.unit.policies.stage import CAPABILITIES, running
 
 
 async def test_hello_opens_a_session_with_the_whole_intent(bench: Bench) -> None:
@@ -204,3 +205,28 @@ async def test_a_body_that_makes_no_sense_is_a_clear_problem(
     agent = await bench.agent()
     answer = await agent.ask("POST", f"/agent/v1/{path}", content=body)
     assert answer.status == 422
+
+
+async def test_a_host_that_is_asked_says_anew_what_it_can_do(bench: Bench) -> None:
+    """given a poll that waits, when a refresh is asked for, then hello brings the news at once"""
+    agent = await bench.agent()
+    waiting = asyncio.create_task(agent.poll(wait_s=30))
+    await asyncio.sleep(0.05)
+
+    await bench.do(RefreshHost(id=agent.host))
+    operation = bench.operation
+    answer = await asyncio.wait_for(waiting, 5)
+    assert (answer.status, answer.problem) == (409, "session-over")
+    await bench.settle()
+    grown = msgspec.structs.replace(CAPABILITIES, cpus=64)
+    assert (await agent.say_hello(capabilities=grown)).status == 200
+    await bench.settle()
+
+    names = await bench.names()
+    assert names.count("host.refreshed") == 1
+    state = bench.engine.view.hosts[agent.host]
+    assert state.capabilities is not None
+    assert (state.capabilities.cpus, state.refresh) == (64, 0)
+    ended = [r for r in await bench.history() if r.name == "operation.ended"]
+    assert [(r.object_id, str(r.event.outcome)) for r in ended] == [(operation, "succeeded")]  # type: ignore[attr-defined]
+    assert (await agent.poll()).status == 204

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from commands.cluster.migration import SetClusterMigration
 from commands.cluster.balance import BalanceCluster, MoveInput
+from commands.cluster.migration import SetClusterMigration
 from commands.host.install import InstallHost
 from commands.host.maintenance import MaintainHost
 from commands.host.power_restart import PowerRestart
@@ -15,6 +15,7 @@ from commands.host.power_status import AskPowerStatus
 from commands.host.power_stop import PowerStop
 from commands.host.power_test import TestPower
 from commands.host.power_test_off import TestPowerOff
+from commands.host.refresh import RefreshHost
 from commands.host.uninstall import UninstallHost
 from commands.kernel.command import Command, Context, Decision
 from commands.kernel.fold import World
@@ -223,6 +224,11 @@ async def _remove(stage: Stage) -> Command:
     return RemoveVm(id=await _with_disk(stage))
 
 
+async def _refresh(stage: Stage) -> Command:
+    (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
+    return RefreshHost(id=host)
+
+
 async def _maintain_empty(stage: Stage) -> Command:
     (host, *_others) = [r.object_id for r in await stage.history() if r.name == "host.added"]
     return MaintainHost(id=host)
@@ -345,6 +351,7 @@ PLAYS = (
     Play("remove with a disk", "vm.remove", _remove, JobKind.VOLUMES_REMOVE, Outcome.SUCCEEDED),
     Play("install a host", "host.install", _install, SSH),
     Play("uninstall a host", "host.uninstall", _uninstall),
+    Play("refresh a host", "host.refresh", _refresh),
     Play("maintain an empty host", "host.maintenance", _maintain_empty),
     Play("fence a silent host", "host.fence", _fence, FENCE, Outcome.SUCCEEDED),
     Play("ask whether a host is on", "host.power_status", _ask_power, FENCE),

@@ -133,6 +133,8 @@ async def play_on(
             if said is not None:
                 await stage.append(f"host/{host}", said)
                 await stage.settle()
+            if host not in mute and (await stage.host(host)).refresh:
+                await stage.hello(host)
             if host not in mute:
                 await stage.report(host, *await answers(stage, host, failing))
         if await stage.log.head() == before:
