@@ -55,10 +55,13 @@ def test_it_has_a_route(declaration: Declaration, asked: Asked) -> None:
 
 @every_command
 def test_it_has_a_verb_with_help(declaration: Declaration) -> None:
-    group, _, verb = declaration.verb.partition(" ")
-    (typer_group,) = [g for g in build().registered_groups if g.name == group]
-    assert typer_group.typer_instance is not None
-    (command,) = [c for c in typer_group.typer_instance.registered_commands if c.name == verb]
+    *groups, verb = declaration.verb.split(" ")
+    place = build()
+    for name in groups:
+        (group,) = [g for g in place.registered_groups if g.name == name]
+        assert group.typer_instance is not None
+        place = group.typer_instance
+    (command,) = [c for c in place.registered_commands if c.name == verb]
     assert command.help is not None
     assert declaration.summary in command.help
 
