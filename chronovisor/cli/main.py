@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chronovisor.cli import authorities
+from chronovisor.cli import authorities, ssh_key
 from chronovisor.cli.processes import register
 from chronovisor.cli.reads import add_reads, history
 from chronovisor.cli.verbs import add_verbs
@@ -63,6 +63,7 @@ def build() -> typer.Typer:
     app.command("history")(history)
     register(app)
     authorities.register(app)
+    ssh_key.register(app)
     return app
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from commands.kernel.command import Command, Context, Decision, command, on
 from commands.kernel.fields import Id, Name, Secret
 from commands.kernel.fold import World
@@ -11,6 +15,7 @@ from commands.state.operation import begin
 from commands.state.ssh_work import (
     INSTALL_STEPS,
     Fingerprint,
+    Firewall,
     SshAddress,
     SshPort,
     SshUser,
@@ -41,12 +46,15 @@ class AddHost(Command, frozen=True, kw_only=True):
     cluster: Id
     address: SshAddress = ""
     approved: bool = False
-    install: bool | None = None
+    install: Annotated[
+        bool | None,
+        msgspec.Meta(description="Install it over SSH now. Without it: where there is an address."),
+    ] = None
     ssh_port: SshPort | None = None
     ssh_user: SshUser | None = None
     password: Secret | None = None
     fingerprint: Fingerprint | None = None
-    firewall: bool = True
+    firewall: Firewall = True
 
     def decide(self, world: World, context: Context) -> Decision:
         """Announce it in its cluster; the name's claim refuses a second one."""

@@ -12,6 +12,7 @@ from commands.state.operation import begin
 from commands.state.ssh_work import (
     INSTALL_STEPS,
     Fingerprint,
+    Firewall,
     SshAddress,
     SshLogin,
     SshPort,
@@ -53,7 +54,7 @@ class InstallHost(Command, frozen=True, kw_only=True):
     ssh_user: SshUser | None = None
     password: Secret | None = None
     fingerprint: Fingerprint | None = None
-    firewall: bool = True
+    firewall: Firewall = True
 
     def decide(self, world: World, context: Context) -> Decision:
         """Order it; a worker of an engine carries it out, step by step."""

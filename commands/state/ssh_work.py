@@ -18,7 +18,7 @@ SshAddress = Annotated[
     msgspec.Meta(
         max_length=255,
         pattern=ADDRESS_PATTERN,
-        description="The machine's host name or address. Without it: the one that is known.",
+        description="The machine's host name or address, where its SSH server is reached.",
     ),
 ]
 SshPort = Annotated[
@@ -43,6 +43,10 @@ Fingerprint = Annotated[
         description="The SSH key that the machine must show ('ssh-keygen -lf' tells it). Without"
         " it: the one that it showed at the first contact.",
     ),
+]
+Firewall = Annotated[
+    bool,
+    msgspec.Meta(description="Open the port on which VMs move here, where a firewall is active."),
 ]
 
 INSTALL_STEPS = (

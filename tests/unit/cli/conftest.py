@@ -55,7 +55,7 @@ class FakeEngine:
         if self.away:
             raise httpx.ConnectError("refused")
         listed = re.fullmatch(r"/v1/([a-z_]+)", request.url.path)
-        if request.method == "GET" and listed:
+        if request.method == "GET" and listed and listed[1] in self.objects:
             return self._list(listed[1], request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):

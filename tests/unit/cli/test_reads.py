@@ -80,6 +80,12 @@ def test_events_are_shown_by_their_number(cli: Cli, engine: FakeEngine) -> None:
     assert engine.asked[-1].url.path == "/v1/events/7"
 
 
+def test_the_engines_ssh_key_is_a_line_for_authorized_keys(cli: Cli, engine: FakeEngine) -> None:
+    engine.tell(200, {"public_key": "ssh-ed25519 AAAA chronovisor", "fingerprint": "SHA256:x"})
+    assert cli("ssh-key", "show").stdout == "ssh-ed25519 AAAA chronovisor\n"
+    assert engine.asked[-1].url.path == "/v1/ssh_key"
+
+
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 4), ("cancelled", 4)])
 def test_an_operation_is_waited_for(cli: Cli, engine: FakeEngine, status: str, code: int) -> None:
     engine.tell(200, {"id": OPERATION, "status": "running", "ended_at": None})

@@ -1,5 +1,6 @@
 """Headers, limits, ports and periods that hand-written pages give are those of the code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from chronovisor.settings import Settings
 from commands.api import answers, application, problems, requests
 from commands.gateway.renewal import RENEWAL_DAYS_MAX
 from commands.host.token import IssueEnrolmentToken
+from commands.remote.steps import MIGRATION_PORT
+from commands.state.ssh_work import INSTALL_STEPS
+from hostagent import options
 from projections.reads import context, lists
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -48,5 +52,13 @@ def test_the_page_says_what_the_code_does(page: str, said: str) -> None:
 
 def test_a_token_is_good_for_an_hour_by_default() -> None:
     assert IssueEnrolmentToken(id="x").valid_s == 3600
-    for page in ("operations.md", "threat-model.md"):
+    for page in ("enrolment.md", "threat-model.md"):
         assert "for an hour" in (DOCS / page).read_text(encoding="utf-8")
+
+
+def test_the_page_on_enrolment_has_the_steps_and_the_port() -> None:
+    page = (DOCS / "enrolment.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| ([a-z]+) \| ", page, flags=re.MULTILINE)
+    assert tuple(name for name in told if name != "step") == INSTALL_STEPS
+    assert MIGRATION_PORT == options.MIGRATION_PORT
+    assert f"TCP port {MIGRATION_PORT} " in page

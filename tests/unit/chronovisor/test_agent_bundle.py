@@ -1,0 +1,87 @@
+"""The agent's bundle: whole, the same each time, and with nothing of this machine in it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from chronovisor import agent_bundle
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return agent_bundle.build(tmp_path_factory.mktemp("bundle")).path
+
+
+def test_the_same_files_make_the_same_bytes_in_whatever_order() -> None:
+    files = {"b": (0o644, b"2"), "a": (0o755, b"1")}
+    first = agent_bundle.pack(files)
+    assert agent_bundle.pack(dict(reversed(files.items()))) == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as archive:
+        members = archive.getmembers()
+    assert [(one.name, one.mode, one.mtime, one.uid, one.uname) for one in members] == [
+        ("a", 0o755, 0, 0, ""),
+        ("b", 0o644, 0, 0, ""),
+    ]
+
+
+def test_it_runs_where_nothing_else_of_ours_is(bundle: Path, tmp_path: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "python").write_text(f"{sys.executable}\n")
+    program = (
+        "import sys, hostagent.join, hostagent.process, hostagent.__main__;"
+        "print(*{m.__file__ for n, m in sys.modules.items()"
+        " if n.split('.')[0] in {'hostagent', 'events', 'msgspec', 'cryptography'}"
+        " and getattr(m, '__file__', None)}, sep='\\n')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", program],
+        env={"PYTHONPATH": str(tmp_path / "lib"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd="/",
+    )
+    assert ran.returncode == 0, ran.stderr
+    files = ran.stdout.split()
+    assert files
+    assert all(file.startswith(str(tmp_path)) for file in files)
+
+
+def test_it_names_no_place_of_this_machine_and_holds_no_bytecode(bundle: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        members = archive.getmembers()
+        names = [one.name for one in members]
+        assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+        assert not [name for name in names if name.startswith("/") or ".." in name]
+        assert not [name for name in names if name.endswith(("RECORD", "direct_url.json"))]
+        ours = [one for one in members if one.name.startswith(("lib/hostagent", "lib/events"))]
+        texts = [archive.extractfile(one) for one in ours]
+        assert all(text is not None and str(ROOT).encode() not in text.read() for text in texts)
+    assert {"agent.sh", "service.sh", "supervise.sh", "chronovisor-agent.service"} <= set(names)
+    assert not [name for name in names if name.startswith(("lib/events/log", "lib/commands"))]
+
+
+def test_licences_come_along(bundle: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        names = archive.getnames()
+    for library in ("cryptography", "httpx", "msgspec"):
+        (found,) = {name.split("/")[1] for name in names if name.startswith(f"lib/{library}-")}
+        assert any("licen" in name.lower() for name in names if name.startswith(f"lib/{found}"))
+
+
+async def test_an_older_one_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "agent-0123456789abcdef.tar.gz").write_bytes(b"old")
+    keeper = agent_bundle.BundleKeeper(tmp_path)
+    made = await keeper.bundle()
+    assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
+    assert await keeper.bundle() is made

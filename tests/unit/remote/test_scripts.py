@@ -1,0 +1,86 @@
+"""The scripts of the steps: what is put into them stays what it is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from commands.remote.scripts import script, source
+from commands.remote.steps import PLANS
+
+NAMES = sorted(path.stem for path in Path("commands/remote/shell").glob("*.sh"))
+STEPS = [name for name in NAMES if name != "common"]
+COMMON = {"ORDER": "o1", "NUMBER": "7", "LIMIT_S": "5", "FIRST": "yes", "ACTION": "do"}
+
+
+def run(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-s"], input=text, text=True, capture_output=True, check=False, timeout=10
+    )
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_shell_reads_each_of_them_to_its_end(name: str) -> None:
+    text = script(name, COMMON, {"TRUST": "PEM", "TOKEN": "cvj1"})
+    checked = subprocess.run(
+        ["sh", "-n"], input=text, text=True, capture_output=True, check=False, timeout=10
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "@TRUST@" not in text
+    assert "@TOKEN@" not in text
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_line_of_them_is_what_shellcheck_warns_of(name: str) -> None:
+    program = shutil.which("shellcheck")
+    if program is None:
+        pytest.skip("shellcheck is not installed")
+    text = "#!/bin/sh\n" + source("common") + source(name)
+    # Variables come from the worker, and those of `common` are for all.
+    command = [program, "--exclude=SC2034,SC2153,SC2154", "-"]
+    checked = subprocess.run(
+        command, input=text, text=True, capture_output=True, check=False, timeout=30
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_whatever_a_value_holds_the_shell_sees_that_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = 'a\'b "c" $(touch /tmp/never) `id`\nMARK; exit 9'
+    monkeypatch.setattr("commands.remote.scripts.source", lambda name: PRINTING[name])
+    printed = run(script("step", {"VALUE": value}, {"DOCUMENT": value}))
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout == f"{value}\n{value}\n"
+
+
+PRINTING = {
+    "common": "set -eu",
+    "step": """printf '%s\\n' "$VALUE"
+cat <<'DOCUMENT_END'
+@DOCUMENT@
+DOCUMENT_END""",
+}
+
+
+def test_a_command_that_reads_its_input_does_not_eat_the_script(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = {"common": "set -eu", "step": "cat\necho 'TEXT it went on'"}
+    monkeypatch.setattr("commands.remote.scripts.source", lambda name: sources[name])
+    assert run(script("step", {}, {})).stdout == "TEXT it went on\n"
+
+
+def test_a_document_cannot_end_itself_and_names_are_names() -> None:
+    with pytest.raises(ValueError, match="end itself"):
+        script("bundle", COMMON, {"TRUST": "x\nTRUST_END\nrm -rf /"})
+    with pytest.raises(ValueError, match="no name"):
+        script("bundle", {"a b": ""}, {})
+
+
+def test_every_step_of_an_installation_that_changes_something_is_undone() -> None:
+    changing = {"packages", "libvirt", "bundle", "authorize", "join", "firewall", "start"}
+    for plan in PLANS.values():
+        undone = {step.name for step in plan.steps if step.undo is not None}
+        assert undone == (changing if plan.undoes else set())
