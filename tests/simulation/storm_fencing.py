@@ -96,7 +96,7 @@ async def _few_are_cut_off(scene: Scene, found: Storm, boards: Boards, lost: int
     lost_vms = lost * PER_HOST
 
     def all_run_again() -> bool:
-        placed = sum(one.name == "vm.placed" for one in history(world)[head:])
+        placed = sum(stored.name == "vm.placed" for stored in world.log._events[head:])
         return placed == lost_vms and scene.up() == len(scene.vms)
 
     took_s = await scene.until(all_run_again, 3_000, "all VMs to run again")
