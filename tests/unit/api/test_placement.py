@@ -54,6 +54,10 @@ async def test_a_dry_run_ranks_hosts_and_says_why_not(asked: Asked) -> None:
     assert found["hosts"][0]["weights"].keys() == {
         "OptimalForCpuEvenDistribution",
         "OptimalForMemoryEvenDistribution",
+        "OptimalForHaReservation",
+        "PreferredHosts",
+        "VmAffinityGroups",
+        "VmToHostsAffinityGroups",
     }
     assert found["hosts"][2]["reasons"][0] == "The host is installing."
     assert found["hosts_total"] == 3
