@@ -35,13 +35,15 @@ class SetClusterResources(Command, frozen=True, kw_only=True):
     """Set what a cluster's hosts give out.
 
     With a memory_percent above 100 VMs get more memory than a host has: it must have swap, or VMs
-    must not use all of theirs. With ha_reservation it is checked that the highly available VMs of
-    any one host fit on the others; an alert says when they do not. Fields that are not given stay
-    as they are.
+    must not use all of theirs. Without threads_as_cores a host has as many CPUs as cores, where its
+    agent tells how many these are. With ha_reservation it is checked that the highly available VMs
+    of any one host fit on the others; an alert says when they do not. Fields that are not given
+    stay as they are.
     """
 
     id: Id
     memory_percent: MemoryPercent | None = None
+    threads_as_cores: bool | None = None
     ha_reservation: bool | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
@@ -52,6 +54,7 @@ class SetClusterResources(Command, frozen=True, kw_only=True):
             name: value
             for name, value in (
                 ("memory_percent", self.memory_percent),
+                ("threads_as_cores", self.threads_as_cores),
                 ("ha_reservation", self.ha_reservation),
             )
             if value is not None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from commands.scheduler.draft import Draft, cpu_percent, memory_free
+from commands.scheduler.draft import Draft, cpu_percent, cpus, memory_free
 from commands.scheduler.enforcement import enforce
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
@@ -22,7 +22,7 @@ from commands.scheduler.need import Candidate
 from commands.scheduler.plans import Plan
 from commands.state.cluster import ClusterState
 from commands.state.vm import VmState
-from events.types.cluster import Scheduling, SchedulingPolicy
+from events.types.cluster import SchedulingPolicy
 
 TRIES_MAX = 8
 """So many destinations are tried for a VM before it stays."""
@@ -49,20 +49,20 @@ def plan(
     return draft.plan()
 
 
-def over_used(candidate: Candidate, scheduling: Scheduling, vms: int) -> str:
+def over_used(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
     """Return why a host is over-used, in a sentence; "" where it is not."""
-    name, percent = candidate.host.name, cpu_percent(candidate)
-    abilities = candidate.host.capabilities
+    scheduling, name = cluster.scheduling, candidate.host.name
+    percent, counted = cpu_percent(candidate, cluster), cpus(candidate, cluster)
     if percent > scheduling.high_utilization_percent:
         return (
             f"Host {name} is over-used: its VMs are reckoned to take {percent} % of its CPUs, above"
             f" {scheduling.high_utilization_percent} %."
         )
     ratio = scheduling.vcpu_to_physical_cpu_ratio
-    if abilities is not None and 0 < ratio * abilities.cpus < candidate.processors_taken:
+    if 0 < ratio * counted < candidate.processors_taken:
         return (
             f"Host {name} is over-used: its VMs have {candidate.processors_taken} virtual CPUs,"
-            f" above {ratio:g} for each of its {abilities.cpus}."
+            f" above {ratio:g} for each of its {counted}."
         )
     least = scheduling.max_free_memory_for_over_utilized_bytes
     if least is not None and vms > 1 and memory_free(candidate) < least:
@@ -73,9 +73,9 @@ def over_used(candidate: Candidate, scheduling: Scheduling, vms: int) -> str:
     return ""
 
 
-def under_used(candidate: Candidate, scheduling: Scheduling, vms: int) -> str:
+def under_used(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
     """Return why a host is under-used, in a sentence; "" where it is not, or runs nothing."""
-    percent = cpu_percent(candidate)
+    scheduling, percent = cluster.scheduling, cpu_percent(candidate, cluster)
     most = scheduling.min_free_memory_for_under_utilized_bytes
     if not vms or percent >= scheduling.low_utilization_percent:
         return ""
@@ -89,12 +89,14 @@ def under_used(candidate: Candidate, scheduling: Scheduling, vms: int) -> str:
 
 def _evenly(draft: Draft) -> None:
     """Relieve hosts that are over-used, the worst first."""
-    scheduling = draft.cluster.scheduling
-    worst = sorted(draft.hosts(), key=lambda c: (-cpu_percent(c), memory_free(c), c.host.name))
+    cluster = draft.cluster
+    worst = sorted(
+        draft.hosts(), key=lambda c: (-cpu_percent(c, cluster), memory_free(c), c.host.name)
+    )
     for found in worst:
         host = found.host.id
         while draft.left > 0:
-            reason = over_used(draft.candidate(host), scheduling, draft.running(host))
+            reason = over_used(draft.candidate(host), cluster, draft.running(host))
             if not reason or not _relieve(draft, host, reason):
                 break
 
@@ -121,11 +123,10 @@ def _fit(
 def _excess(draft: Draft, host: str) -> tuple[int, int]:
     """Return by how many virtual CPUs and bytes of memory a host has too much."""
     scheduling, candidate = draft.cluster.scheduling, draft.candidate(host)
-    abilities = candidate.host.capabilities
-    cpus = abilities.cpus if abilities is not None else 0
-    allowed = scheduling.high_utilization_percent * cpus // VCPU_CONSUMPTION_PERCENT
+    counted = cpus(candidate, draft.cluster)
+    allowed = scheduling.high_utilization_percent * counted // VCPU_CONSUMPTION_PERCENT
     if scheduling.vcpu_to_physical_cpu_ratio > 0:
-        allowed = min(allowed, int(scheduling.vcpu_to_physical_cpu_ratio * cpus))
+        allowed = min(allowed, int(scheduling.vcpu_to_physical_cpu_ratio * counted))
     least = scheduling.max_free_memory_for_over_utilized_bytes or 0
     lacks = max(0, least - memory_free(candidate)) if least else 0
     return max(0, candidate.processors_taken - allowed), lacks
@@ -148,8 +149,8 @@ def _move_well(
             return False
         made = draft.made
         draft.move(vm, source, destination, reason(destination))
-        scheduling, count = draft.cluster.scheduling, draft.running(destination)
-        if not over_used(draft.candidate(destination), scheduling, count):
+        count = draft.running(destination)
+        if not over_used(draft.candidate(destination), draft.cluster, count):
             return True
         draft.take_back(made)
         avoid |= {destination}
@@ -159,13 +160,12 @@ def _move_well(
 def _save_power(draft: Draft) -> None:
     """Relieve what is over-used, and then empty what is under-used, the least loaded first."""
     _evenly(draft)
-    scheduling = draft.cluster.scheduling
-    received: set[str] = set()
-    for found in sorted(draft.hosts(), key=lambda c: (cpu_percent(c), c.host.name)):
+    cluster, received = draft.cluster, set[str]()
+    for found in sorted(draft.hosts(), key=lambda c: (cpu_percent(c, cluster), c.host.name)):
         host = found.host.id
         if host in received or draft.left <= 0:
             continue
-        reason = under_used(draft.candidate(host), scheduling, draft.running(host))
+        reason = under_used(draft.candidate(host), cluster, draft.running(host))
         if reason:
             received |= _empty(draft, host, reason)
 

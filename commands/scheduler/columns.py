@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.state.host import HostStatus
 from events.types.host import Capabilities
 
@@ -42,6 +42,8 @@ class Columns:
         self.memory_free_expected: Reals = np.zeros(rows, np.float64)
         self.processors_expected: Reals = np.zeros(rows, np.float64)
         self.per_cpu: Reals = np.zeros(rows, np.float64)
+        self.cores: Numbers = np.zeros(rows, np.int64)
+        self.per_core: Reals = np.zeros(rows, np.float64)
         self.vms: Numbers = np.zeros(rows, np.int64)
         self.memory: Numbers = np.zeros(rows, np.int64)
         self.highly_available: Numbers = np.zeros(rows, np.int64)
@@ -86,6 +88,10 @@ class Columns:
             self._sets[hosts] = mask
         return mask
 
+    def counted(self, need: Need) -> Numbers:
+        """Return how many CPUs each host counts as having."""
+        return self.cpus if need.threads_as_cores else self.cores
+
     def over_commit(self, percent: int) -> Numbers | int:
         """Return the memory that each host gives out beyond what it has, in bytes."""
         return self.memory * (percent - 100) // 100 if percent != 100 else 0  # noqa: PLR2004
@@ -105,6 +111,9 @@ class Columns:
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
         self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
         self.per_cpu[row] = 1 / max(1, abilities.cpus) if abilities else 0
+        cores = cpus_of(abilities, threads_as_cores=False) if abilities else _NO_LIMIT
+        self.cores[row] = cores
+        self.per_core[row] = 1 / max(1, cores) if abilities else 0
         self.stores[row] = abilities is None or abilities.storage_free_bytes > 0
 
 

@@ -13,7 +13,13 @@ import msgspec
 
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
-from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, need_to_move
+from commands.scheduler.need import (
+    HOST_RESERVE_BYTES,
+    Candidate,
+    Need,
+    cpus_of,
+    need_to_move,
+)
 from commands.scheduler.plans import Plan
 from commands.state.cluster import ClusterState
 from commands.state.host import HostStatus
@@ -133,9 +139,11 @@ class Draft:
                 host=candidate.host.id,
                 host_name=candidate.host.name,
                 before=_figures(
-                    self._before[candidate.host.id], self._counts_before.get(candidate.host.id, 0)
+                    self._before[candidate.host.id],
+                    self.cluster,
+                    self._counts_before.get(candidate.host.id, 0),
                 ),
-                after=_figures(candidate, self._running[candidate.host.id]),
+                after=_figures(candidate, self.cluster, self._running[candidate.host.id]),
             )
             for candidate in self.fleet.candidates(self.cluster.id)
             if candidate.host.id in touched
@@ -154,12 +162,18 @@ def busy_hosts(vms: Mapping[str, VmState]) -> frozenset[str]:
     return frozenset(busy)
 
 
-def cpu_percent(candidate: Candidate) -> int:
-    """Return how much of a host's CPUs its VMs are reckoned to take, in percent."""
+def cpus(candidate: Candidate, cluster: ClusterState) -> int:
+    """Return how many CPUs a host counts as having in its cluster; 0 where that is not known."""
     abilities = candidate.host.capabilities
     if abilities is None:
         return 0
-    return candidate.processors_taken * VCPU_CONSUMPTION_PERCENT // max(1, abilities.cpus)
+    return cpus_of(abilities, threads_as_cores=cluster.resources.threads_as_cores)
+
+
+def cpu_percent(candidate: Candidate, cluster: ClusterState) -> int:
+    """Return how much of a host's CPUs its VMs are reckoned to take, in percent."""
+    counted = cpus(candidate, cluster)
+    return candidate.processors_taken * VCPU_CONSUMPTION_PERCENT // counted if counted else 0
 
 
 def memory_free(candidate: Candidate) -> int:
@@ -170,9 +184,11 @@ def memory_free(candidate: Candidate) -> int:
     return abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
 
 
-def _figures(candidate: Candidate, vms: int) -> Figures:
+def _figures(candidate: Candidate, cluster: ClusterState, vms: int) -> Figures:
     return Figures(
-        vms=vms, cpu_percent=cpu_percent(candidate), memory_free_bytes=memory_free(candidate)
+        vms=vms,
+        cpu_percent=cpu_percent(candidate, cluster),
+        memory_free_bytes=memory_free(candidate),
     )
 
 

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 
 from commands.scheduler.columns import Columns, Mask
-from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
+from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.state.host import HostStatus
 from events.types.cluster import SchedulingPolicy
+from events.types.host import Capabilities
 
 VCPU_CONSUMPTION_PERCENT = 10
 """What a virtual CPU is reckoned to take of a CPU: oVirt's VcpuConsumptionPercentage."""
@@ -207,11 +208,15 @@ def _enough_memory(need: Need, columns: Columns) -> Mask:
     return mask
 
 
+def _cpus(need: Need, abilities: Capabilities) -> int:
+    return cpus_of(abilities, threads_as_cores=need.threads_as_cores)
+
+
 def _processors(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
-    if abilities is None or need.processors <= abilities.cpus:
+    if abilities is None or need.processors <= _cpus(need, abilities):
         return None
-    return f"It has {abilities.cpus} CPUs, the VM wants {need.processors}."
+    return f"It has {_cpus(need, abilities)} CPUs, the VM wants {need.processors}."
 
 
 def _overloaded(need: Need, candidate: Candidate) -> str | None:
@@ -219,9 +224,9 @@ def _overloaded(need: Need, candidate: Candidate) -> str | None:
     if abilities is None or not need.starts:
         return None
     load, limit = candidate.processors_taken * VCPU_CONSUMPTION_PERCENT, _limit(need)
-    if load <= limit * abilities.cpus:
+    if load <= limit * _cpus(need, abilities):
         return None
-    percent = load // max(1, abilities.cpus)
+    percent = load // max(1, _cpus(need, abilities))
     return f"Its VMs are reckoned to take {percent} % of its CPUs; above {limit} % it gets no more."
 
 
@@ -233,7 +238,7 @@ def _not_overloaded(need: Need, columns: Columns) -> Mask | None:
     if not need.starts:
         return None
     load = columns.processors_taken * VCPU_CONSUMPTION_PERCENT
-    mask: Mask = load <= columns.cpus * _limit(need)
+    mask: Mask = load <= columns.counted(need) * _limit(need)
     return mask
 
 
@@ -320,7 +325,7 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter(
         name="CPU",
-        passing=lambda need, columns: columns.cpus >= need.processors,
+        passing=lambda need, columns: columns.counted(need) >= need.processors,
         objection=_processors,
     ),
     Filter(name="CPUOverloaded", passing=_not_overloaded, objection=_overloaded),

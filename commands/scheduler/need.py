@@ -11,6 +11,7 @@ from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
 from events.types.cluster import Scheduling
+from events.types.host import Capabilities
 from events.types.operation import Verdict
 from events.types.run_spec import VmConfiguration
 
@@ -38,7 +39,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
     `pinned` are the hosts that the VM may run on, None where it may on all; `preferred` come first.
     `bounds` is what affinity groups say, which the fleet fills in for `vm`. With `memory_percent`
-    a host gives out more memory than it has. `avoid` are hosts that balancing leaves out. Where no
+    a host gives out more memory than it has; with `threads_as_cores` False it has as many CPUs as
+    cores. `avoid` are hosts that balancing leaves out. Where no
     host is found, `explained` asks for the reasons, which take longer than the search.
     """
 
@@ -68,11 +70,20 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     preferred: frozenset[str] = frozenset()
     bounds: Bounds | None = None
     memory_percent: int = 100
+    threads_as_cores: bool = True
     highly_available: bool = False
     ha_reservation: bool = False
     avoid: frozenset[str] = frozenset()
     falls: bool = False
     explained: bool = True
+
+
+def cpus_of(abilities: Capabilities, *, threads_as_cores: bool) -> int:
+    """Return how many CPUs a host counts as having: threads, or cores where they are known."""
+    if threads_as_cores or abilities.hardware is None:
+        return abilities.cpus
+    topology = abilities.hardware.topology
+    return topology.sockets * topology.cores or abilities.cpus
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +200,7 @@ def _settled(vm: VmState, cluster: ClusterState) -> dict[str, Any]:
         "pinned": hosts if vm.host_choice.pinned else None,
         "preferred": hosts,
         "memory_percent": cluster.resources.memory_percent,
+        "threads_as_cores": cluster.resources.threads_as_cores,
         "highly_available": vm.availability.highly_available,
         "ha_reservation": cluster.resources.ha_reservation,
     }

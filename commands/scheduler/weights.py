@@ -36,7 +36,8 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True):
 def _load(need: Need, columns: Columns, rows: Rows) -> Reals:
     """Return the CPU load with the VM, in permille."""
     processors = columns.processors_expected[rows] + need.processors
-    load: Reals = processors * columns.per_cpu[rows] * _PERMILLE_OF_VCPU
+    per_cpu = columns.per_cpu if need.threads_as_cores else columns.per_core
+    load: Reals = processors * per_cpu[rows] * _PERMILLE_OF_VCPU
     return load
 
 

@@ -13,11 +13,13 @@ from events.types.base import Audit, Event, Severity, event
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """What a cluster's hosts give out.
 
-    VMs get up to `memory_percent` of a host's memory. With `ha_reservation`, the highly available
+    VMs get up to `memory_percent` of a host's memory. With `threads_as_cores` each thread of a
+    core counts as a CPU, otherwise each core does. With `ha_reservation`, the highly available
     VMs of any one host are to fit on the others, and an alert says when they do not.
     """
 
     memory_percent: int = 100
+    threads_as_cores: bool = True
     ha_reservation: bool = False
 
 

@@ -20,8 +20,9 @@ from commands.state.host import Duty, HostState
 from commands.state.vm import Run, VmState, VmStatus
 from commands.state.vm_hosts import HostChoice
 from events.types.affinity import Member, Polarity, Rule
-from events.types.balancing import Figures
+from events.types.balancing import Figures, Resources
 from events.types.cluster import Scheduling, SchedulingPolicy
+from events.types.host_hardware import CpuTopology, Hardware
 from events.types.migration import MigrationMode, VmMigrationSettings
 from events.types.run_spec import RunSpec, Topology, VmConfiguration
 from tests.unit.policies.stage import CAPABILITIES
@@ -177,6 +178,22 @@ def test_memory_and_the_ratio_of_cpus_count_as_well() -> None:
     found = dense.plan(EVENLY, vcpu_to_physical_cpu_ratio=1.0)
     assert len(found.moves) == 1
     assert "have 5 virtual CPUs, above 1 for each of its 4" in found.moves[0].reason
+
+
+def test_cores_alone_count_where_the_cluster_says_so() -> None:
+    topology = Hardware(topology=CpuTopology(sockets=1, cores=2, threads=2))
+    threaded = tuple(
+        host(
+            n, cpus=4, capabilities=msgspec.structs.replace(CAPABILITIES, cpus=4, hardware=topology)
+        )
+        for n in (1, 2)
+    )
+    little = Little(*many(20, 1), hosts=threaded)
+    assert little.plan(EVENLY).moves == ()  # 50 % of 4 threads
+    rules = msgspec.structs.replace(cluster(EVENLY), resources=Resources(threads_as_cores=False))
+    found = plan(little.fleet, rules, little.vms, moves_max=9)
+    assert len(found.moves) == 4  # 100 % of 2 cores
+    assert "take 100 % of its CPUs" in found.moves[0].reason
 
 
 def test_a_plan_has_so_many_moves_at_most() -> None:
@@ -358,10 +375,10 @@ def test_every_plan_can_be_made_move_by_move(
     for figures in found.hosts:
         after = little.fleet.candidate(figures.host)
         assert after is not None
-        assert figures.after.cpu_percent == cpu_percent(after)
+        assert figures.after.cpu_percent == cpu_percent(after, rules)
         relieved = {move.destination for move in found.moves if not move.affinity}
         if figures.host in relieved and not any(move.affinity for move in found.moves):
-            assert not over_used(after, rules.scheduling, figures.after.vms)
+            assert not over_used(after, rules, figures.after.vms)
 
 
 def test_capacity_is_what_the_tests_reckon_with() -> None:

@@ -18,6 +18,7 @@ from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
 from commands.scheduler.policies import POLICIES
 from commands.state.host import Duty, HostState, Identity
 from events.types.cluster import Scheduling, SchedulingPolicy
+from events.types.host_hardware import CpuTopology, Hardware
 from tests.unit.policies.stage import CAPABILITIES
 
 MIB = 1024**2
@@ -361,6 +362,7 @@ NEEDS = st.builds(
     preferred=st.sampled_from([frozenset(), frozenset({"h1"}), frozenset({"h2", "h99"})]),
     bounds=st.none() | BOUNDS,
     memory_percent=st.sampled_from([100, 100, 150, 101]),
+    threads_as_cores=st.booleans(),
     highly_available=st.booleans(),
     ha_reservation=st.booleans(),
     avoid=st.sampled_from([frozenset(), frozenset(), frozenset({"h1", "h99"})]),
@@ -379,6 +381,9 @@ HOSTS = st.tuples(
 )
 
 
+_THREADED = Hardware(topology=CpuTopology(sockets=1, cores=1, threads=4))
+
+
 @st.composite
 def states(draw: st.DrawFn, number: int) -> HostState:
     memory, cpus, up, known, storage = draw(HOSTS)
@@ -390,6 +395,7 @@ def states(draw: st.DrawFn, number: int) -> HostState:
         storage_id=draw(st.sampled_from(["", "shared"])),
         bridges=draw(st.sampled_from([(), ("br0",), ("br0", "br1")])),
         machine_types=draw(st.sampled_from([("pc-q35-7.2",), ("other",)])),
+        hardware=draw(st.sampled_from([None, Hardware(), _THREADED])),
     )
     return msgspec.structs.replace(state, capabilities=abilities if known else None)
 
@@ -464,7 +470,10 @@ def _broken(wishes: tuple[Wish, ...], candidate: Candidate) -> int:
 
 def _load(need: Need, candidate: Candidate) -> float:
     assert candidate.host.capabilities is not None
-    per_cpu = 1 / candidate.host.capabilities.cpus
+    abilities = candidate.host.capabilities
+    per_cpu = 1 / abilities.cpus
+    if not need.threads_as_cores and abilities.hardware is _THREADED:
+        per_cpu = 1.0
     return (candidate.processors_expected + need.processors) * per_cpu * 100
 
 
