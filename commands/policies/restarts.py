@@ -189,7 +189,7 @@ class Turns(Watch):
         A need that no host can meet is looked for once, however many VMs have it.
         """
         cluster = facts.clusters.get(cluster_id)
-        if cluster is None:
+        if cluster is None or not self._any_may_start(facts, cluster_id):
             return []
         alike = not any(group.cluster == cluster_id for group in facts.affinity.groups.values())
         fitting: list[OperationState] = []
@@ -211,6 +211,15 @@ class Turns(Watch):
         for operation in fitting:
             facts.give_back(operation.target_id)
         return [operation.id for operation in fitting]
+
+    def _any_may_start(self, facts: Facts, cluster: str) -> bool:
+        """Tell whether a host is up that starts fewer VMs than it may."""
+        return any(
+            host.status is HostStatus.UP
+            and facts.starting[host.id] < self._rules.starts_per_host
+            and host.cluster == cluster
+            for host in facts.hosts.values()
+        )
 
     def _by_priority(self, facts: Facts, cluster: str) -> list[OperationState]:
         def rank(operation: OperationState) -> tuple[int, dt.datetime, str]:
