@@ -26,7 +26,7 @@ from access.certificates import CertificateAuthority
 from chronovisor.installation import Installation
 from chronovisor.parts.fleet import simulated_hardware
 from events.envelope import NewEvent
-from events.log.port import Append, Appended
+from events.log.port import Append, Appended, OverloadedError
 from events.log.postgres import PostgresLog
 from events.types.host import (
     HostAdded,
@@ -37,6 +37,7 @@ from events.types.host import (
 from hostagent.join import CERTIFICATE_NAME, JOINED_NAME, KEY_NAME, TRUST_NAME, Joined
 
 AT_ONCE_MAX = 200
+ATTEMPTS_MAX = 30
 ACTOR = "benchmark"
 
 
@@ -61,8 +62,21 @@ async def enrol(
                 joined = Joined(host=str(uuid7()), name=host.name, gateway=host.gateway)
                 certificate, request = _make_folder(authority, host.folder, joined, trust)
                 appends.append(_append(joined, cluster, data_center, certificate, request))
-            outcomes = await asyncio.gather(*(log.append(append) for append in appends))
-            assert all(isinstance(outcome, Appended) for outcome in outcomes), outcomes
+            await asyncio.gather(*(_put(log, append) for append in appends))
+
+
+async def _put(log: PostgresLog, append: Append) -> None:
+    """Append, as soon as the log has room."""
+    for _ in range(ATTEMPTS_MAX):
+        try:
+            outcome = await log.append(append)
+        except OverloadedError as error:
+            await asyncio.sleep(error.retry_after_s)
+            continue
+        assert isinstance(outcome, Appended), outcome
+        return
+    message = "the log has no room for a host"
+    raise TimeoutError(message)
 
 
 def _make_folder(
