@@ -13,11 +13,19 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from commands.host.activate import ActivateHost
+from commands.kernel.refusal import Refusal
 from tests.simulation.chaos import Admins
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.misfortune import Misfortune
 from tests.simulation.patches import replaced
-from tests.simulation.verdict import consumers, in_the_end, while_hosts_are_away
+from tests.simulation.verdict import (
+    consumers,
+    history,
+    in_the_end,
+    operations,
+    while_hosts_are_away,
+)
 from tests.simulation.world import World
 
 CHAOS_S = 900.0
@@ -75,6 +83,8 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
     while_hosts_are_away(world)
     await world.mend()
     await asyncio.sleep(REST_S)
+    if await _activate_what_is_waited_for(world):
+        await asyncio.sleep(REST_S)
     in_the_end(world)
     await consumers(world)
     result = Result(
@@ -89,6 +99,18 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
     )
     await world.close()
     return result
+
+
+async def _activate_what_is_waited_for(world: World) -> bool:
+    """Activate hosts in maintenance where something that waits says that this is what it needs."""
+    open_now = [one for one in operations(history(world)).values() if one.open]
+    if not any("is in maintenance" in (one.attention or "") for one in open_now):
+        return False
+    world.note("hosts in maintenance are activated, since something waits for them")
+    for host in sorted(world.hosts):
+        with contextlib.suppress(Refusal):
+            await world.do(ActivateHost(id=host))
+    return True
 
 
 def digest(world: World) -> str:

@@ -144,8 +144,17 @@ def _machines(world: World, recorded: list[Recorded]) -> None:
             world.break_promise(f"{vm.name} is {vm.status}, but its host does not run it")
         if vm.stale_copies or vm.jobs:
             world.break_promise(f"{vm.name} is left with {vm.stale_copies} and {vm.jobs}")
-    if actual:
-        world.break_promise(f"copies run that nobody knows of: {actual}")
+    for (vm_id, incarnation), host_id in sorted(actual.items()):
+        if not _is_shown(world, host_id, f"{vm_id} (incarnation {incarnation})"):
+            name = world.hosts[host_id].name
+            world.break_promise(f"{name} runs {vm_id} ({incarnation}), and nobody knows")
+
+
+def _is_shown(world: World, host_id: str, stray: str) -> bool:
+    """Tell whether a host shows a copy that a restored log has forgotten, as not managed."""
+    if world.engine is None or not world.restores:
+        return False
+    return stray in world.engine.view.hosts[host_id].unmanaged
 
 
 def _folds(world: World, recorded: list[Recorded]) -> None:
