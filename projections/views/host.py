@@ -506,4 +506,6 @@ def explained(document: HostDocument) -> HostDocument:
     for operation in document.operations:
         if operation.remedy:
             what_next = f"{operation.reason} {operation.remedy}"
+        elif operation.kind == "host.fence" and not document.power.fenced_off:
+            what_next = host_power.BEING_FENCED
     return msgspec.structs.replace(document, status_reason=reason, next=what_next)

@@ -12,6 +12,12 @@ from events.types import host_power as e
 from events.types.base import Event
 from projections.views.parts import Time
 
+BEING_FENCED = (
+    "It is being fenced; the operation shows how far that is. Once it is verified to be off, its"
+    " VMs are known to be down."
+)
+"""What happens next to a host that is silent, and looked after."""
+
 
 class FenceAgentDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A fence agent; its password is never shown, only whether there is one."""
