@@ -102,15 +102,10 @@ class Watcher:
             await connection.execute(statement("listen"))
             await self._ask(connection)
             while True:
-                told = False
-                async for notice in connection.notifies(
-                    timeout=self._poll_interval_s, stop_after=1
-                ):
+                async for notice in connection.notifies(timeout=self._poll_interval_s):
                     if notice.payload.isdigit():
-                        told = True
                         self._heads.advance(int(notice.payload))
-                # Who was just told has better to do than to be told the same again.
-                if self._heads.awaited and not told:
+                if self._heads.awaited:
                     await self._ask(connection)
         finally:
             self._connection = None

@@ -24,7 +24,10 @@ PRUNE_INTERVAL_S = 60.0
 PRUNE_ANSWERS_MAX = 5_000
 NOTIFY_RETRY_S = 0.5
 NOTIFY_INTERVAL_S = 0.002
-"""Words of commits that follow each other faster are gathered into one."""
+NOTIFY_INTERVAL_MAX_S = 0.008
+"""Words of commits that follow each other faster are gathered into one; of commits that come one
+after the other without a pause, more and more of them: each word costs what a command does.
+"""
 
 Logger = structlog.stdlib.get_logger(__name__)
 
@@ -114,12 +117,18 @@ class PostgresLog(PostgresLogReader):
                 connection = await connect(self._dsn, "chronovisor log notifier")
                 try:
                     await connection.execute(statement("unflushed"))
+                    interval_s = NOTIFY_INTERVAL_S
                     while True:
                         await self._written.wait()
                         self._written.clear()
                         arguments = {"head": str(self._heads.known)}
                         await connection.execute(statement("notify"), arguments)
-                        await asyncio.sleep(NOTIFY_INTERVAL_S)
+                        await asyncio.sleep(interval_s)
+                        interval_s = (
+                            min(2 * interval_s, NOTIFY_INTERVAL_MAX_S)
+                            if self._written.is_set()
+                            else NOTIFY_INTERVAL_S
+                        )
                 finally:
                     await close(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
