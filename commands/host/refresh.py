@@ -42,5 +42,11 @@ class RefreshHost(Command, frozen=True, kw_only=True):
             )
         stream = f"host/{self.id}"
         requested = NewEvent(stream, HostRefreshRequested(name=state.name), self.id)
-        operation = begin(context, "host.refresh", stream, state.name, "report")
+        operation = begin(
+            context,
+            "host.refresh",
+            stream,
+            state.name,
+            "report",
+        )
         return Decision.of(self.id, requested, operation, operation=str(context.command))
