@@ -68,11 +68,11 @@ class Fencing(Watch):
             self._resumed[after.id] = after.fencing_resumed_at
 
     def operation(self, before: OperationState | None, after: OperationState | None) -> None:
-        """Note which fencings are under way."""
+        """Note which fencings are under way; those that wait for a person take no place."""
         del before
         if after is None or after.kind != KIND:
             return
-        if after.open:
+        if after.open and after.attention is None:
             self._open.add(after.id)
         else:
             self._open.discard(after.id)
@@ -89,7 +89,8 @@ class Fencing(Watch):
             if cluster is None or cluster.removed:
                 continue
             held = self._is_held(members, cluster)
-            if held != cluster.fencing_held and self._settled(members, now):
+            alone = held and len(members.there) == 1  # its own silence says enough
+            if held != cluster.fencing_held and not alone and self._settled(members, now):
                 wanted.append(self._say(cluster, members, held=held))
             if not held and self._may_begin(cluster, now):
                 waiting += self._unattended(members, now)

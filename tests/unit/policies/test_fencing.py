@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from commands.cluster.fencing import SetClusterFencing
@@ -413,6 +414,37 @@ async def test_half_of_a_cluster_may_be_fenced_and_more_may_not() -> None:
     assert await scene.count("host.fencing_begun") == 0
     await scene.stage.pass_time(RESUME_S)
     assert await scene.count("host.fencing_begun") == 1
+
+
+async def test_a_cluster_of_one_host_is_not_fenced_and_raises_no_storm() -> None:
+    scene = await scenery(hosts=1)
+    await scene.fall_silent()
+    await scene.stage.pass_time(1_000)
+    assert await scene.count("host.fencing_begun") == 0
+    assert await scene.count("cluster.fencing_held") == 0
+
+
+async def test_few_are_fenced_at_a_time_and_those_that_wait_for_a_person_take_no_place() -> None:
+    """given one place, when the first in it waits for a person, then the next has its turn"""
+    scene = await scenery(managed=False, hosts=5)
+    await manage(scene.stage, scene.hosts[1])
+    stage = await copied(scene.stage, await scene.stage.log.head())
+    one = msgspec.structs.replace(FENCE_RULES, at_once_max=1)
+    stage.runner = Runner(stage.log, stage.context, Timeouts(fencing=one), "other")
+    await stage.runner.begin()
+    await stage.silence(scene.hosts[1])
+    await stage.silence(scene.hosts[0])
+    await stage.pass_time(SETTLE_S)
+    begun = [r.object_id for r in await stage.history() if r.name == "host.fencing_begun"]
+    assert begun == [scene.hosts[1]]
+    assert (await stage.host(scene.hosts[1])).power.questioned
+
+    await stage.hello(scene.hosts[1])
+    await stage.silence(scene.hosts[2])
+    await stage.pass_time(SETTLE_S)
+
+    begun = [r.object_id for r in await stage.history() if r.name == "host.fencing_begun"]
+    assert begun == [scene.hosts[1], scene.hosts[0], scene.hosts[2]]
 
 
 async def test_a_fencing_under_way_stops_where_the_rest_of_the_cluster_is_lost_too() -> None:
