@@ -265,12 +265,13 @@ def _words(error: Exception) -> str:
 
 def sentences(output: Output) -> tuple[str, str]:
     """Return what a script said of its success, and why it failed, if it did."""
-    said = _marked(output.out, "TEXT ")
-    failed = _marked(output.err, "FAIL ") or _last(output.err) or _last(output.out)
+    said = marked(output.out, "TEXT ")
+    failed = marked(output.err, "FAIL ") or _last(output.err) or _last(output.out)
     return said, failed or f"It ended with {output.status}."
 
 
-def _marked(text: str, mark: str) -> str:
+def marked(text: str, mark: str) -> str:
+    """Return the rest of the last line that begins with a mark, "" where there is none."""
     found: Sequence[str] = [line for line in text.splitlines() if line.startswith(mark)]
     return found[-1].removeprefix(mark).strip()[:1_000] if found else ""
 

@@ -10,7 +10,7 @@ import msgspec
 
 from commands.gateway.view import GatewayView
 from commands.remote.book import Book
-from commands.remote.machine import Machine, SshError, sentences
+from commands.remote.machine import Machine, SshError, marked, sentences
 from commands.remote.scripts import script
 from commands.remote.source import BUNDLE_PATH, AgentFile, EnginePlace
 from commands.state.host import HostState
@@ -64,6 +64,7 @@ class Site:
         self.access: SshAccess = state.ssh.access
         self.greeting = greeting
         self.session_before: str | None = None
+        self.last_output = ""
         self._number = number
 
     async def run(
@@ -79,6 +80,7 @@ class Site:
         """Run a step's script; return the sentence that it says. Raises SshError."""
         common = {
             "ORDER": self.order.order,
+            "HOST": self.host,
             "NUMBER": str(self._number),
             "LIMIT_S": f"{limit_s:.0f}",
             "FIRST": "yes" if first else "no",
@@ -89,6 +91,7 @@ class Site:
         said, failed = sentences(output)
         if output.status != 0:
             raise SshError(failed)
+        self.last_output = output.out
         return said
 
     async def forget(self) -> None:
@@ -129,7 +132,11 @@ async def _connected(site: Site) -> str:
 async def _inspect(site: Site) -> str:
     architecture = site.engine.agent.architecture
     variables = {"ARCHITECTURE": architecture}
-    return await site.run("inspect", "do", variables=variables, first=True)
+    said = await site.run("inspect", "do", variables=variables, first=True)
+    joined = marked(site.last_output, "JOINED ")
+    if joined not in {"", site.host}:
+        _require_no_other(site, joined)
+    return said
 
 
 async def _packages(site: Site) -> str:
@@ -203,13 +210,22 @@ async def _must_join(site: Site) -> bool:
     if host == site.host:
         identity = (await site.book.state()).identity
         return identity is None or identity.public_key_sha256 != found["key"]
-    other = site.engine.view.hosts.get(host)
-    if other is None or not other.removed:
-        raise SshError(
-            f"The machine is host {found['name']} already ({host}). Remove that host, or its agent"
-            " from the machine, first."
-        )
+    _require_no_other(site, host)
     return True
+
+
+def _require_no_other(site: Site, joined: str) -> None:
+    """Refuse a machine that is another host, of this installation or of another one.
+
+    That of a host which was removed may become one again.
+    """
+    other = site.engine.view.hosts.get(joined)
+    if other is None or not other.removed:
+        name = other.name if other is not None else "of another installation"
+        raise SshError(
+            f"The machine is host {name} already ({joined}). Uninstall that host first, or take"
+            " its agent off the machine."
+        )
 
 
 def _options(site: Site) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
 
-from commands.remote.book import Book
+from commands.remote.book import Book, SupersededError
 from commands.remote.machine import LoginRefusedError, SshError
 from commands.remote.steps import PLANS, Site, Step, Stopped
 from commands.state.host import HostState
 from commands.state.host_ssh import SshOrder
+from events.log.port import OverloadedError, UnavailableError
 from events.types import host_ssh as e
 from events.types.base import Event
 
@@ -96,12 +97,13 @@ class Work:
     async def _steps(self) -> None:
         first, *others = self._plan.steps
         await self._begin(first)
-        async with self._open_site() as site:
-            await self._done(first, site.greeting)
-            for step in others:
-                await self._begin(step)
-                text = await step.do(site)
-                await self._done(step, text)
+        with _failing_visibly():
+            async with self._open_site() as site:
+                await self._done(first, site.greeting)
+                for step in others:
+                    await self._begin(step)
+                    text = await step.do(site)
+                    await self._done(step, text)
 
     async def _begin(self, step: Step) -> None:
         """Say that a step begins, unless that was said; raises Stopped where it is cancelled."""
@@ -159,13 +161,14 @@ class Work:
         raise AssertionError("the last attempt returns")
 
     async def _undo(self, todo: list[Step]) -> None:
-        async with self._open_site() as site:
-            for step in todo:
-                if step.undo is None:
-                    continue
-                text = await step.undo(site)
-                await self._undone(step, text)
-            await site.forget()
+        with _failing_visibly():
+            async with self._open_site() as site:
+                for step in todo:
+                    if step.undo is None:
+                        continue
+                    text = await step.undo(site)
+                    await self._undone(step, text)
+                await site.forget()
 
     async def _undone(self, step: Step, text: str) -> None:
         def undone(state: HostState, order: SshOrder) -> Event | None:
@@ -174,6 +177,18 @@ class Work:
             return _step(state, order, step.name, text, done=True, undo=True)
 
         await self._book.write(undone)
+
+
+@contextlib.contextmanager
+def _failing_visibly() -> Iterator[None]:
+    """Make of what nobody foresaw a failure that people see, instead of trying it for ever."""
+    try:
+        yield
+    except (SshError, Stopped, SupersededError, UnavailableError, OverloadedError, TimeoutError):
+        raise
+    except Exception as error:
+        log.exception("a step failed unexpectedly")
+        raise SshError(f"The engine failed at it: {type(error).__name__}: {error}") from error
 
 
 def _step(

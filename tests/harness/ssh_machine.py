@@ -136,6 +136,21 @@ for word in "$@"; do
 done""",
         )
 
+    def become_systemd(self, *enabled: str) -> None:
+        """Look as if systemd ran, with these units enabled, and firewalld: by stand-ins."""
+        known = "libvirtd.service libvirtd.socket libvirtd-tls.socket libvirt-guests.service"
+        place = "/etc/fake-systemd"
+        self.host.run(["sh", "-c", f"mkdir -p /run/systemd/system {place}/known"])
+        self.host.run(["sh", "-c", f"cd {place}/known && touch {known}"])
+        self.host.run(["sh", "-c", f"cd {place} && touch {' '.join(enabled)}"])
+        self.host.run(["cp", FILES / "systemctl.sh", "/usr/local/sbin/systemctl"])
+        self.host.run(["chmod", "755", "/usr/local/sbin/systemctl"])
+        self.fake_program("firewall-cmd", 'echo "$*" >>/etc/log-of-firewall')
+
+    def enabled(self) -> set[str]:
+        """Return the units that are enabled, where systemd is stood in for."""
+        return set(self.host.run(["ls", "/etc/fake-systemd"]).stdout.split()) - {"known"}
+
     def log(self) -> str:
         """Return what sshd logged since it was started."""
         return (self.host.folder / "sshd.log").read_text()

@@ -163,6 +163,12 @@ def test_who_is_not_let_in_changes_nothing(product: Product, machine: SshMachine
 
     ended(product, install(product, machine, host, ssh_user="root"))
     assert product.await_status(f"/v1/hosts/{host}", "up")["ssh"]["failed"] == ""
+    traces = machine.traces()
+
+    operation = ended(product, add(product, machine, name="kvm02"), "failed")
+    assert "is host kvm01 already" in operation["reason"]
+    assert machine.traces() == traces
+    assert product.get(f"/v1/hosts/{host}")["status"] == "up"
 
 
 def test_a_machine_that_shows_another_key_is_told_nothing(
@@ -288,6 +294,38 @@ def test_an_admin_who_is_not_root_and_an_active_firewall(
     ended(product, product.post(f"/v1/hosts/{host}/uninstall", {"password": machine.password}))
     assert machine.traces() == set()
     assert "chronovisor-migration" not in machine.host.run(["nft", "list", "ruleset"]).stdout
+
+
+def test_what_is_told_to_systemd_and_firewalld_is_taken_back(
+    product: Product, machine: SshMachine
+) -> None:
+    """given stand-ins for both, a libvirt that listens, and guests that start by themselves"""
+    before = {"libvirtd-tls.socket", "libvirt-guests.service"}
+    machine.become_systemd(*before)
+    machine.fake_program("tar", "exit 1")
+    answer = add(product, machine)
+    host = str(answer["id"])
+    ended(product, answer, "failed")
+    assert machine.enabled() >= before
+    assert machine.traces() == set()
+
+    machine.remove_fake("tar")
+    ended(product, install(product, machine, host))
+    product.await_status(f"/v1/hosts/{host}", "up")
+    assert machine.enabled() & before == set()
+    assert "chronovisor-agent.service" in machine.enabled()
+    assert machine.agent_pid()
+
+    ended(product, product.post(f"/v1/hosts/{host}/maintenance"))
+    ended(product, product.post(f"/v1/hosts/{host}/uninstall"))
+    assert machine.agent_pid() == 0
+    assert machine.traces() == set()
+    assert "chronovisor-agent.service" not in machine.enabled()
+    told = [line for line in machine.read("/etc/log-of-firewall").splitlines() if "54329" in line]
+    assert [line.split()[-1].partition("=")[0] for line in told] == [
+        *("--add-port", "--add-port"),
+        *("--remove-port", "--remove-port"),
+    ]
 
 
 def order_restart(product: Product, host: str) -> None:

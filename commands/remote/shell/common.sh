@@ -24,11 +24,12 @@ exec 9>/run/chronovisor-install.lock
 flock -w "$LIMIT_S" 9 || fail "Another installation is under way on the machine."
 if [ "$FIRST" = yes ] && [ ! -d "$work" ]; then
   mkdir -p "$kept"
-  # What an order left behind that could not be undone, the next one takes over, to undo it with its own.
+  # What an order of this host left behind that could not be undone, the next one takes over, to undo it with its own.
   for former in "$kept"/order-*; do
-    if [ -d "$former" ]; then mv -T "$former" "$work" && break; fi
+    if [ "$(cat "$former/host" 2>/dev/null)" = "$HOST" ]; then mv -T "$former" "$work" && break; fi
   done
   mkdir -p "$work"
+  echo "$HOST" >"$work/host"
 fi
 [ -d "$work" ] || fail "The order is over."
 # A worker that was superseded has a smaller number than the one that took its place.

@@ -9,6 +9,8 @@ case " $ID ${ID_LIKE:-} " in
 esac
 [ "$(uname -m)" = "$ARCHITECTURE" ] || fail "The machine is $(uname -m), the agent is for $ARCHITECTURE."
 echo "$family" >"$work/family"
+joined=$(sed -n 's/.*"host": *"\([^"]*\)".*/\1/p' "$state/agent.json" 2>/dev/null || true)
 if has_systemd; then keeper="systemd"; else keeper="no systemd: the agent does not start at boot"; fi
 if [ -e /dev/kvm ]; then kvm="KVM"; else kvm="no KVM"; fi
+printf 'JOINED %s\n' "$joined"
 say "It is ${PRETTY_NAME:-$ID} on $(uname -m), with $kvm, $keeper."

@@ -13,7 +13,14 @@ from commands.remote.steps import PLANS
 
 NAMES = sorted(path.stem for path in Path("commands/remote/shell").glob("*.sh"))
 STEPS = [name for name in NAMES if name != "common"]
-COMMON = {"ORDER": "o1", "NUMBER": "7", "LIMIT_S": "5", "FIRST": "yes", "ACTION": "do"}
+COMMON = {
+    "ORDER": "o1",
+    "HOST": "h1",
+    "NUMBER": "7",
+    "LIMIT_S": "5",
+    "FIRST": "yes",
+    "ACTION": "do",
+}
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:

@@ -165,6 +165,13 @@ async def test_a_step_that_fails_takes_back_what_was_done_newest_first(stage: St
     assert (ending.succeeded, ending.reason, ending.left) == (False, "It would not.", "")
 
 
+async def test_what_nobody_foresaw_is_a_failure_that_people_see(stage: Stage) -> None:
+    stage.fails = {"join": [ZeroDivisionError("of course")]}
+    await stage.carry_out(stage.book())
+    assert "undo packages" in stage.told
+    assert "ZeroDivisionError: of course" in (await stage.ending()).reason
+
+
 async def test_where_nothing_was_changed_nothing_is_undone(stage: Stage) -> None:
     stage.fails = {"login": [LoginRefusedError("No.")]}
     await stage.carry_out(stage.book())
