@@ -91,6 +91,21 @@ ScaleDown = Annotated[
         " counts; 1 if not given.",
     ),
 ]
+PowerManagement = Annotated[
+    bool,
+    msgspec.Meta(
+        description="With automatic balancing, hosts that run nothing are turned off, and turned on"
+        " again when more than those in reserve are needed.",
+    ),
+]
+Reserve = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=1_000,
+        description="So many hosts that run nothing are kept up; 0 if not given.",
+    ),
+]
 _EVENLY, _SAVING = SchedulingPolicy.EVENLY_DISTRIBUTED, SchedulingPolicy.POWER_SAVING
 _BY_COUNT = SchedulingPolicy.VM_EVENLY_DISTRIBUTED
 _POLICIES_OF = {
@@ -98,6 +113,8 @@ _POLICIES_OF = {
     "max_free_memory_for_over_utilized_bytes": (_EVENLY, _SAVING),
     "min_free_memory_for_under_utilized_bytes": (_EVENLY, _SAVING),
     "low_utilization_percent": (_SAVING,),
+    "automatic_host_power_management": (_SAVING,),
+    "hosts_in_reserve": (_SAVING,),
     "high_vm_count": (_BY_COUNT,),
     "migration_threshold": (_BY_COUNT,),
 }
@@ -116,9 +133,9 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
 
     Parameters that are not given get the policy's defaults. It counts from the next start on; what
     runs is moved by balancing alone. vcpu_to_physical_cpu_ratio belongs to evenly_distributed, the
-    two limits of free memory to it and power_saving, low_utilization_percent to power_saving,
-    high_vm_count and migration_threshold to vm_evenly_distributed. In cluster_maintenance no VM
-    starts.
+    two limits of free memory to it and power_saving; low_utilization_percent,
+    automatic_host_power_management and hosts_in_reserve to power_saving; high_vm_count and
+    migration_threshold to vm_evenly_distributed. In cluster_maintenance no VM starts.
     """
 
     id: Id
@@ -132,6 +149,8 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
     high_vm_count: VmCount | None = None
     migration_threshold: Threshold | None = None
     scale_down: ScaleDown | None = None
+    automatic_host_power_management: PowerManagement | None = None
+    hosts_in_reserve: Reserve | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Set it; no event where it is so already."""

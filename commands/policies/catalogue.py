@@ -17,6 +17,7 @@ from commands.policies import (
     host_refresh,
     host_ssh,
     migration_queue,
+    power_saving,
     restarts,
     vm_create,
     vm_migrate,
@@ -56,5 +57,6 @@ WATCHES: tuple[Callable[[Timeouts], Watch], ...] = (
     balancing.Moves,
     balancing.Balancing,
     ha_reservation.Reservation,
+    power_saving.PowerSaving,
 )
 """What makes each watch, for one takeover of the policies."""

@@ -14,7 +14,7 @@ class BalanceState(msgspec.Struct, frozen=True, kw_only=True):
     `operation` moves VMs now: those in `moves` are left, of `total`; `stay` are the first of those
     that could not be moved, with the reasons, of `stayed`. `proposal` is what was proposed last,
     and has not been begun. `reservation_lost`: hosts whose highly available VMs would not all fit
-    elsewhere.
+    elsewhere. `resting` are the hosts that are in maintenance, or off, to save power.
     """
 
     settings: e.Balancing = e.Balancing()
@@ -25,6 +25,7 @@ class BalanceState(msgspec.Struct, frozen=True, kw_only=True):
     stay: tuple[str, ...] = ()
     proposal: tuple[e.PlannedMove, ...] = ()
     reservation_lost: tuple[str, ...] = ()
+    resting: dict[str, e.Rest] = {}
 
 
 STAY_TOLD_MAX = 5
@@ -61,6 +62,11 @@ def after(state: BalanceState, event: Event) -> BalanceState:
             return _settled(state, event)
         case e.ClusterBalanceEnded():
             return change(state, operation=None, moves=(), total=0, stayed=0, stay=())
+        case e.ClusterHostRest(rest=e.Rest.UP):
+            left = {host: rest for host, rest in state.resting.items() if host != event.host}
+            return change(state, resting=left)
+        case e.ClusterHostRest():
+            return change(state, resting=state.resting | {event.host: event.rest})
         case e.ClusterHaReservationLost():
             return change(state, reservation_lost=event.hosts)
         case e.ClusterHaReservationKept():

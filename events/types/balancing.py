@@ -183,6 +183,49 @@ class ClusterBalanceEnded(Event, frozen=True, kw_only=True):
     operation: str
 
 
+class Rest(enum.StrEnum):
+    """What a cluster does with a host that it does not need."""
+
+    RESTS = "rests"  # it is put into maintenance
+    OFF = "off"  # it is turned off
+    ROUSED = "roused"  # it is needed: it is turned on, and activated once it is back
+    UP = "up"  # it takes VMs again; it is no more the cluster's affair
+
+
+@event("cluster.host_rest")
+class ClusterHostRest(Event, frozen=True, kw_only=True):
+    """The cluster's policy begins this with a host, to save power."""
+
+    name: str
+    host: str
+    host_name: str
+    rest: Rest
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=10250,
+            name="PM_POLICY_UP_TO_MAINTENANCE",
+            message="Host {host_name} is put into maintenance by the policy of cluster {name}, to"
+            " save power.",
+        ),
+        Audit(
+            code=10251,
+            name="PM_POLICY_MAINTENANCE_TO_DOWN",
+            message="Host {host_name} is turned off by the policy of cluster {name}, to save"
+            " power.",
+        ),
+        Audit(
+            code=10252,
+            name="PM_POLICY_TO_UP",
+            message="Host {host_name} is needed: the policy of cluster {name} brings it up again.",
+        ),
+    )
+
+    def audit(self) -> Audit | None:
+        """Return the record of the step; that it is up is told by the host itself."""
+        return dict(zip(Rest, self.audits, strict=False)).get(self.rest)
+
+
 @event("cluster.ha_reservation_lost")
 class ClusterHaReservationLost(Event, frozen=True, kw_only=True):
     """If one of these hosts failed, not all its highly available VMs would fit elsewhere.

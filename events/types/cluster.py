@@ -30,7 +30,8 @@ class SchedulingPolicy(enum.StrEnum):
 class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     """A scheduling policy and its parameters: oVirt's HighUtilization, VCpuToPhysicalCpuRatio,
     MaxFreeMemoryForOverUtilized, MinFreeMemoryForUnderUtilized, LowUtilization,
-    CpuOverCommitDurationMinutes, HighVmCount, MigrationThreshold and ScaleDown.
+    CpuOverCommitDurationMinutes, HighVmCount, MigrationThreshold, ScaleDown,
+    EnableAutomaticHostPowerManagement and HostsInReserve.
 
     A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
     """
@@ -45,6 +46,8 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     high_vm_count: int = 10
     migration_threshold: int = 5
     scale_down: int = 1
+    automatic_host_power_management: bool = False
+    hosts_in_reserve: int = 0
 
 
 @event("cluster.created")

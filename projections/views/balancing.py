@@ -9,7 +9,7 @@ import msgspec
 from events.envelope import Recorded
 from events.types import balancing as e
 from events.types.base import Event
-from projections.views.parts import Change, Changes, Time
+from projections.views.parts import Change, Changes, Reference, Time
 
 if TYPE_CHECKING:
     from projections.views.cluster import ClusterDocument
@@ -21,6 +21,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: Time
     moves: tuple[e.PlannedMove, ...]
     hosts: tuple[e.HostFigures, ...]
+
+
+class RestingHost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A host that is in maintenance, or off, to save power, or on its way back."""
+
+    host: Reference
+    rest: e.Rest
+    since: Time
 
 
 def _resources_set(
@@ -47,6 +55,15 @@ def _begun(document: ClusterDocument, event: Event, recorded: Recorded) -> Chang
     return {"proposal": None}
 
 
+def _rest(document: ClusterDocument, event: e.ClusterHostRest, recorded: Recorded) -> Changes:
+    others = tuple(each for each in document.resting_hosts if each.host.id != event.host)
+    if event.rest is e.Rest.UP:
+        return {"resting_hosts": others}
+    host = Reference(id=event.host, name=event.host_name)
+    resting = RestingHost(host=host, rest=event.rest, since=recorded.time)
+    return {"resting_hosts": (*others, resting)}
+
+
 def _reservation_lost(
     document: ClusterDocument, event: e.ClusterHaReservationLost, recorded: Recorded
 ) -> Changes:
@@ -62,6 +79,7 @@ CHANGES: dict[type[Event], Change] = {
     e.ClusterBalancingSet: _balancing_set,
     e.ClusterBalanceProposed: _proposed,
     e.ClusterBalanceBegun: _begun,
+    e.ClusterHostRest: _rest,
     e.ClusterHaReservationLost: _reservation_lost,
     e.ClusterHaReservationKept: _reservation_kept,
 }

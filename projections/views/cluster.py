@@ -7,17 +7,17 @@ import msgspec
 from events.envelope import Recorded
 from events.types import cluster as e
 from events.types import host_power as p
-from events.types.cluster_requirements import Requirements
 from events.types.balancing import (
     Balancing,
     ClusterBalanceEnded,
     ClusterBalanceMoveSettled,
     Resources,
 )
+from events.types.cluster_requirements import Requirements
 from events.types.migration import ClusterMigrationSettings
 from projections.views import migration
 from projections.views.balancing import CHANGES as OF_BALANCING
-from projections.views.balancing import Plan
+from projections.views.balancing import Plan, RestingHost
 from projections.views.data_center import HostCounts
 from projections.views.parts import Changes, Counts, OperationInProgress, Reference, Time, View
 
@@ -44,6 +44,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     balancing: Balancing = Balancing()
     proposal: Plan | None = None
     ha_reservation_lost: str = ""
+    resting_hosts: tuple[RestingHost, ...] = ()
     fencing: p.FencingPolicy = p.FencingPolicy()
     fencing_held: bool = False
     migration: ClusterMigrationSettings = ClusterMigrationSettings()
