@@ -272,7 +272,7 @@ def _priority(vm: VmState, operation: OperationState) -> int:
 def _down_since_before(vm: VmState, host: HostState) -> bool:
     """Tell whether a VM was down, or went down with its host, before the host's present boot."""
     state = vm.availability
-    if max(state.start_with_host.since, state.decided) > host.booted:
+    if state.start_with_host.since > host.booted:
         return False
     if state.ended < host.booted:
         return True

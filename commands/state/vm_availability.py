@@ -33,8 +33,7 @@ class Availability(msgspec.Struct, frozen=True, kw_only=True):
     `fell` is the position at which it last went down without anybody's having asked for it, or at
     which a restart of it failed, at the time `fell_at`; 0 once it runs again, or is not wanted any
     more. `stopped`: somebody asked for the end of its last run, or called its start off. `host` is
-    where it last ran, from position `placed` to `ended`. `attempts` counts restarts in a row; the
-    last one, or the last start with its host, was decided at position `decided`.
+    where it last ran, from position `placed` to `ended`. `attempts` counts restarts in a row.
     """
 
     highly_available: bool = False
@@ -44,7 +43,6 @@ class Availability(msgspec.Struct, frozen=True, kw_only=True):
     fell_at: dt.datetime | None = None
     reason: e.DownReason | None = None
     attempts: int = 0
-    decided: int = 0
     not_before: dt.datetime | None = None
     up_at: dt.datetime | None = None
     stopped: bool = False
@@ -76,12 +74,7 @@ def _of_settings(state: Availability, recorded: Recorded) -> Availability | None
             )
             return change(state, start_with_host=wanted)
         case a.VmRestartDecided():
-            return change(
-                state,
-                attempts=event.attempt,
-                decided=recorded.position,
-                not_before=event.not_before,
-            )
+            return change(state, attempts=event.attempt, not_before=event.not_before)
         case _:
             return None
 

@@ -163,7 +163,9 @@ def test_a_start_called_off_is_a_stop_even_where_its_host_dies() -> None:
         cancelled=True,
     )
     lost = down(DownReason.HOST_LOST)
-    assert availability(VmStatus.POWERING_UP, withdrawn, lost).stopped
+    found = availability(VmStatus.POWERING_UP, withdrawn, lost)
+    assert found.stopped
+    assert not found.fell
     late = v.VmStartWithdrawn(
         name="web01", host=HOST_ID, host_name="kvm01", incarnation=1, reason="too late"
     )

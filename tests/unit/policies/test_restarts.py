@@ -7,7 +7,9 @@ import itertools
 import msgspec
 import pytest
 
+from commands.host.activate import ActivateHost
 from commands.host.confirm_off import ConfirmHostOff
+from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.policies.vm_restart import told
 from commands.scheduler.need import Choice
@@ -193,6 +195,24 @@ async def test_the_highest_priority_goes_first_and_a_host_starts_few_at_a_time(
     assert priorities == sorted(priorities, reverse=True)
     assert sorted(placed) == sorted(vms)
     assert [one for one in await restarts(stage) if one.open or one.timers] == []
+
+
+async def test_of_those_that_fall_together_the_highest_priority_goes_first(stage: Stage) -> None:
+    first, second = await hosts_of(stage)
+    await stage.do(MaintainHost(id=second))
+    vms = [
+        await make(stage, f"vm{number}", priority=1 + number * 7 % 10, memory_bytes=GIB)
+        for number in range(8)
+    ]
+    await start(stage, *vms)
+    await stage.do(ActivateHost(id=second))
+    head = await stage.log.head()
+
+    await confirm_off(stage, first)
+
+    placed = [r.object_id for r in (await stage.history())[head:] if r.name == "vm.placed"]
+    priorities = [(await stage.vm(vm)).availability.priority for vm in placed]
+    assert priorities == sorted((1 + n * 7 % 10 for n in range(8)), reverse=True)[:4]
 
 
 async def test_one_that_finds_no_room_says_why_and_goes_on_when_there_is(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from commands.state.availability_input import StartWithHostInput
 from commands.state.vm import VmStatus
+from commands.vm.start_with_host import SetStartWithHost
 from commands.vm.stop import StopVm
 from events.types.vm import DownReason
 from events.types.vm_availability import RestartCause
@@ -99,7 +100,12 @@ async def test_one_that_an_admin_stopped_does_not_start_with_its_host(stage: Sta
 async def test_it_does_not_start_because_it_was_asked_to_start_with_its_host(
     stage: Stage,
 ) -> None:
-    vm = await with_host(stage)
+    vm = await make(stage, priority=0)
+    await start(stage, vm)
+    await fall(stage, vm, DownReason.GUEST)
+    for host in await hosts_of(stage):
+        await reboot(stage, host)
+    await stage.do(SetStartWithHost(id=vm))
     await stage.pass_time(3_600)
     assert (await stage.vm(vm)).status is VmStatus.DOWN
     assert await restarts(stage) == []
