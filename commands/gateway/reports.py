@@ -178,6 +178,8 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
     state = vm.state
     assert state is not None  # noqa: S101 - the caller has looked
     if item.reason is DownReason.SUSPENDED:
+        for new in migrations.called_off(state):
+            vm.put(new)
         vm.add(
             e.VmSuspended(
                 name=state.name,

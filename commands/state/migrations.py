@@ -68,6 +68,23 @@ def departure(state: VmState, reason: DownReason, detail: str) -> tuple[NewEvent
     return tuple(events)
 
 
+def called_off(state: VmState) -> tuple[NewEvent, ...]:
+    """Return what tells the destination that the VM is not coming: it was saved at its source.
+
+    That was asked for before the migration was, in what a restored log has lost.
+    """
+    migration = state.migration
+    if not departs(state) or migration is None or state.run is None:
+        return ()
+    recalled = e.VmMigrationRecalled(
+        name=state.name,
+        incarnation=state.run.incarnation,
+        host_name=state.run.host_name,
+        destination=migration.destination,
+    )
+    return (NewEvent(f"vm/{state.id}", recalled, migration.destination),)
+
+
 def landed(state: VmState, migration: Migration) -> e.VmMigrated:
     """Return the event that the move is complete."""
     follows = state.disks_host is not None and state.disks_host != migration.destination

@@ -17,6 +17,7 @@ from events.types.host import HostCapabilitiesReported
 from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress, Held, MigrationPolicy
 from events.types.operation import Outcome
+from events.types.vm import DownReason
 from events.wire.agent import JobItem, JobState, Role
 from tests.unit.policies.puppet import play_on
 from tests.unit.policies.stage import CAPABILITIES, Stage, absent, running
@@ -372,3 +373,20 @@ async def test_disks_follow_the_vm(stage: Stage) -> None:
     claims = stage.log.claims()
     assert (f"host/{after.disks_host}", f"vm/{vm}/disks") in claims
     assert (f"host/{before.disks_host}", f"vm/{vm}/disks") not in claims
+
+
+async def test_a_vm_that_was_saved_at_its_source_is_not_coming(stage: Stage) -> None:
+    """given a suspend that a restored log has lost, when the source tells of it"""
+    vm = await started(stage, "web")
+    operation, home = await asked(stage, vm), await where(stage, vm)
+    destination = (await stage.vm(vm)).may_run_on[-1]
+    head = await stage.log.head()
+
+    await stage.report(home, absent(vm, 1, reason=DownReason.SUSPENDED))
+
+    addressed = [r.addressee for r in (await stage.history())[head:] if r.stream == f"vm/{vm}"]
+    assert destination in addressed, "it is told that the VM is not coming"
+    await stage.report(destination, absent(vm, 1, reason=DownReason.WITHDRAWN))
+    state = await stage.vm(vm)
+    assert (state.status, state.may_run_on, state.migration) == (VmStatus.SUSPENDED, (), None)
+    assert (await stage.op(operation)).outcome is Outcome.FAILED
