@@ -1,6 +1,6 @@
 """The log against PostgreSQL itself: appends, reads, and a command on a long stream, as ratios.
 
-`python -m benchmarks.append [--seconds 1.5]`. All figures of one run are of one server; on shared,
+`python -m benchmarks.append [--seconds 1]`. All figures of one run are of one server; on shared,
 noisy cores only their ratios count. "Raw" is pgbench, written in C, inserting single rows.
 """
 
@@ -291,7 +291,7 @@ def a_server() -> Iterator[tuple[PostgresServer, Database]]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and report each figure with its ratio and goal."""
     parser = argparse.ArgumentParser(prog="benchmarks.append", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     seconds = parser.parse_args(arguments).seconds
     with a_server() as (server, database):
         print(f"PostgreSQL {'.'.join(map(str, server.version))}")

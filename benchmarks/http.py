@@ -1,6 +1,6 @@
 """Commands over HTTPS: durable ones against the same path without the append (goal 1).
 
-`python -m benchmarks.http [--seconds 5] [--connections 128]`. Three servers answer the same load,
+`python -m benchmarks.http [--seconds 4] [--connections 128]`. Three servers answer the same load,
 one after the other, from a process of their own: the engine's API on PostgreSQL; the same API whose
 log accepts without storing; and an application that answers 202 and does nothing else. The load
 comes from wrk, over TLS with a token, each request the creation of a VM of another name.
@@ -236,7 +236,7 @@ def _load(
 def main() -> None:
     """Measure the three and print their ratios."""
     parser = argparse.ArgumentParser(prog="benchmarks.http", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--connections", type=int, default=128)
     arguments = parser.parse_args()
     workspace = Workspace()
@@ -255,7 +255,7 @@ def main() -> None:
         }
         with psycopg.connect(database.url) as connection:
             connection.execute(RAW_TABLE)
-        raw = raw_rate(server, database, 8, 4)
+        raw = raw_rate(server, database, 8, 2)
     finally:
         workspace.close()
     durable = rates["durable"]
