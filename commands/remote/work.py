@@ -145,7 +145,7 @@ class Work:
             for step in reversed(self._plan.steps)
             if step.undo is not None and step.name in begun and step.name not in order.undone
         ]
-        if not begun & {step.name for step in self._plan.steps if step.undo is not None}:
+        if begun <= {self._plan.steps[0].name}:  # the machine never saw anything of it
             return ending
         for attempt in range(1, UNDO_ATTEMPTS_MAX + 1):
             try:
