@@ -49,7 +49,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
         own = scene.own(*cleared, scene.done("drain"))
         return (*entered, *own, *scene.ended(Outcome.SUCCEEDED))
     if not scene.is_("drain", StepState.RUNNING):
-        return _begin(scene, host)
+        return _open_evacuation(scene, host)
     if _DEADLINE in scene.operation.fired and asked.vms_that_stay is not VmsThatStay.POWER_OFF:
         names = ", ".join(vm.name for vm in scene.vms_on_target[:TOLD_MAX])
         late = f"At the deadline, {len(scene.vms_on_target)} VMs were there still: {names}."
@@ -61,7 +61,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 SAGA = Saga(kind="host.maintenance", steps=STEPS, advance=advance)
 
 
-def _begin(scene: Scene, host: HostState) -> tuple[NewEvent, ...]:
+def _open_evacuation(scene: Scene, host: HostState) -> tuple[NewEvent, ...]:
     count = len(scene.vms_on_target)
     begun = scene.target(HostEvacuationBegun(name=host.name, vms=count))
     deadline = host.maintenance.deadline
