@@ -44,6 +44,7 @@ KINDS = {"data_center": "data_centers", "cluster": "clusters", "host": "hosts"}
 SEVERAL = {
     "vms": "vms",
     "hosts": "hosts",
+    "chosen_hosts": "hosts",
     "vm_labels": "affinity_labels",
     "host_labels": "affinity_labels",
 }

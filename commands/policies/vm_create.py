@@ -45,12 +45,15 @@ def _job_id(scene: Scene) -> str:
 def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if scene.operation.cancel_requested:
         return _fail(scene, vm, Outcome.CANCELLED, "The creation was cancelled.")
+    hosts = frozenset(member.id for member in vm.host_choice.hosts)
     need = Need(
         cluster=vm.cluster,
         scheduling=lookup.cluster(scene.world, vm.cluster).scheduling,
         starts=False,
         bridges=tuple(nic.bridge for nic in vm.configuration.nics),
         storage_bytes=sum(disk.size_bytes for disk in vm.configuration.disks),
+        pinned=hosts if vm.host_choice.pinned else None,
+        preferred=hosts,
         only_host=scene.operation.host,
         only_host_why="Another host was named for the VM's disks.",
     )

@@ -114,11 +114,13 @@ def vm_member(world: World, key: str, cluster: str | None = None) -> Member:
     return Member(id=key, name=state.name)
 
 
-def host_member(world: World, key: str, cluster: str | None = None) -> Member:
+def host_member(
+    world: World, key: str, cluster: str | None = None, *, field: str = "hosts"
+) -> Member:
     """Return a host as a member; raises NotFound, and InvalidField where its cluster is another."""
     state = lookup.host(world, key)
     if cluster is not None and state.cluster != cluster:
-        raise _elsewhere("Host", state.name, "hosts")
+        raise _elsewhere("Host", state.name, field)
     return Member(id=key, name=state.name)
 
 

@@ -7,10 +7,10 @@ from commands.kernel.fields import Id
 from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NotFound, WrongState
 from commands.state import lookup
-from commands.state.affinity_input import Ids, host_member
+from commands.state.affinity_input import Ids
 from commands.state.availability_input import require_restartable
 from commands.state.vm import VmStatus
-from commands.state.vm_hosts import HostChoice
+from commands.state.vm_hosts_input import host_choice
 from events.types.vm_hosts import VmHostsChosen
 
 ALLOWED = frozenset(VmStatus) - {VmStatus.REMOVING, VmStatus.REMOVED}
@@ -40,18 +40,10 @@ class ChooseHosts(Command, frozen=True, kw_only=True):
         del context
         state = lookup.vm(world, self.id)
         lookup.require_vm_status(world, state, ALLOWED, "updated")
-        if self.pinned and not self.hosts:
-            raise InvalidField(
-                "A VM cannot be pinned to no host.",
-                remedy="Name hosts, or leave 'pinned' out to let it run on any.",
-                field="hosts",
-            )
-        members = {key: host_member(world, key, state.cluster) for key in self.hosts}
-        hosts = tuple(sorted(members.values(), key=lambda member: (member.name, member.id)))
-        choice = HostChoice(hosts=hosts, pinned=self.pinned)
+        choice = host_choice(world, state.cluster, self.hosts, pinned=self.pinned)
         if choice == state.host_choice:
             return Decision.of(self.id)
         if state.availability.highly_available:
             require_restartable(state.name, choice)
-        chosen = VmHostsChosen(name=state.name, hosts=hosts, pinned=self.pinned)
+        chosen = VmHostsChosen(name=state.name, hosts=choice.hosts, pinned=choice.pinned)
         return Decision.of(self.id, *on(f"vm/{self.id}", chosen))

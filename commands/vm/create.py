@@ -9,19 +9,24 @@ import msgspec
 from commands.kernel.command import Command, Context, Decision, command, on
 from commands.kernel.fields import END, MIB, Bridge, Description, FileName, Id, Name
 from commands.kernel.fold import World
-from commands.kernel.refusal import InvalidField, NameTaken, NotFound
+from commands.kernel.refusal import InvalidField, NameTaken, NotFound, WrongState
 from commands.state import lookup
+from commands.state.affinity_input import Ids
 from commands.state.availability_input import (
     HighAvailabilityInput,
     StartWithHostInput,
     of_new,
+    require_restartable,
 )
 from commands.state.hardware import BootInput, Memory, Processors, configuration
 from commands.state.migration_input import MigrationInput
 from commands.state.operation import begin
+from commands.state.vm_hosts_input import host_choice
+from events.types.base import Event
 from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import DiskBus
 from events.types.vm import VmCreated
+from events.types.vm_hosts import VmHostsChosen
 
 _Mac = Annotated[
     str,
@@ -59,13 +64,14 @@ class NicInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verb="vm create",
     creates=True,
     long=True,
-    refusals=(NotFound, NameTaken, InvalidField),
+    refusals=(NotFound, NameTaken, InvalidField, WrongState),
 )
 class CreateVm(Command, frozen=True, kw_only=True):
     """Create a VM.
 
     Without disks the VM is there at once (201). With disks the answer is 202: they are made on the
-    host named, or on the first that fits, and the VM then runs where its disks are.
+    host named, or on the first that fits, and the VM then runs where its disks are. It runs on the
+    chosen_hosts if it can, or, if it is pinned, on no others.
     """
 
     name: Name
@@ -82,6 +88,8 @@ class CreateVm(Command, frozen=True, kw_only=True):
     high_availability: HighAvailabilityInput | None = None
     start_with_host: StartWithHostInput | None = None
     migration: MigrationInput | None = None
+    chosen_hosts: Ids = ()
+    pinned: bool = False
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it under a new id; where there are disks, an operation makes them."""
@@ -102,7 +110,8 @@ class CreateVm(Command, frozen=True, kw_only=True):
             if self.migration is not None
             else None
         )
-        events = on(f"vm/{object_id}", created, *available, *((moves,) if moves else ()))
+        settings = (*available, *((moves,) if moves else ()), *self._chosen(world, parent.id))
+        events = on(f"vm/{object_id}", created, *settings)
         if not self.disks:
             return Decision.of(object_id, *events)
         operation = begin(
@@ -116,6 +125,16 @@ class CreateVm(Command, frozen=True, kw_only=True):
             host=self.host,
         )
         return Decision.of(object_id, *events, operation, operation=str(context.command))
+
+    def _chosen(self, world: World, cluster: str) -> tuple[Event, ...]:
+        choice = host_choice(
+            world, cluster, self.chosen_hosts, pinned=self.pinned, field="chosen_hosts"
+        )
+        if not choice.hosts:
+            return ()
+        if self.high_availability is not None and self.high_availability.enabled:
+            require_restartable(self.name, choice)
+        return (VmHostsChosen(name=self.name, hosts=choice.hosts, pinned=choice.pinned),)
 
     def _require_host_of(self, world: World, cluster: str) -> None:
         if self.host is None:

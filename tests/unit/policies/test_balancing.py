@@ -16,6 +16,7 @@ from commands.kernel.refusal import InvalidField, WrongState
 from commands.operation.cancel import CancelOperation
 from commands.policies.balance_moves import migration_of
 from commands.state.affinity import AFFINITY_GROUP, AFFINITY_LABEL
+from commands.state.availability_input import HighAvailabilityInput
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.hardware import Processors
 from commands.state.vm import VmStatus
@@ -153,6 +154,35 @@ async def test_a_pinned_vm_runs_on_its_hosts_only() -> None:
     assert await where(stage, vm) == [hosts[2]]
     with pytest.raises(InvalidField):
         await stage.do(ChooseHosts(id=vm, pinned=True))
+
+
+async def test_a_vm_may_be_pinned_from_the_start_and_its_disks_lie_on_its_hosts() -> None:
+    stage, hosts = await opened(3)
+    vm = await stage.do(
+        CreateVm(
+            name="vm",
+            cluster=stage.cluster,
+            disks=(DiskInput(size_bytes=MIB),),
+            chosen_hosts=(hosts[2], hosts[1]),
+            pinned=True,
+        )
+    )
+    await play_on(stage)
+    state = await stage.vm(vm)
+    assert [member.name for member in state.host_choice.hosts] == ["host2", "host3"]
+    assert state.disks_host in hosts[1:]
+    for refused in (
+        CreateVm(name="a", cluster=stage.cluster, pinned=True),
+        CreateVm(
+            name="b",
+            cluster=stage.cluster,
+            chosen_hosts=(hosts[0],),
+            pinned=True,
+            high_availability=HighAvailabilityInput(),
+        ),
+    ):
+        with pytest.raises((InvalidField, WrongState)):
+            await stage.do(refused)
 
 
 async def test_memory_is_given_out_beyond_what_a_host_has_where_the_cluster_says_so() -> None:
