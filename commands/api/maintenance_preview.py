@@ -39,6 +39,7 @@ async def answer(
     await caught_up(placement, reader)
     cluster = await cluster_of(reader, lookup.host(ViewWorld(placement.view), host).cluster)
     await learn_affinity(placement, reader, cluster)
+    await learn_affinity(placement, reader, cluster)
     found = preview(placement, host, cluster, asked)
     return Response(
         _encoder.encode(found),

@@ -17,6 +17,7 @@ from commands.policies.evacuation import Evacuation, Fate, Outlook, outlook, urg
 from commands.policies.saga import EvacuationRules
 from commands.state import lookup
 from commands.state.cluster import ClusterState
+from commands.state.host import Duty
 from events.types.host_maintenance import VmsThatStay
 from events.types.vm_migration import MigrationCause
 
@@ -83,21 +84,17 @@ def preview(
 
 
 def _leave(fleet: Fleet, evacuation: Evacuation, placement: Placement) -> list[Outlook]:
-    """Have one VM after the other leave, in a fleet that is put back as it was."""
+    """Have one VM after the other leave, in a draft in which the host is closed already."""
     from commands.scheduler.fleet import share_of  # noqa: PLC0415 - it takes 16 MiB
 
-    rules, found, taken = EvacuationRules(), [], []
-    vms = sorted(placement.view.vms_on(evacuation.host.id), key=urgency)
-    try:
-        for vm in vms:
-            each = outlook(evacuation, vm, rules, fleet.choose)
-            found.append(each)
-            if each.host is not None:
-                taken.append((each.host.id, share_of(vm)))
-                fleet.take(*taken[-1])
-    finally:
-        for host, share in taken:
-            fleet.take(host, share, -1)
+    host, rules, found = evacuation.host, EvacuationRules(), []
+    draft = fleet.draft(host.cluster)
+    draft.put(msgspec.structs.replace(host, duty=Duty.PREPARING))
+    for vm in sorted(placement.view.vms_on(host.id), key=urgency):
+        each = outlook(evacuation, vm, rules, draft.choose)
+        found.append(each)
+        if each.host is not None:
+            draft.move(vm.id, share_of(vm), host.id, each.host.id)
     return found
 
 

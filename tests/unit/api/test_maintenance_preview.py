@@ -92,3 +92,19 @@ async def test_a_preview_is_refused_where_there_is_no_host_or_no_sense(asked: As
     path = f"/v1/hosts/{alpha}/maintenance/preview"
     problem(await asked.post(path, {"deadline_s": 4}), 422, "invalid-field")
     assert (await asked.post(path)).json()["vms"] == []
+
+
+async def test_vms_that_belong_together_leave_together(asked: Asked) -> None:
+    """given a group that keeps two VMs together, then the second goes where the first went"""
+    cluster = await asked.cluster()
+    alpha = await _host(asked, cluster, "alpha", 16 * GIB)
+    for name in ("beta", "gamma"):
+        await _host(asked, cluster, name, 16 * GIB)
+    vms = [await _up(asked, cluster, alpha, name) for name in ("one", "two")]
+    group = {"name": "pair", "cluster": cluster, "vm_rule": "positive", "vm_enforcing": True}
+    await asked.made("/v1/affinity_groups", {**group, "vms": vms})
+    await asked.catch_up()
+
+    found = (await asked.post(f"/v1/hosts/{alpha}/maintenance/preview")).json()
+    assert found["fates"] == {"moves": 2}
+    assert len({one["host_name"] for one in found["vms"]}) == 1

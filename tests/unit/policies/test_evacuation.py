@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from commands.affinity.create_group import CreateAffinityGroup
 from commands.cluster.migration import SetClusterMigration
 from commands.gateway.reports import ReportingHost, decide_host
 from commands.host.activate import ActivateHost
@@ -18,8 +19,10 @@ from commands.state.migration_input import MigrationInput
 from commands.state.operation import OperationState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
+from commands.vm.migration import SetVmMigration
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
+from events.types.affinity import Polarity
 from events.types.host import HostCapabilitiesReported
 from events.types.host_maintenance import VmsThatStay
 from events.types.job import JobKind
@@ -28,7 +31,7 @@ from events.types.operation import Outcome
 from events.types.vm import PauseReason
 from events.wire.agent import CapabilitiesItem, VmStateItem
 from events.wire.agent import VmState as Reported
-from tests.unit.policies.puppet import check, hosts_of, operations, play_on
+from tests.unit.policies.puppet import check, copied, cuts, hosts_of, operations, play_on
 from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, running
 
 RULES = EvacuationRules()
@@ -365,6 +368,28 @@ async def test_nothing_is_begun_twice_by_another_process(stage: Stage) -> None:
     assert {await place(stage, vm) for vm in vms} == {second}
 
 
+async def test_vms_that_belong_together_leave_together(stage: Stage) -> None:
+    """given a group that keeps two VMs together, then it holds neither where it is"""
+    first, second = await hosts_of(stage)
+    vms = tuple([await up(stage, name, first) for name in ("one", "two")])
+    third = await stage.add_host("host3")
+    await stage.do(
+        CreateAffinityGroup(
+            name="pair",
+            cluster=stage.cluster,
+            vm_rule=Polarity.POSITIVE,
+            vm_enforcing=True,
+            vms=vms,
+        )
+    )
+    operation = await maintain(stage, first)
+    await play_on(stage)
+    assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED
+    places = {await place(stage, vm) for vm in vms}
+    assert len(places) == 1
+    assert places <= {second, third}
+
+
 # ------------------------------------------------------------------ hosts that are not fit
 
 
@@ -427,3 +452,60 @@ async def test_a_host_that_is_not_fit_goes_into_maintenance(stage: Stage) -> Non
     await play_on(stage)
     assert await place(stage, vm) == second
     assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED
+
+
+# ------------------------------------------------------------------------------ every order
+
+
+@pytest.mark.parametrize("slow", ["nobody", "source", "destination"])
+async def test_a_process_that_dies_after_any_append_is_carried_on(slow: str) -> None:
+    """given the log up to any append, when another process goes on, then each VM moves once"""
+    stage = Stage()
+    first, second = await stage.open(2)
+    vms = [await up(stage, f"vm{n}", first) for n in range(3)]
+    await stage.do(SetVmMigration(id=vms[2], mode=MigrationMode.NONE))
+    operation = await maintain(stage, first)
+    begun = await stage.log.head()
+    await play_on(stage)
+
+    for cut in await cuts(stage.log, begun):
+        copy = await copied(stage, cut)
+        mute: dict[str, set[str]] = {"nobody": set(), "source": {first}, "destination": {second}}
+        await play_on(copy, mute=mute[slow])
+        await check(copy)
+        await play_on(copy)
+        assert (await copy.op(operation)).outcome is Outcome.SUCCEEDED, f"from {cut} on"
+        assert (await copy.host(first)).status is HostStatus.MAINTENANCE
+        assert [await place(copy, vm) for vm in vms] == [second, second, None]
+        names = await copy.names(begun)
+        assert names.count("vm.migration_started") == 2, f"from {cut} on"
+        assert names.count("vm.shutdown_requested") == 1, f"from {cut} on"
+        assert names.count("host.evacuation_begun") == 1
+
+
+@pytest.mark.parametrize("by", ["cancel", "activate"])
+async def test_called_off_at_any_point_the_host_takes_vms_and_each_runs_once(by: str) -> None:
+    stage = Stage()
+    first, second = await stage.open(2)
+    vms = [await up(stage, f"vm{n}", first) for n in range(3)]
+    operation = await maintain(stage, first)
+    begun = await stage.log.head()
+    await play_on(stage)
+
+    outcomes = set()
+    for cut in await cuts(stage.log, begun):
+        copy = await copied(stage, cut)
+        if (await copy.op(operation)).outcome is not None:
+            continue
+        await copy.do(CancelOperation(id=operation) if by == "cancel" else ActivateHost(id=first))
+        await play_on(copy)
+        await check(copy)
+        assert (await copy.host(first)).status is HostStatus.UP, f"from {cut} on"
+        outcomes.add((await copy.op(operation)).outcome)
+        for vm in vms:
+            state = await copy.vm(vm)
+            assert state.status is VmStatus.UP, f"from {cut} on"
+            assert await place(copy, vm) in {first, second}
+            assert len(state.may_run_on) == 1
+        assert [one for one in (await operations(copy)).values() if one.open] == []
+    assert outcomes == {Outcome.CANCELLED}
