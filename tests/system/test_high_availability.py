@@ -158,3 +158,29 @@ def test_a_plug_is_pulled_and_its_vms_come_up_elsewhere_in_their_order(pair: Pai
         stamps = read_stamps(disk)
         assert_single_writer(stamps)
         assert {stamp.incarnation for stamp in stamps} == {1, 2}
+
+
+def test_power_comes_back_to_the_whole_site_and_everything_runs_again_unfenced(pair: Pair) -> None:
+    product = pair.product
+    vms = [
+        pair.make(f"vm{number}", high_availability={"priority": 10 * number + 1})
+        for number in range(3)
+    ]
+    plain = pair.make("plain")
+    pair.start(*vms, plain)
+
+    for host in pair.hosts:
+        host.machine.power_off()
+    for host in pair.hosts:
+        product.await_status(f"/v1/hosts/{host.id}", "non_responsive", timeout_s=60)
+    assert product.items("/v1/operations", kind="vm.restart") == []
+    for host in pair.hosts:
+        pair.boot(host)
+
+    for vm in vms:
+        document = restarted(pair, vm, 2)
+        assert document["restart"]["reason"] == "host_lost"
+        assert pair.copies(vm) == [document["host"]["name"]]
+    assert product.get(f"/v1/vms/{plain}")["status"] == "down"
+    assert pair.copies(plain) == []
+    assert product.items("/v1/events", name="USER_CLEAR_UNKNOWN_VMS") == []
