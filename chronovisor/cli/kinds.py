@@ -51,7 +51,7 @@ KINDS: tuple[Kind, ...] = (
         collection="vms",
         one="VM",
         columns=("name", "status", "host", "cluster", "memory_bytes", "addresses", "id"),
-        filters=(*_NAMED, "status", *_PLACED, "host"),
+        filters=(*_NAMED, "status", *_PLACED, "host", "highly_available"),
         sort="name",
     ),
     Kind(
