@@ -12,7 +12,9 @@ from commands.host.activate import ActivateHost
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
-from commands.policies.saga import EvacuationRules
+from commands.policies.evacuations import Evacuations
+from commands.policies.facts import Facts, FactsWorld
+from commands.policies.saga import EvacuationRules, Timeouts
 from commands.state.availability_input import HighAvailabilityInput
 from commands.state.host import HOST, Duty, HostStatus
 from commands.state.migration_input import MigrationInput
@@ -509,3 +511,24 @@ async def test_called_off_at_any_point_the_host_takes_vms_and_each_runs_once(by:
             assert len(state.may_run_on) == 1
         assert [one for one in (await operations(copy)).values() if one.open] == []
     assert outcomes == {Outcome.CANCELLED}
+
+
+async def test_what_was_wanted_is_refused_once_the_host_was_activated(stage: Stage) -> None:
+    """given a policy that lags, when the host is activated, then no VM leaves it any more"""
+    first, _second = await hosts_of(stage)
+    await up(stage, "web01", first)
+    await maintain(stage, first)
+    watch = Evacuations(Timeouts())
+    lagging, newest = Facts([watch]), Facts()
+    for recorded in await stage.history():
+        lagging.take(recorded)
+    (wanted,) = watch.due(lagging, stage.now)
+    assert wanted.decide(FactsWorld(lagging), stage.context()).events
+
+    await stage.do(ActivateHost(id=first))
+    for recorded in await stage.history():
+        newest.take(recorded)
+    world = FactsWorld(newest)
+    with pytest.raises(Refusal, match="not to be without VMs any more"):
+        wanted.decide(world, stage.context())
+    assert f"host/{first}" in world.reads, "so that the append is refused as well"
