@@ -420,7 +420,8 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             sent = tuple(_sending(entry, cancelled=True) for entry in state.jobs)
             return change(state, jobs=sent)
         case m.VmMigrationHeld():
-            return change(state, migration=_moving(state, held=event.held))
+            moving = _moving(state, held=event.held)
+            return change(state, migration=moving, pause_reason=PauseReason.OTHER)
         case m.VmMigrationRecalled() | m.VmMigrationRetried():
             return change(state, migration=_moving(state, failed=True))
         case m.VmMigrationReleased():
@@ -445,12 +446,14 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
                 state,
                 status=_up_again(state),
                 migration=None,
+                pause_reason=_pause_after(state),
                 disks_host=disks[0],
                 disks_host_name=disks[1],
             )
         case m.VmMigrationFailed():
             moving = _moving(state, failed=True, held=None)
-            return change(state, status=_up_again(state), migration=moving)
+            pause = _pause_after(state)
+            return change(state, status=_up_again(state), migration=moving, pause_reason=pause)
         case m.VmMigrationDropped():
             left = tuple(host for host in state.may_run_on if host != event.destination)
             moving = None if state.run is None else _moving(state, dropped=True)
@@ -479,6 +482,11 @@ def _moving(state: VmState, **changes: object) -> Migration | None:
 
 def _up_again(state: VmState) -> VmStatus:
     return VmStatus.UP if state.status is VmStatus.MIGRATING else state.status
+
+
+def _pause_after(state: VmState) -> PauseReason | None:
+    """Return why the VM is paused after a migration: it is not, if it was stopped for that."""
+    return None if state.status is VmStatus.MIGRATING else state.pause_reason
 
 
 def _done(event: Event) -> bool:

@@ -323,11 +323,7 @@ class Inventory:
         if before is None:
             self.operations.create(object_id, after, recorded.position)
         self.operations.put(object_id, after, recorded.position)
-        if (
-            before is None
-            or before.status is not after.status
-            or before.attention != after.attention
-        ):
+        if before is None or in_progress(before) != in_progress(after):
             self._tell_target(after, recorded.position)
 
     def _tell_target(self, document: OperationDocument, position: int) -> None:

@@ -45,8 +45,8 @@ class StepStatus(enum.StrEnum):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A step of an operation; `attempt` counts from 1 once it was begun. `copying` has the figures of
-    a migration.
+    """A step of an operation; `attempt` counts from 1 once it was begun. Of a migration, `copying`
+    has the figures.
     """
 
     name: str

@@ -337,8 +337,12 @@ def _migration_dropped(
 
 def _not_migrating(document: VmDocument, event: Event, recorded: Recorded) -> Changes:
     if document.last_known_status is VmStatus.MIGRATING:
-        return known(document, VmStatus.UP, recorded)
+        return {"pause_reason": None, **known(document, VmStatus.UP, recorded)}
     return {}
+
+
+def _migration_held(document: VmDocument, event: m.VmMigrationHeld, recorded: Recorded) -> Changes:
+    return {"pause_reason": e.PauseReason.OTHER}
 
 
 def _migrated(document: VmDocument, event: m.VmMigrated, recorded: Recorded) -> Changes:
@@ -394,6 +398,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrationDeparted: _migration_departed,
     m.VmMigrationDropped: _migration_dropped,
     m.VmMigrated: _migrated,
+    m.VmMigrationHeld: _migration_held,
     m.VmMigrationFailed: _not_migrating,
     **vm_availability.CHANGES,
     VmHostsChosen: _hosts_chosen,
@@ -418,7 +423,6 @@ VIEW: View[VmDocument] = View(
             m.VmMigrationCancelling,  # asked of the host; its operation shows what came of it
             m.VmMigrationArrived,
             m.VmMigrationRetried,
-            m.VmMigrationHeld,
             m.VmMigrationRecalled,
             m.VmMigrationReleased,
         }

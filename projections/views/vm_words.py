@@ -96,6 +96,11 @@ def _words(document: VmDocument) -> tuple[str, str]:
             return f"{reason} {document.down_detail}".strip(), "Start it."
         case VmStatus.PAUSED:
             return _PAUSED[document.pause_reason or PauseReason.OTHER]
+        case VmStatus.MIGRATING if document.pause_reason is not None:
+            return (
+                f"Its hypervisor on host {host} stopped it in the midst of a migration.",
+                "It goes on by itself once its destination has nothing of it.",
+            )
         case VmStatus.WAITING_FOR_LAUNCH if document.host is None:
             if document.restart is not None:
                 return waiting_words(document.restart)
