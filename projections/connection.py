@@ -55,6 +55,8 @@ async def connect(dsn: str, application: str) -> Connection:
                 " set_config('timezone', 'UTC', false),"
                 " set_config('jit', 'off', false),"
                 " set_config('temp_buffers', %s, false),"
+                # A build is one transaction, which waits for the log like everybody else.
+                " set_config('idle_in_transaction_session_timeout', '0', false),"
                 " set_config('lock_timeout', %s, false),"
                 " set_config('statement_timeout', %s, false)",
                 (f"{TEMPORARY_MB}MB", f"{LOCK_TIMEOUT_MS}ms", f"{STATEMENT_TIMEOUT_MS}ms"),

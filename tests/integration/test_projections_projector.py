@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import pytest
 from events.log.migrate import migrate
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
-from events.stream.port import OtherLogError
+from events.stream.port import Cursor, OtherLogError
 from events.types.vm import VmCreated
 from projections.projector import Projector, ProjectorStatus
-from projections.views.tables import TABLES
+from projections.store import NEXT, Changes, Store
+from projections.views.tables import TABLES, Table
 from tests.harness.postgres import Database, PostgresServer
 from tests.unit.projections.history import History, ListStream, busy_history, write_log
 from tests.unit.projections.test_batches import build
@@ -35,10 +36,7 @@ CHILD = """
 import asyncio, sys
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
-from events.stream.port import OtherLogError
-from events.types.vm import VmCreated
-from projections.projector import Projector, ProjectorStatus
-from projections.views.tables import TABLES
+from projections.projector import Projector
 
 async def main(dsn):
     async with PostgresLogReader.open(dsn) as reader:
@@ -139,6 +137,38 @@ async def test_folds_without_its_cache_what_it_folds_with_it(
         history.events += busy_history(50, 3_500, seed=3).events[len(history.events) :]
         await caught_up(projector, len(history.events))
     assert_is_fold(database.url, history)
+
+
+async def test_a_build_writes_each_object_once_and_reads_none_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, int] = {}
+    write, load = Store.write, Store.load
+
+    async def counted(
+        store: Store, changes: Sequence[Changes], before: Cursor, after: Cursor
+    ) -> None:
+        if store.schema == NEXT:
+            for change in changes:
+                name = change.part.table
+                written[name] = written.get(name, 0) + len(change.rows)
+        await write(store, changes, before, after)
+
+    async def refused(store: Store, table: Table[Any], ids: Iterable[str]) -> list[Any]:
+        assert store.schema != NEXT, "a document was read back"
+        return await load(store, table, ids)
+
+    monkeypatch.setattr(Store, "write", counted)
+    monkeypatch.setattr(Store, "load", refused)
+    history = busy_history(50, 3_000, seed=5)
+    projector = Projector(ListStream(history), database.url, build_batch_events=100)
+    async with running(projector):
+        await caught_up(projector, len(history.events))
+    assert_is_fold(database.url, history)
+    with psycopg.connect(database.url) as connection:
+        for name in ("vms", "hosts", "operations", "events"):
+            rows = connection.execute(f"SELECT count(*) FROM inventory.{name}".encode()).fetchone()
+            assert rows == (written[name],), name
 
 
 async def test_an_append_cut_in_two_still_shows_its_operation(database: Database) -> None:
