@@ -47,6 +47,13 @@ SENT: list[tuple[str, str, str, Json]] = [
         "reason": "disk"}),
     ("host maintenance kvm01 --vms-that-stay power_off --deadline 2h", "POST",
         f"hosts/{HOST}/maintenance", {"vms_that_stay": "power_off", "deadline_s": 7200}),
+    ("host refresh kvm01", "POST", f"hosts/{HOST}/refresh", {}),
+    ("host update kvm01 --cluster Default", "PATCH", f"hosts/{HOST}", {"cluster": CLUSTER}),
+    ("cluster update Default --cpu-type Haswell --bridges br0,ovirtmgmt --no-emulation", "PATCH",
+        f"clusters/{CLUSTER}", {
+            "cpu_type": "Haswell", "bridges": ["br0", "ovirtmgmt"], "emulation": False}),
+    ("cluster update Default --memory-min 4GiB", "PATCH", f"clusters/{CLUSTER}", {
+        "memory_min_bytes": 4 << 30}),
     ("host confirm-off kvm01 --name kvm01", "POST", f"hosts/{HOST}/confirm_off", {
         "name": "kvm01"}),
     ("host remove kvm01", "DELETE", f"hosts/{HOST}", {}),
