@@ -337,6 +337,23 @@ async def test_or_what_is_left_at_the_deadline_is_powered_off(stage: Stage) -> N
     assert (await stage.host(first)).status is HostStatus.MAINTENANCE
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_migration_under_way_at_the_deadline_is_let_end_first(
+    stage: Stage, *, arrives: bool
+) -> None:
+    first, second = await hosts_of(stage)
+    vm = await up(stage, "moving", first)
+    operation = await maintain(stage, first, vms_that_stay=VmsThatStay.POWER_OFF, deadline_s=60)
+    await stage.settle()
+    await stage.pass_time(60)
+    assert (await stage.vm(vm)).status is VmStatus.MIGRATING
+
+    await play_on(stage, failing=() if arrives else {MOVE})
+    await play_on(stage)
+    assert await place(stage, vm) == (second if arrives else None)
+    assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED
+
+
 async def test_powering_off_needs_a_deadline(stage: Stage) -> None:
     first, _second = await hosts_of(stage)
     with pytest.raises(Refusal, match="when VMs are to be powered off"):
