@@ -71,7 +71,7 @@ class Site:
         self.fleets: list[SpawnProcess] = []
         self.gateways: list[str] = []
         self._second: subprocess.Popen[bytes] | None = None
-        self._workspace = workspace
+        self.workspace = workspace
 
     def open(self) -> None:
         """Start the product."""
@@ -97,7 +97,7 @@ class Site:
             folder=PROJECT,
             environment={name: str(port) for name, port in ports.items()},
         )
-        self._workspace.note_process(self._second.pid)
+        self.workspace.note_process(self._second.pid)
         wait_until(
             lambda: installation.read_addresses() not in {None, first}, 60, "the second engine"
         )
@@ -176,7 +176,7 @@ class Site:
                 some = [str(place) for place in places[first : first + HOSTS_IN_A_PROCESS]]
                 fleet = context.Process(target=be_hosts, args=(some,))
                 fleet.start()
-                self._workspace.note_process(fleet.pid or 0)
+                self.workspace.note_process(fleet.pid or 0)
                 self.fleets.append(fleet)
                 # All at once, on the processors that the engine needs, they would starve it of what
                 # their own handshakes take.

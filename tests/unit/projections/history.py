@@ -35,6 +35,7 @@ class History:
 
     def __init__(self, seed: int = 1) -> None:
         self.events: list[Stored] = []
+        self.written = 0
         self.random = random.Random(seed)
         self.log_id = self.new_uuid()
         self.time = START_TIME
@@ -57,7 +58,7 @@ class History:
             version = self._versions[stream] = self._versions.get(stream, 0) + 1
             self.events.append(
                 Stored(
-                    position=len(self.events) + 1,
+                    position=self.written + len(self.events) + 1,
                     stream=stream,
                     version=version,
                     name=name,
@@ -246,58 +247,85 @@ class History:
         self.add(f"operation/{operation_id}", ended)
 
 
-def busy_history(vms: int, events: int, *, hosts: int = 10, seed: int = 1) -> History:
-    """A seeded life of a data center, at least `events` long: VMs come, run, fail and go."""
-    history = History(seed)
-    center = history.make_data_center()
-    clusters = [history.make_cluster(center, f"cluster{n}") for n in range(3)]
-    names = {
-        history.make_host(center, clusters[n % 3], f"host{n}"): f"host{n}" for n in range(hosts)
-    }
-    alive = {history.make_vm(center, clusters[n % 3], f"vm{n}"): f"vm{n}" for n in range(vms)}
-    for vm_id, name in alive.items():
-        history.ready(vm_id, name)
-    running: dict[str, tuple[str, int]] = {}
-    incarnations: dict[str, int] = {}
-    silent: set[str] = set()
-    made = vms
-    keys = list(alive)
-    while len(history.events) < events:
-        vm_id = history.random.choice(keys)
-        name, chance = alive[vm_id], history.random.random()
+class Life:
+    """A seeded life of a data center, step by step: VMs come, run, fail and go."""
+
+    def __init__(self, history: History, vms: int, hosts: int, center: str = "Default") -> None:
+        self.history = history
+        self.center = history.make_data_center(center)
+        self.clusters = [history.make_cluster(self.center, f"cluster{n}") for n in range(3)]
+        self.names = {
+            history.make_host(self.center, self.clusters[n % 3], f"host{n}"): f"host{n}"
+            for n in range(hosts)
+        }
+        self.alive = {
+            history.make_vm(self.center, self.clusters[n % 3], f"vm{n}"): f"vm{n}"
+            for n in range(vms)
+        }
+        for vm_id, name in self.alive.items():
+            history.ready(vm_id, name)
+        self.running: dict[str, tuple[str, int]] = {}
+        self._incarnations: dict[str, int] = {}
+        self._silent: set[str] = set()
+        self._made = vms
+        self._keys = list(self.alive)
+
+    def step(self) -> None:
+        """Let something happen."""
+        history = self.history
+        vm_id = history.random.choice(self._keys)
+        name, chance = self.alive[vm_id], history.random.random()
         if chance < 0.02:
-            host_id = history.random.choice(list(names))
-            if host_id in silent:
-                history.session(host_id, names[host_id])
-                silent.discard(host_id)
-            else:
-                history.silence(host_id, names[host_id])
-                silent.add(host_id)
-        elif vm_id in running:
-            host_id, incarnation = running.pop(vm_id)
+            self._silence(history.random.choice(list(self.names)))
+        elif vm_id in self.running:
+            host_id, incarnation = self.running.pop(vm_id)
             reason = history.random.choice(list(vm.DownReason)[:5])
-            history.down(
-                vm_id, host_id, name, names[host_id], incarnation=incarnation, reason=reason
-            )
+            host_name = self.names[host_id]
+            history.down(vm_id, host_id, name, host_name, incarnation=incarnation, reason=reason)
         elif chance < 0.05:
-            history.add(f"vm/{vm_id}", vm.VmRemoved(name=name, cluster=clusters[0]))
-            del alive[vm_id]
-            keys.remove(vm_id)
-            made += 1
-            fresh = history.make_vm(center, clusters[made % 3], f"vm{made}")
-            alive[fresh] = f"vm{made}"
-            keys.append(fresh)
-            history.ready(fresh, alive[fresh])
+            self._replace(vm_id, name)
         else:
-            candidates = [h for h in names if h not in silent]
-            if not candidates:
-                continue
-            host_id = history.random.choice(candidates)
-            incarnation = incarnations[vm_id] = incarnations.get(vm_id, 0) + 1
-            work = history.begin_operation(f"vm/{vm_id}", name)
-            history.runs(vm_id, host_id, name, names[host_id], incarnation=incarnation)
-            history.end(work, f"vm/{vm_id}", name)
-            running[vm_id] = (host_id, incarnation)
+            self._start(vm_id, name)
+
+    def _silence(self, host_id: str) -> None:
+        if host_id in self._silent:
+            self.history.session(host_id, self.names[host_id])
+            self._silent.discard(host_id)
+        else:
+            self.history.silence(host_id, self.names[host_id])
+            self._silent.add(host_id)
+
+    def _replace(self, vm_id: str, name: str) -> None:
+        removed = vm.VmRemoved(name=name, cluster=self.clusters[0])
+        self.history.add(f"vm/{vm_id}", removed)
+        del self.alive[vm_id]
+        self._keys.remove(vm_id)
+        self._made += 1
+        where = self.clusters[self._made % 3]
+        fresh = self.history.make_vm(self.center, where, f"vm{self._made}")
+        self.alive[fresh] = f"vm{self._made}"
+        self._keys.append(fresh)
+        self.history.ready(fresh, self.alive[fresh])
+
+    def _start(self, vm_id: str, name: str) -> None:
+        history = self.history
+        candidates = [h for h in self.names if h not in self._silent]
+        if not candidates:
+            return
+        host_id = history.random.choice(candidates)
+        incarnation = self._incarnations[vm_id] = self._incarnations.get(vm_id, 0) + 1
+        work = history.begin_operation(f"vm/{vm_id}", name)
+        history.runs(vm_id, host_id, name, self.names[host_id], incarnation=incarnation)
+        history.end(work, f"vm/{vm_id}", name)
+        self.running[vm_id] = (host_id, incarnation)
+
+
+def busy_history(vms: int, events: int, *, hosts: int = 10, seed: int = 1) -> History:
+    """A seeded life of a data center, at least `events` long."""
+    history = History(seed)
+    life = Life(history, vms, hosts)
+    while len(history.events) < events:
+        life.step()
     return history
 
 
