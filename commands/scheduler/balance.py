@@ -161,21 +161,22 @@ def _save_power(draft: Draft) -> None:
     """Relieve what is over-used, and then empty what is under-used, the least loaded first."""
     _evenly(draft)
     cluster, received = draft.cluster, set[str]()
+    idle = frozenset(c.host.id for c in draft.hosts() if not draft.running(c.host.id))
     for found in sorted(draft.hosts(), key=lambda c: (cpu_percent(c, cluster), c.host.name)):
         host = found.host.id
         if host in received or draft.left <= 0:
             continue
         reason = under_used(draft.candidate(host), cluster, draft.running(host))
-        if reason:
-            received |= _empty(draft, host, reason)
+        went = _empty(draft, host, reason, idle) if reason else set()
+        received |= went
+        idle |= {host} if went else set()
 
 
-def _empty(draft: Draft, host: str, reason: str) -> set[str]:
+def _empty(draft: Draft, host: str, reason: str, idle: frozenset[str]) -> set[str]:
     """Move all VMs off a host, to hosts that have some; return where they went, if all could."""
     vms = sorted(draft.movable[host].values(), key=lambda vm: -share_of(vm).memory_bytes)
     if len(vms) != draft.running(host) or len(vms) > draft.left:
         return set()
-    idle = frozenset(c.host.id for c in draft.hosts() if not draft.running(c.host.id))
     before = draft.made
     went: set[str] = set()
     for vm in vms:
@@ -190,8 +191,9 @@ def _level(draft: Draft) -> None:
     """Move VMs from the hosts that run the most to those that run the fewest."""
     scheduling = draft.cluster.scheduling
     stuck: set[str] = set()
+    hosts = [candidate.host.id for candidate in draft.hosts()]
     while draft.left > 0:
-        counts = {c.host.id: draft.running(c.host.id) for c in draft.hosts()}
+        counts = {host: draft.running(host) for host in hosts}
         crowded = {host: n for host, n in counts.items() if host not in stuck}
         if not crowded:
             return

@@ -36,6 +36,7 @@ class Columns:
         self.up: Mask = np.zeros(rows, np.bool_)
         self.known: Mask = np.zeros(rows, np.bool_)
         self.stores: Mask = np.zeros(rows, np.bool_)
+        self.takes_in: Mask = np.zeros(rows, np.bool_)
         self.memory_free: Numbers = np.zeros(rows, np.int64)
         self.cpus: Numbers = np.zeros(rows, np.int64)
         self.processors_taken: Numbers = np.zeros(rows, np.int64)
@@ -114,6 +115,7 @@ class Columns:
         cores = cpus_of(abilities, threads_as_cores=False) if abilities else _NO_LIMIT
         self.cores[row] = cores
         self.per_core[row] = 1 / max(1, cores) if abilities else 0
+        self.takes_in[row] = abilities is None or bool(abilities.migration_address)
         self.stores[row] = abilities is None or abilities.storage_free_bytes > 0
 
 

@@ -27,6 +27,9 @@ from commands.state.vm import VmState, VmStatus
 from events.types.balancing import Figures, HostFigures, PlannedMove
 from events.types.migration import MigrationMode
 
+TRIES_MAX = 500
+"""So many times a host is looked for in vain for one plan, so that it never takes long."""
+
 
 class Draft:
     """One cluster while a plan is made; `left` is how many more moves it may have.
@@ -49,6 +52,7 @@ class Draft:
         self.affinities = fleet.affinities(cluster.id)
         self._moves: list[tuple[VmState, PlannedMove]] = []
         self._moves_max = moves_max
+        self._tries = TRIES_MAX + moves_max
         self._before = {c.host.id: c for c in fleet.candidates(cluster.id)}
         self._running: dict[str, int] = defaultdict(int)
         self.movable: dict[str, dict[str, VmState]] = defaultdict(dict)
@@ -61,8 +65,8 @@ class Draft:
 
     @property
     def left(self) -> int:
-        """How many more moves the plan may have."""
-        return self._moves_max - len(self._moves)
+        """How many more moves the plan may have; none once too many were tried in vain."""
+        return self._moves_max - len(self._moves) if self._tries > 0 else 0
 
     @property
     def made(self) -> int:
@@ -98,7 +102,8 @@ class Draft:
 
     def choose(self, need: Need) -> str | None:
         """Return the best host, None where there is none."""
-        found = self.fleet.choose(need).host
+        self._tries -= 1
+        found = self.fleet.choose(msgspec.structs.replace(need, explained=False)).host
         return found.id if found is not None else None
 
     def move(

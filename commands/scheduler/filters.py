@@ -160,10 +160,14 @@ def _left(need: Need, candidate: Candidate) -> str | None:
 
 
 def _not_left(need: Need, columns: Columns) -> Mask | None:
+    elsewhere = _without(columns, (need.leaves,) if need.leaves else ())
     if not need.moves:
-        return _without(columns, (need.leaves,) if need.leaves else ())
-    hosts = [candidate.host.id for candidate in columns.candidates if _left(need, candidate)]
-    return _without(columns, tuple(hosts))
+        return elsewhere
+    mask = columns.takes_in if elsewhere is None else columns.takes_in & elsewhere
+    if need.storage_id is None:
+        return mask
+    seen = columns.having("storage_ids", need.storage_id) if need.storage_id else ~columns.known
+    return mask & seen
 
 
 def _without(columns: Columns, hosts: tuple[str, ...]) -> Mask | None:
