@@ -31,7 +31,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     timeouts = Timeouts(
         launch_s=policies.launch_timeout_s * scale,
         retry_s=policies.retry_s * scale,
-        restarts=_restart_rules(installation.settings.restarts, scale),
+        restarts=restart_rules(installation.settings.restarts, scale),
         evacuation=_evacuation_rules(installation.settings.evacuation, scale),
         fencing=fence_rules(installation.settings.fencing, scale),
         balance=_balance_rules(scale),
@@ -48,7 +48,8 @@ def _balance_rules(scale: float) -> BalanceRules:
     )
 
 
-def _restart_rules(settings: Restarts, scale: float) -> RestartRules:
+def restart_rules(settings: Restarts, scale: float) -> RestartRules:
+    """Return how VMs are started by themselves, with all times scaled."""
     return RestartRules(
         short_interval_s=settings.short_interval_s * scale,
         short_tries=settings.short_tries,
@@ -56,6 +57,7 @@ def _restart_rules(settings: Restarts, scale: float) -> RestartRules:
         well_s=settings.well_s * scale,
         starts_per_host=settings.starts_per_host,
         shutting_down_s=settings.shutting_down_s * scale,
+        turn_s=RestartRules().turn_s * scale,
     )
 
 
