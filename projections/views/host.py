@@ -210,9 +210,7 @@ def _recovered(document: HostDocument, event: HostRecovered, recorded: Recorded)
     return _NOT_FAILING
 
 
-def _fitness_found(
-    document: HostDocument, event: HostFitnessFound, recorded: Recorded
-) -> Changes:
+def _fitness_found(document: HostDocument, event: HostFitnessFound, recorded: Recorded) -> Changes:
     return {"unfit": event.reasons}
 
 

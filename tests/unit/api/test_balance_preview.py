@@ -45,7 +45,7 @@ async def test_affinity_groups_count_in_previews_and_placements(asked: Asked) ->
     assert reasons["beta"] == [
         "VM vm1, which affinity group pair keeps on one host with it, is elsewhere."
     ]
-    await asked.client.delete(f"/v1/affinity_groups/{group}")
+    assert (await asked.send("DELETE", f"/v1/affinity_groups/{group}")).is_success
     await asked.catch_up()
     placed = (await asked.post(f"/v1/vms/{vms[0]}/placement")).json()
     assert placed["host_name"] == "beta"

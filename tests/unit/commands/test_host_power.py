@@ -136,7 +136,7 @@ def test_power_management_is_configured_in_what_is_given() -> None:
     "command", [AskPowerStatus, TryPower, TryPowerOff, PowerStart, PowerStop, PowerRestart]
 )
 def test_power_that_is_not_managed_cannot_be_switched(command: type[Command]) -> None:
-    asked = command(id=HOST)  # type: ignore[call-arg]
+    asked = command(id=HOST)
     host(HostStatus.MAINTENANCE).when(asked).refused(WrongState, "no fence agent")
     disabled = managed(host(HostStatus.MAINTENANCE)).and_then(
         (
@@ -151,7 +151,7 @@ def test_power_that_is_not_managed_cannot_be_switched(command: type[Command]) ->
 
 @pytest.mark.parametrize("command", [TryPowerOff, PowerStop, PowerRestart])
 def test_a_host_in_service_is_not_turned_off(command: type[Command]) -> None:
-    asked = command(id=HOST)  # type: ignore[call-arg]
+    asked = command(id=HOST)
     managed(host()).when(asked).refused(WrongState, "maintenance")
 
 
