@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from commands.kernel.fold import World
 from commands.state.host import HOST, HostStatus
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
+from events.log.port import LogReader
 from events.types.host import HostSilent
 from events.wire.agent import PROTOCOL, HostSample, Telemetry
 from tests.unit.gateway.bench import Agent, Answer, Bench, der
@@ -162,6 +164,37 @@ async def test_boots_that_alternate_are_a_clone_both_refused_with_one_alert(benc
     assert bench.engine.view.hosts[agent.host].status is HostStatus.ERROR
     await bench.do(ApproveHost(id=agent.host))
     assert (await agent.say_hello(boot="B")).status == 200
+
+
+class Overtaken:
+    """A log whose head is asked for while another message comes first."""
+
+    def __init__(self, reader: LogReader, first: Callable[[], Awaitable[object]]) -> None:
+        self._reader = reader
+        self._first = first
+
+    async def head(self) -> int:
+        await self._first()
+        return await self._reader.head()
+
+
+async def test_a_hello_that_another_overtook_is_no_clones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """given a hello read late, after that of the next boot, then a clone must say hello again"""
+    agent = await bench.agent()
+    gateway, former = bench.engine.gateway, agent.boot
+    reader = gateway._reader
+
+    async def next_boot() -> None:
+        monkeypatch.setattr(gateway, "_reader", reader)
+        assert (await agent.say_hello(boot="B")).status == 200
+
+    monkeypatch.setattr(gateway, "_reader", Overtaken(reader, next_boot))
+    assert (await agent.say_hello(boot=former)).problem == "session-over"
+    assert "host.duplicate_refused" not in await bench.names()
+    assert (await agent.say_hello(boot="B")).status == 200
+    assert (await agent.say_hello(boot=former)).problem == "cloned-identity"
 
 
 async def test_reboots_in_a_row_are_no_clone(bench: Bench) -> None:
