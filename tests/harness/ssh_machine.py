@@ -136,6 +136,34 @@ for word in "$@"; do
 done""",
         )
 
+    def become_bare_debian(self) -> None:
+        """Look like a Debian without our packages: dpkg and apt-get are fakes that keep a list."""
+        self.host.run(["sh", "-c", "echo bash >/etc/fake-debs"])
+        self.fake_program("dpkg-query", "sed 's/^/installed /' /etc/fake-debs")
+        self.fake_program("dpkg", 'echo "dpkg $*" >>/etc/log-of-apt')
+        self.fake_program(
+            "apt-get",
+            """
+echo "$*" >>/etc/log-of-apt
+seen=no
+for word in "$@"; do
+  case $seen/$word in
+    */install | */purge) seen=$word ;;
+    */-* | no/*) ;;
+    install/*) echo "$word" >>/etc/fake-debs ;;
+    purge/*)
+      case " $* " in
+        *" -s "*) echo "Purg $word [1.0]" ;;
+        *)
+          grep -vxF "$word" /etc/fake-debs >/etc/fake-debs.new
+          mv /etc/fake-debs.new /etc/fake-debs
+          ;;
+      esac
+      ;;
+  esac
+done""",
+        )
+
     def become_systemd(self, *enabled: str) -> None:
         """Look as if systemd ran, with these units enabled, and firewalld: by stand-ins."""
         known = "libvirtd.service libvirtd.socket libvirtd-tls.socket libvirt-guests.service"

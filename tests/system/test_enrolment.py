@@ -299,15 +299,20 @@ def test_an_admin_who_is_not_root_and_an_active_firewall(
 def test_what_is_told_to_systemd_and_firewalld_is_taken_back(
     product: Product, machine: SshMachine
 ) -> None:
-    """given stand-ins for both, a libvirt that listens, and guests that start by themselves"""
+    """given stand-ins for both and for apt, a libvirt that listens, guests that start at boot"""
     before = {"libvirtd-tls.socket", "libvirt-guests.service"}
     machine.become_systemd(*before)
+    machine.become_bare_debian()
     machine.fake_program("tar", "exit 1")
     answer = add(product, machine)
     host = str(answer["id"])
     ended(product, answer, "failed")
     assert machine.enabled() >= before
     assert machine.traces() == set()
+    assert machine.read("/etc/fake-debs") == "bash\n"
+    told = machine.read("/etc/log-of-apt")
+    assert "install --no-install-recommends libvirt-daemon-system" in told
+    assert "purge ca-certificates iproute2 libvirt-clients" in told
 
     machine.remove_fake("tar")
     ended(product, install(product, machine, host))
