@@ -310,9 +310,9 @@ def test_what_is_told_to_systemd_and_firewalld_is_taken_back(
     assert machine.enabled() >= before
     assert machine.traces() == set()
     assert machine.read("/etc/fake-debs") == "bash\n"
-    told = machine.read("/etc/log-of-apt")
-    assert "install --no-install-recommends libvirt-daemon-system" in told
-    assert "purge ca-certificates iproute2 libvirt-clients" in told
+    asked = machine.read("/etc/log-of-apt")
+    assert "install --no-install-recommends libvirt-daemon-system" in asked
+    assert "purge ca-certificates iproute2 libvirt-clients" in asked
 
     machine.remove_fake("tar")
     ended(product, install(product, machine, host))
