@@ -12,6 +12,7 @@ from commands.cluster.balance import BalanceCluster, MoveInput
 from commands.cluster.balancing import SetClusterBalancing
 from commands.cluster.resources import SetClusterResources
 from commands.cluster.schedule import ScheduleCluster
+from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import InvalidField, WrongState
 from commands.operation.cancel import CancelOperation
 from commands.policies.balance_moves import migration_of
@@ -136,6 +137,17 @@ async def test_migration_that_would_part_vms_is_refused() -> None:
     assert (await stage.op()).outcome is Outcome.FAILED
     assert "keeps on one host with it, is elsewhere" in (await stage.op()).reason
     assert await where(stage, *vms) == [hosts[0], hosts[0]]
+
+
+async def test_vms_that_belong_together_leave_a_host_for_maintenance_together() -> None:
+    stage, hosts = await opened(3)
+    vms = [await up(stage, f"vm{n}", hosts[0]) for n in range(3)]
+    await group(stage, vm_rule=Polarity.POSITIVE, vm_enforcing=True, vms=tuple(vms))
+    await stage.do(MaintainHost(id=hosts[0]))
+    await play_on(stage)
+    assert (await stage.op()).outcome is Outcome.SUCCEEDED
+    (destination,) = set(await where(stage, *vms))
+    assert destination in hosts[1:]
 
 
 async def test_a_pinned_vm_runs_on_its_hosts_only() -> None:

@@ -313,6 +313,75 @@ def test_a_vm_that_will_run_there_counts_where_it_does_not_run_yet() -> None:
     assert chosen(fleet, scheduled(SchedulingPolicy.NONE)) == "h1"  # its memory is free
 
 
+# ------------------------------------------------------------------------------------ affinity
+def bound(**said: object) -> Need:
+    return Need(cluster="c", bounds=msgspec.structs.replace(Bounds(), **said))
+
+
+def wish(priority: float, *hosts: str, wanted: bool = True) -> Wish:
+    return Wish(group="g", priority=priority, hosts=frozenset(hosts), wanted=wanted)
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        (
+            bound(tie=Tie(groups=("g",), hosts={"h1": "a", "h3": "b"}), apart={"h1": ("c", "g")}),
+            "h3",
+        ),
+        (bound(bound=(HostBound(group="g", hosts=frozenset({"h2", "h3"})),)), "h2"),
+        (bound(barred=(HostBound(group="g", hosts=frozenset({"h1", "h2"})),)), "h3"),
+        (bound(vm_wishes=(wish(1, "h2"),)), "h2"),
+        (bound(vm_wishes=(wish(1, "h1", wanted=False),)), "h2"),
+        (bound(host_wishes=(wish(1, "h3"),)), "h3"),
+        (bound(host_wishes=(wish(1, "h1", "h2", wanted=False),)), "h3"),
+        # one that matters more outweighs two that matter less, whatever their order
+        (bound(vm_wishes=(wish(1, "h2"), wish(2, "h3"), wish(1, "h2"))), "h3"),
+        (bound(host_wishes=(wish(5, "h3"), wish(4, "h2"), wish(3, "h2"), wish(1, "h2"))), "h3"),
+        (bound(host_wishes=(wish(1, "h2"), wish(1, "h2"), wish(1, "h3"))), "h2"),
+    ],
+)
+def test_groups_say_where_a_vm_goes(need: Need, expected: str) -> None:
+    assert chosen(fleet_of(host(1), host(2), host(3)), need) == expected
+
+
+def test_hundreds_of_soft_rules_do_not_overflow() -> None:
+    wishes = tuple(wish(priority, "h2") for priority in range(300))
+    fleet = fleet_of(host(1), host(2), host(3))
+    assert chosen(fleet, bound(vm_wishes=wishes)) == "h2"
+    assert chosen(fleet, bound(vm_wishes=(*wishes, wish(1_000, "h3")))) == "h3"
+
+
+def test_preferred_hosts_come_before_all_else_but_not_before_what_must_be() -> None:
+    fleet = fleet_of(host(1), host(2, 50), host(3))
+    fleet.take("h2", share(10, 5))
+    prefers = Need(cluster="c", preferred=frozenset({"h2"}), memory_bytes=10 * MIB)
+    assert chosen(fleet, prefers) == "h2"
+    assert chosen(fleet, msgspec.structs.replace(prefers, memory_bytes=60 * MIB)) == "h1"
+
+
+def test_highly_available_vms_are_spread_where_their_cluster_reserves_room() -> None:
+    fleet = fleet_of(host(1), host(2))
+    fleet.take("h1", Share(highly_available=True))
+    level = Scheduling(policy=SchedulingPolicy.NONE)
+    need = Need(cluster="c", scheduling=level, highly_available=True, ha_reservation=True)
+    assert chosen(fleet, need) == "h2"
+    assert chosen(fleet, msgspec.structs.replace(need, ha_reservation=False)) == "h1"
+    assert chosen(fleet, msgspec.structs.replace(need, highly_available=False)) == "h1"
+
+
+def test_cores_count_as_cpus_where_threads_do_not() -> None:
+    topology = Hardware(topology=CpuTopology(sockets=1, cores=2, threads=2))
+    fleet = fleet_of(able(1, cpus=4, hardware=topology), able(2, cpus=3))
+    need = Need(cluster="c", processors=3)
+    assert chosen(fleet, need) == "h1"
+    cores = msgspec.structs.replace(need, threads_as_cores=False)
+    assert chosen(fleet, cores) == "h2"
+    assert fleet.choose(msgspec.structs.replace(cores, processors=4)).refusal == (
+        "host-001: It has 2 CPUs, the VM wants 4. host-002: It has 3 CPUs, the VM wants 4."
+    )
+
+
 # ------------------------------------------------------------------------------------- everything
 SETS = st.frozensets(st.sampled_from(["h0", "h1", "h2", "h3", "h99"]), max_size=3)
 WISHES = st.lists(
