@@ -18,6 +18,8 @@ import msgspec
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.shapes import Shape, Tables
 from commands.policies.affinity_facts import AffinityFacts
+from commands.policies.host_endings import ended_with_host, given_up
+from commands.policies.observer import Observer
 from commands.policies.traffic import Traffic
 from commands.scheduler.fleet import Fleet, Share, share_of
 from commands.scheduler.need import Choice, Need
@@ -26,7 +28,7 @@ from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.orders import is_outdated
-from commands.state.vm import VM, OpenJob, VmState, VmStatus, removed_vm
+from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
@@ -63,22 +65,6 @@ class FactsWorld(World):
             # Of an operation that has ended nothing is kept, not even its version.
             self.reads[fold.stream(object_id)] = loaded.version
         return cast("State | None", loaded.state)
-
-
-class Observer:
-    """Is told of every change of a state: of what it was, or None, and what it is, or None."""
-
-    def vm(self, before: VmState | None, after: VmState | None) -> None:
-        """Learn of a change of a VM."""
-
-    def host(self, before: HostState | None, after: HostState | None) -> None:
-        """Learn of a change of a host."""
-
-    def cluster(self, before: ClusterState | None, after: ClusterState | None) -> None:
-        """Learn of a change of a cluster."""
-
-    def operation(self, before: OperationState | None, after: OperationState | None) -> None:
-        """Learn of a change of an operation; its end is the last, with `after.outcome`."""
 
 
 class Facts:
@@ -395,26 +381,6 @@ class Facts:
         if state is None:
             return set()
         return {*state.may_run_on, *(host for host, _incarnation in state.stale_copies)}
-
-
-def given_up(vm: VmState, host: HostState) -> tuple[OpenJob, ...]:
-    """Return the jobs that nobody will do, since the host was removed by force."""
-    return tuple(entry for entry in vm.jobs if entry.host == host.id) if host.removed else ()
-
-
-def ended_with_host(vm: VmState, host: HostState) -> bool:
-    """Tell whether a copy of the VM ended for certain because the host was proved off.
-
-    What was placed there afterwards did not; stale copies were all found before.
-    """
-    if not host.proved_off:
-        return False
-    run = vm.run
-    placed_before = run is not None and run.host == host.id and run.position < host.proved_off
-    move = vm.migration
-    if move is not None and not move.dropped and not move.departed:
-        placed_before |= move.destination == host.id and move.position < host.proved_off
-    return placed_before or any(where == host.id for where, _incarnation in vm.stale_copies)
 
 
 def _named_host(recorded: Recorded) -> set[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from commands.kernel.command import Decision
 from commands.kernel.fold import World
-from commands.policies.facts import ended_with_host, given_up
+from commands.policies.host_endings import ended_with_host, given_up
 from commands.state import migrations
 from commands.state.host import HOST
 from commands.state.orders import is_outdated, withdraw_job, withdraw_run_jobs

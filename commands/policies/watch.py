@@ -16,7 +16,8 @@ import msgspec
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
-from commands.policies.facts import Facts, Observer
+from commands.policies.facts import Facts
+from commands.policies.observer import Observer
 
 _NAMESPACE = uuid.UUID("6f7b5f0e-6f0e-5d0c-9a55-3f1f6f6d2c11")
 """Where the ids of operations lie that a cause begins."""
