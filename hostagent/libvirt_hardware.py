@@ -19,8 +19,8 @@ from events.types.host_hardware import (
     BlockDevice,
     CpuTopology,
     Hardware,
+    HostNic,
     HugePages,
-    Nic,
     NumaNode,
     PciDevice,
     Versions,
@@ -134,13 +134,13 @@ def _huge_pages(system: Path) -> Iterator[HugePages]:
             yield HugePages(size_bytes=int(size) * 1024, count=count)
 
 
-def _nics(system: Path) -> Iterator[Nic]:
+def _nics(system: Path) -> Iterator[HostNic]:
     for folder in _entries(system / "class" / "net"):
         if not ((folder / "device").exists() or _kind_of(folder) in _LINKS):
             continue
         master = folder / "master"
         bridged = (master / "bridge").exists()
-        yield Nic(
+        yield HostNic(
             name=_short(folder.name),
             mac=_short(_text(folder / "address").strip()),
             up=_text(folder / "operstate").strip() in {"up", "unknown"},

@@ -51,7 +51,7 @@ class HugePages(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class Nic(msgspec.Struct, frozen=True, kw_only=True):
+class HostNic(msgspec.Struct, frozen=True, kw_only=True):
     """A network interface. `speed_mbps` is 0 where it is not known; `bridge` is what it is in."""
 
     name: str
@@ -102,7 +102,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     topology: CpuTopology = CpuTopology()
     numa_nodes: tuple[NumaNode, ...] = ()
     huge_pages: tuple[HugePages, ...] = ()
-    nics: tuple[Nic, ...] = ()
+    nics: tuple[HostNic, ...] = ()
     devices: tuple[PciDevice, ...] = ()
     block_devices: tuple[BlockDevice, ...] = ()
     versions: Versions = Versions()

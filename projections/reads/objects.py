@@ -24,7 +24,7 @@ def statement(collection: Collection) -> bytes:
     return " ".join(words).encode()
 
 
-def _key(collection: Collection, given: str) -> int | str:
+def require_key(collection: Collection, given: str) -> int | str:
     """Return an id as the table has it; raises NotFound for what can be no id."""
     if collection is EVENTS:
         if given.isascii() and given.isdigit() and int(given[:20]) <= POSITION_MAX:
@@ -51,7 +51,7 @@ async def answer_one(collection: Collection, reads: Reads, request: Request) -> 
     check_parameters(request.query_params, known)
     fields = parse_fields(collection, request.query_params.get("fields"))
     given: str = request.path_params["id"]
-    key = _key(collection, given)
+    key = require_key(collection, given)
     time = request.query_params.get("at")
     if time is not None:
         return await _answer_past(collection, reads, given, time, fields)

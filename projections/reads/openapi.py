@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from projections.reads import host_parts
 from projections.reads.changes import KINDS
 from projections.reads.collections import COLLECTIONS, EVENTS, Collection, Filter, Match
 from projections.reads.context import MIN_POSITION_HEADER, POSITION_HEADER, POSITION_MAX
@@ -57,6 +58,8 @@ def openapi_paths() -> dict[str, Any]:
     for collection in COLLECTIONS:
         paths[collection.path] = {"get": _list(collection)}
         paths[f"{collection.path}/{{id}}"] = {"get": _one(collection)}
+    for part in host_parts.PARTS:
+        paths[host_parts.path(part)] = {"get": _part(part)}
     paths["/v1/stream"] = {"get": _stream()}
     return paths
 
@@ -114,15 +117,7 @@ def _list(collection: Collection) -> Schema:
 
 
 def _one(collection: Collection) -> Schema:
-    pattern = "^[0-9]{1,18}$" if collection is EVENTS else "^[0-9a-f-]{36}$"
-    known = {
-        "name": "id",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": pattern},
-        "description": f"The {collection.one}'s id.",
-    }
-    parameters = [known, _fields(collection, listed=False), *_positions()]
+    parameters = [_id_of(collection), _fields(collection, listed=False), *_positions()]
     if collection is not EVENTS:
         when = "A time (RFC 3339): the answer is as it was then, without the counts (null)."
         parameters.append(_query("at", {"type": "string", "format": "date-time"}, when))
@@ -138,6 +133,31 @@ def _one(collection: Collection) -> Schema:
         "tags": [collection.name],
         "parameters": parameters,
         "responses": responses,
+    }
+
+
+def _part(part: str) -> Schema:
+    """Describe a list inside of a host's hardware."""
+    items = {"type": "array", "items": _reference(host_parts.PARTS[part].__name__)}
+    schema = {"type": "object", "required": ["items"], "properties": {"items": items}}
+    host = next(each for each in COLLECTIONS if each.kind == "host")
+    return {
+        "operationId": f"list_host_{part}",
+        "summary": f"List a host's {host_parts.SPOKEN[part]}",
+        "tags": [host.name],
+        "parameters": [_id_of(host), *_positions()],
+        "responses": _responses(schema, missing=True),
+    }
+
+
+def _id_of(collection: Collection) -> Schema:
+    pattern = "^[0-9]{1,18}$" if collection is EVENTS else "^[0-9a-f-]{36}$"
+    return {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": pattern},
+        "description": f"The {collection.one}'s id.",
     }
 
 

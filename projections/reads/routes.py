@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from events.log.port import LogReader
+from projections.reads import host_parts
 from projections.reads.collections import COLLECTIONS, Collection
 from projections.reads.context import POOL_CONNECTIONS_MAX, Authenticate, Reads, endpoint
 from projections.reads.objects import answer_one
@@ -68,6 +69,9 @@ class ReadApi:
             found.append(Route(collection.path, endpoint(reads, listed), methods=["GET"]))
             path = f"{collection.path}/{{id}}"
             found.append(Route(path, endpoint(reads, one), methods=["GET"]))
+        for part in host_parts.PARTS:
+            answer = endpoint(reads, _part(part))
+            found.append(Route(host_parts.path(part), answer, methods=["GET"]))
 
         async def follow(reads: Reads, request: Request) -> Response:
             return await answer_stream(self._hub, request)
@@ -81,6 +85,13 @@ class ReadApi:
 def _list(collection: Collection) -> Callable[[Reads, Request], Awaitable[Response]]:
     async def answer(reads: Reads, request: Request) -> Response:
         return await answer_list(collection, reads, request)
+
+    return answer
+
+
+def _part(part: str) -> Callable[[Reads, Request], Awaitable[Response]]:
+    async def answer(reads: Reads, request: Request) -> Response:
+        return await host_parts.answer_part(part, reads, request)
 
     return answer
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 import psycopg
 import pytest
 from starlette.applications import Starlette
@@ -19,15 +20,17 @@ from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from events.types import affinity
 from events.types import host as host_events
+from events.types import host_hardware as hw
 from events.types import vm as vm_events
 from events.types.vm_availability import VmHighAvailabilityChanged
 from projections.projector import Projector, ProjectorStatus
+from projections.reads import host_parts
 from projections.reads.openapi import openapi_components, openapi_paths
 from projections.reads.routes import ReadApi
 from projections.views.vm_document import VmSummary
 from tests.harness.postgres import Database
 from tests.integration.test_projections_projector import running, until
-from tests.unit.projections.history import History, write_log
+from tests.unit.projections.history import CAPABILITIES, History, write_log
 
 pytestmark = pytest.mark.integration
 
@@ -537,7 +540,40 @@ class TestOpenapi:
                 *("affinity_groups", "affinity_labels"),
             )
             for one in ("", "/{id}")
-        } | {"/v1/stream"}
+        } | {"/v1/stream"} | {host_parts.path(part) for part in host_parts.PARTS}
+
+    async def test_the_lists_inside_of_a_hosts_hardware(self, fleet: Site) -> None:
+        """given a host that told what it is made of, then each list is at a path of its own"""
+        host, other = [one["id"] for one in (await fleet.get("/v1/hosts")).json()["items"]][:2]
+        hardware = hw.Hardware(
+            nics=(hw.HostNic(name="eth0", mac="52:54:00:00:00:01", up=True, speed_mbps=10_000),),
+            devices=(
+                hw.PciDevice(
+                    address="0000:3b:00.0",
+                    class_code="020000",
+                    vendor="8086",
+                    product="1572",
+                    iommu_group=31,
+                ),
+            ),
+            block_devices=(hw.BlockDevice(name="sda", size_bytes=2**30),),
+            numa_nodes=(hw.NumaNode(node=0, cpus="0-7", memory_bytes=2**34),),
+        )
+        able = msgspec.structs.replace(CAPABILITIES, hardware=hardware)
+        fleet.history.add(f"host/{host}", host_events.HostCapabilitiesReported(capabilities=able))
+        await fleet.settle()
+        components = openapi_components()
+        for part in host_parts.PARTS:
+            path = host_parts.path(part)
+            answer = await fleet.get(path.replace("{id}", host))
+            responses = openapi_paths()[path]["get"]["responses"]
+            schema = responses["200"]["content"]["application/json"]["schema"]
+            jsonschema.validate(answer.json(), {**schema, "components": components})
+            told = msgspec.json.encode(getattr(hardware, part))
+            assert answer.json()["items"] == msgspec.json.decode(told)
+            assert (await fleet.get(path.replace("{id}", other))).json() == {"items": []}
+            nobody = "00000000-0000-0000-0000-000000000000"
+            assert (await fleet.get(path.replace("{id}", nobody))).status_code == 404
 
     def test_refers_only_to_what_there_is(self) -> None:
         schemas = openapi_components()["schemas"]

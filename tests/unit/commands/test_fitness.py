@@ -23,7 +23,7 @@ from events.types.cluster import ClusterCreated, ClusterUpdated
 from events.types.cluster_requirements import Requirements
 from events.types.data_center import DataCenterCreated
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
-from events.types.host_hardware import Hardware, Nic, Virtualization
+from events.types.host_hardware import Hardware, HostNic, Virtualization
 from tests.unit.commands.samples import (
     CLUSTER,
     DATA_CENTER,
@@ -50,7 +50,7 @@ ABILITIES = h.Capabilities(
     compatibility_versions=("1.0",),
     hardware=KVM,
 )
-NIC = Nic(name="eth0", mac="52:54:00:00:00:01", up=True)
+NIC = HostNic(name="eth0", mac="52:54:00:00:00:01", up=True)
 K = UnfitKind
 LACKING: list[tuple[UnfitKind, str, dict[str, Any], dict[str, Any]]] = [
     (K.ARCHITECTURE, "architecture is aarch64, not x86_64", {"architecture": "aarch64"}, {}),

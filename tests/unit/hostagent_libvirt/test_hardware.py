@@ -12,8 +12,8 @@ from events.types.host_hardware import (
     TEXT_MAX,
     BlockDevice,
     CpuTopology,
+    HostNic,
     HugePages,
-    Nic,
     NumaNode,
     PciDevice,
     Versions,
@@ -108,9 +108,9 @@ def test_a_machine_is_described(tmp_path: Path) -> None:
     )
     assert found.huge_pages == (HugePages(size_bytes=GIB, count=16),)
     assert found.nics == (
-        Nic(name="br0", mac="52:54:00:00:00:03", up=True),
-        Nic(name="eth0", mac="52:54:00:00:00:04", up=True, speed_mbps=10_000, bridge="br0"),
-        Nic(name="eth11", mac="52:54:00:00:00:05", up=False),
+        HostNic(name="br0", mac="52:54:00:00:00:03", up=True),
+        HostNic(name="eth0", mac="52:54:00:00:00:04", up=True, speed_mbps=10_000, bridge="br0"),
+        HostNic(name="eth11", mac="52:54:00:00:00:05", up=False),
     )
     assert found.devices == (
         PciDevice(
