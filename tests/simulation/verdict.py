@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
 from commands.policies.vm_restart import KINDS
@@ -74,6 +76,7 @@ def in_the_end(world: World) -> None:
     _folds(world, recorded)
     for process in (world, world.engine, world.projection, *world.policies):
         if process is not None and process.failure is not None:
+            world.note("".join(traceback.format_exception(process.failure)))
             world.break_promise(f"a process failed: {process.failure!r}")
     for host in world.hosts.values():
         for failure in host.failures:
