@@ -8,12 +8,11 @@ of them live in one process; each folder belongs to one driver at a time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,7 +32,7 @@ from hostagent.driver import (
     Progress,
     UnknownStateError,
 )
-from hostagent.files import make_private_folder, read_bounded, write_atomically
+from hostagent.files import make_private_folder, write_atomically
 from hostagent.simulated_samples import GENEROUS, sample_machine
 from hostagent.simulated_state import (
     NEVER,
@@ -45,14 +44,14 @@ from hostagent.simulated_state import (
     Volume,
     address_of,
     inside,
+    load_machine,
     tell,
 )
-from hostagent.simulated_storage import SharedVolumes, shared_id
+from hostagent.simulated_storage import new_volume, pass_copying, shared_id, volumes_of
 
 MACHINE_NAME = "machine.json"
 BOOT_ID_NAME = "boot_id"
 EVENTS_MAX = 10_000
-COPY_STEPS = 10
 
 
 class SimulatedDriver:
@@ -79,10 +78,12 @@ class SimulatedDriver:
         self._news = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._open = False
-        self._machine = self._load(faults)
-        self._volumes: MutableMapping[str, Volume] = self._machine.volumes
+        self._machine = load_machine(folder / MACHINE_NAME, faults)
+        self._volumes = volumes_of(self._machine.volumes, storage)
         if storage is not None:
-            self._share(storage)
+            self._capabilities = msgspec.structs.replace(
+                self._capabilities, storage_id=shared_id(storage)
+            )
         self._save()
 
     @property
@@ -230,15 +231,8 @@ class SimulatedDriver:
     async def create_disk(self, disk: Disk, progress: Progress) -> None:
         """Make the volume, in steps if copies are to take time."""
         self._look()
-        name = inside(disk.volume)
-        if disk.image is not None:
-            inside(disk.image)
-        if name in self._volumes:
-            raise DriverError(f"volume {disk.volume!r} exists already and is not overwritten")
-        copy_s = self._machine.faults.copy_s
-        for step in range(COPY_STEPS if copy_s else 0):
-            progress(100 * step // COPY_STEPS)
-            await asyncio.sleep(copy_s / COPY_STEPS)
+        name = new_volume(disk, self._volumes)
+        await pass_copying(self._machine.faults.copy_s, progress)
         self._look()
         self._volumes[name] = Volume(size_bytes=disk.size_bytes)
         self._changed()
@@ -393,27 +387,6 @@ class SimulatedDriver:
             event = DriverEvent(happening=Happening.RECONNECTED)
         self._told.append(event)
         self._news.set()
-
-    def _share(self, storage: Path) -> None:
-        """Keep volumes in a folder that others see as well."""
-        shared = SharedVolumes(storage)
-        for name, volume in self._machine.volumes.items():
-            shared.setdefault(name, volume)
-        self._machine.volumes.clear()
-        self._volumes = shared
-        self._capabilities = msgspec.structs.replace(
-            self._capabilities, storage_id=shared_id(storage)
-        )
-
-    def _load(self, faults: Faults | None) -> Machine:
-        with contextlib.suppress(FileNotFoundError):
-            data = read_bounded(self._folder / MACHINE_NAME)
-            machine = msgspec.json.decode(data, type=Machine)
-            machine.recover()
-            if faults is not None:
-                machine.faults = faults
-            return machine
-        return Machine(faults=faults or Faults())
 
     def _save(self) -> None:
         # Not flushed: the file need only outlive the agent, as a running QEMU does.

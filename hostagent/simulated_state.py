@@ -7,17 +7,19 @@ that it also happens while no agent looks.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import uuid
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import DriverError, DriverEvent, Happening
+from hostagent.files import read_bounded
 
 NEVER = 1e18
 """Later than any time; finite, because JSON knows no infinity."""
@@ -204,6 +206,17 @@ class Machine(msgspec.Struct, kw_only=True):
         self.process_next += 1
         self.domains[spec.vm] = domain
         return domain
+
+
+def load_machine(path: Path, faults: Faults | None) -> Machine:
+    """Return the machine in a file, after an agent's death or anew; with `faults` if given."""
+    with contextlib.suppress(FileNotFoundError):
+        machine = msgspec.json.decode(read_bounded(path), type=Machine)
+        machine.recover()
+        if faults is not None:
+            machine.faults = faults
+        return machine
+    return Machine(faults=faults or Faults())
 
 
 class Do(enum.StrEnum):

@@ -5,15 +5,19 @@ A folder is shared where it holds a file `storage-id`, as with real hosts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import asyncio
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import msgspec
 
+from events.types.run_spec import Disk
+from hostagent.driver import DriverError, Progress
 from hostagent.files import make_private_folder, read_bounded, write_atomically
 from hostagent.simulated_state import Volume, inside
 
 STORAGE_ID_NAME = "storage-id"
+COPY_STEPS = 10
 _SUFFIX = ".volume"
 
 
@@ -71,3 +75,31 @@ class SharedVolumes(MutableMapping[str, Volume]):
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{inside(name)}{_SUFFIX}"
+
+
+def volumes_of(own: dict[str, Volume], storage: Path | None) -> MutableMapping[str, Volume]:
+    """Return a host's volumes: its own, or those in a shared folder, which its own move to."""
+    if storage is None:
+        return own
+    shared = SharedVolumes(storage)
+    for name, volume in own.items():
+        shared.setdefault(name, volume)
+    own.clear()
+    return shared
+
+
+def new_volume(disk: Disk, volumes: Mapping[str, Volume]) -> str:
+    """Return the name of the volume to make for a disk; raises DriverError if it is there."""
+    name = inside(disk.volume)
+    if disk.image is not None:
+        inside(disk.image)
+    if name in volumes:
+        raise DriverError(f"volume {disk.volume!r} exists already and is not overwritten")
+    return name
+
+
+async def pass_copying(copy_s: float, progress: Progress) -> None:
+    """Let time pass as the copying of an image would."""
+    for step in range(COPY_STEPS if copy_s else 0):
+        progress(100 * step // COPY_STEPS)
+        await asyncio.sleep(copy_s / COPY_STEPS)
