@@ -165,6 +165,8 @@ def _shape(name: str, inner: Type | None) -> tuple[str, Shape]:  # noqa: PLR0911
             return name, Shape.FLAG
         case IntType() if name.endswith("_bytes"):
             return name.removesuffix("_bytes"), Shape.SIZE
+        case IntType() if name.endswith("_bytes_per_s"):
+            return name.removesuffix("_bytes_per_s"), Shape.SIZE
         case IntType() | FloatType() if name.endswith("_s"):
             return name.removesuffix("_s"), Shape.DURATION
         case IntType() | FloatType():
