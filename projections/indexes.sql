@@ -10,12 +10,15 @@ CREATE INDEX clusters_position ON inventory.clusters (position);
 CREATE INDEX hosts_name ON inventory.hosts (name, id) INCLUDE (position);
 CREATE INDEX hosts_cluster ON inventory.hosts (cluster_id);
 CREATE INDEX hosts_position ON inventory.hosts (position);
+CREATE INDEX hosts_pieces ON inventory.hosts USING gin (inventory.pieces(search));
 
 CREATE INDEX vms_name ON inventory.vms (name, id) INCLUDE (position);
 CREATE INDEX vms_created ON inventory.vms (created_at, id);
 CREATE INDEX vms_status ON inventory.vms (status, name, id);
 CREATE INDEX vms_cluster ON inventory.vms (cluster_id, name, id);
 CREATE INDEX vms_position ON inventory.vms (position);
+-- A word that few have would have all rows looked at, each of some kilobytes.
+CREATE INDEX vms_pieces ON inventory.vms USING gin (inventory.pieces(search));
 
 CREATE INDEX affinity_groups_name ON inventory.affinity_groups (name, id);
 CREATE INDEX affinity_groups_position ON inventory.affinity_groups (position);

@@ -14,6 +14,16 @@ CREATE TABLE inventory.cursor (
     schema_hash text NOT NULL
 );
 
+-- The pieces of three characters that a text holds: a text that has a word in it has its pieces. (No
+-- extension that could do this comes with the embedded PostgreSQL.)
+CREATE FUNCTION inventory.pieces(searched text) RETURNS text[]
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $pieces$
+    SELECT array(
+        SELECT DISTINCT substr(searched, place, 3)
+        FROM generate_series(1, length(searched) - 2) AS place
+    )
+$pieces$;
+
 -- The tables that grow large have their keys in keys.sql.
 -- Documents are the rendered JSON, uncompressed, so that a list is a mere concatenation of them:
 -- hence storage EXTERNAL, and a tuple target that keeps all but the largest in the row itself. A

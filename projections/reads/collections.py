@@ -29,12 +29,16 @@ class Match(enum.Enum):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """A parameter that narrows a list; `values` are all that it may be, where they are known."""
+    """A parameter that narrows a list; `values` are all that it may be, where they are known.
+
+    `in_pieces`: the pieces of the column's texts are indexed.
+    """
 
     match: Match
     column: str
     description: str
     values: tuple[str, ...] = ()
+    in_pieces: bool = False
 
 
 class Sort(msgspec.Struct, frozen=True):
@@ -83,6 +87,7 @@ def _values(statuses: type[enum.StrEnum]) -> tuple[str, ...]:
 
 NAME = Filter(Match.NAME, "name", "Name without regard to case; * stands for any characters.")
 SEARCH = Filter(Match.WORDS, "search", "Words that must all occur, without regard to case.")
+SEARCH_MANY = msgspec.structs.replace(SEARCH, in_pieces=True)
 CLUSTER = Filter(Match.ONE_OF, "cluster_id", "Ids of clusters, separated by commas.")
 DATA_CENTER = Filter(Match.ONE_OF, "data_center_id", "Ids of data centers, separated by commas.")
 BY_NAME = Sort("name", "text")
@@ -121,7 +126,7 @@ HOSTS = Collection(
     document=tables.HOSTS.document,
     filters={
         "name": NAME,
-        "search": SEARCH,
+        "search": SEARCH_MANY,
         "status": _status(HostStatus),
         "cluster": CLUSTER,
         "data_center": DATA_CENTER,
@@ -137,7 +142,7 @@ VMS = Collection(
     summary=VmSummary,
     filters={
         "name": NAME,
-        "search": SEARCH,
+        "search": SEARCH_MANY,
         "status": _status(VmStatus),
         "cluster": CLUSTER,
         "data_center": DATA_CENTER,

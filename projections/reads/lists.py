@@ -20,6 +20,7 @@ LIMIT_DEFAULT = 100
 VALUE_CHARACTERS_MAX = 2_000
 VALUES_MAX = 100
 WORDS_MAX = 10
+PIECE_CHARACTERS = 3
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
 EVERYTHING = "*"
@@ -135,6 +136,8 @@ def _condition(name: str, given: str, narrowing: Filter) -> tuple[str, list[Any]
             return f"{column} LIKE %s", [pattern.replace("*", "%")]
         case Match.WORDS:
             words = given.casefold().split()[:WORDS_MAX]
+            if narrowing.in_pieces:
+                return _in_pieces(column, words)
             searched = column if column == "search" else f"lower({column})"
             conditions = [f"strpos({searched}, %s) > 0" for _ in words]
             return " AND ".join(conditions) or "true", list(words)
@@ -147,6 +150,18 @@ def _condition(name: str, given: str, narrowing: Filter) -> tuple[str, list[Any]
                 raise InvalidParameter(f"{given[:100]!r} is no value of {name}.", "true or false.")
             absent = (given == "true") is (narrowing.match is Match.OPEN)
             return f"{column} IS {'' if absent else 'NOT '}NULL", []
+
+
+def _in_pieces(column: str, words: list[str]) -> tuple[str, list[Any]]:
+    """Return the condition that words occur, which the index of their pieces narrows first."""
+    conditions, arguments = ["true"], []
+    for word in words:
+        if len(word) >= PIECE_CHARACTERS:
+            conditions.append(f"inventory.pieces({column}) @> inventory.pieces(%s)")
+            arguments.append(word)
+        conditions.append(f"strpos({column}, %s) > 0")
+        arguments.append(word)
+    return " AND ".join(conditions), arguments
 
 
 def _several(name: str, given: str) -> list[str]:

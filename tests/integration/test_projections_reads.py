@@ -185,6 +185,8 @@ class TestList:
             ({"search": "beta WEB"}, ["web01", "web03", "web05"]),
             ({"search": "10.0.0.7"}, ["web00", "web01", "web02"]),
             ({"search": "host1 alpha"}, ["web00", "web02"]),
+            ({"search": "EB03 eb"}, ["web03"]),
+            ({"search": "eb03x"}, []),
             ({"name": "web*", "status": "down", "limit": "2"}, ["web03", "web04"]),
         ],
     )
