@@ -8,6 +8,7 @@ import sys
 import pytest
 
 TOLD = {
+    "standstill": ("6 times 15 minutes: nobody was turned off",),
     "storm": (
         "150 of 200 VMs run elsewhere, 50 wait with an explanation",
         "150 hosts are away: nothing was started",
