@@ -91,6 +91,7 @@ class Rig:
         self.product.await_status(f"/v1/vms/{self.vm}", "up")
         self._await_stamps(0)
         self._watch.start()
+        wait_until(lambda: self.copies_max == 1, 60, "the VM to be counted")
 
     def end(self) -> None:
         """Stop counting."""
