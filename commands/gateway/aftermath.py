@@ -9,7 +9,7 @@ has none, would be taken for the VM's end. And files are not removed of a VM tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from commands.state.host import HostState
 from commands.state.orders import is_outdated
@@ -28,11 +28,12 @@ class Aftermath:
     def __init__(self) -> None:
         self._unconfirmed: dict[str, set[str]] = defaultdict(set)
         self._strays: dict[str, frozenset[str]] = {}
-        self._withheld: dict[str, str] = {}
         self._settled: set[str] = set()
+        self._restored = False
 
     def take(self, host: HostState) -> None:
         """Take in a host as it is now."""
+        self._restored |= bool(host.restored)
         waiting = self._unconfirmed.get(host.cluster)
         if host.unconfirmed and not host.removed:
             self._unconfirmed[host.cluster].add(host.id)
@@ -50,24 +51,29 @@ class Aftermath:
         """Tell whether a host has not told yet what it runs."""
         return any(host in hosts for hosts in self._unconfirmed.values())
 
-    def released(self, recorded: Recorded) -> list[str]:
-        """Return the VMs of which nothing is withheld any more, or that must be looked at again."""
+    def released(self, recorded: Recorded, vms: Mapping[str, VmState]) -> list[str]:
+        """Return the VMs of which something may have been withheld that need not be any more.
+
+        Which these were is not remembered: another process may have withheld it. Where a cluster
+        is settled, which happens once after a restore, all its VMs are looked at again.
+        """
         settled, self._settled = self._settled, set()
-        again = isinstance(recorded.event, HostUnmanagedDomainsFound)
-        vms = [vm for vm, cluster in self._withheld.items() if again or cluster in settled]
-        for vm in vms:
-            del self._withheld[vm]
-        return vms
+        again = self._restored and isinstance(recorded.event, HostUnmanagedDomainsFound)
+        if not settled and not again:
+            return []
+        return [
+            vm.id
+            for vm in vms.values()
+            if vm.cluster in settled or (again and any(_removes(entry) for entry in vm.jobs))
+        ]
 
     def in_doubt(self, vm: VmState, host: HostState) -> bool:
         """Tell whether a host may not be asked about a VM's run yet."""
         run = vm.run
         if run is None or run.position > host.restored or vm.cluster not in self._unconfirmed:
             return False
-        if run.stopping or run.withdrawn or vm.id not in self._expected_of(vm, host):
-            return False
-        self._withheld[vm.id] = vm.cluster
-        return True
+        ending = run.stopping or run.withdrawn
+        return not ending and vm.id in self._expected_of(vm, host)
 
     @staticmethod
     def _expected_of(vm: VmState, host: HostState) -> tuple[str, ...]:
@@ -81,10 +87,11 @@ class Aftermath:
         """Tell whether a host may be given a job."""
         if is_outdated(entry, restored):
             return False
-        if entry.job.kind is not JobKind.VOLUMES_REMOVE or vm.run is not None:
+        if not _removes(entry) or vm.run is not None:
             return True
         runs = any(vm.id in vms for vms in self._strays.values())
-        if restored and (runs or vm.cluster in self._unconfirmed):
-            self._withheld[vm.id] = vm.cluster
-            return False
-        return True
+        return not (restored and (runs or vm.cluster in self._unconfirmed))
+
+
+def _removes(entry: OpenJob) -> bool:
+    return entry.job.kind is JobKind.VOLUMES_REMOVE

@@ -227,8 +227,8 @@ class GatewayView:
         if before is not None and before.unconfirmed and not after.unconfirmed:
             # All that was kept from it until now is news to it.
             self._changed[key].update(dict.fromkeys(self._vms_of.get(key, ()), recorded.position))
-        for vm in self._restore.released(recorded):
-            for host in _hosts(self.vms[vm]) if vm in self.vms else ():
+        for vm in self._restore.released(recorded, self.vms):
+            for host in _hosts(self.vms[vm]):
                 self._changed[host][vm] = recorded.position
                 self._wake(host)
         if before is None or _voice(before) != _voice(after):
