@@ -338,6 +338,25 @@ async def test_a_vm_that_is_nowhere_is_down_once_all_have_told(bench: Bench) -> 
     assert state(bench, vm).status is VmStatus.DOWN
 
 
+async def test_what_one_engine_withheld_another_tells(bench: Bench) -> None:
+    first, second = await bench.agent("host1"), await bench.agent("host2")
+    vm = await run_vm(bench, first)
+    await restore(bench)
+    await tell(first)
+    other = bench.new_engine()
+    for recorded in await bench.history():
+        other.view.take(recorded)
+
+    await tell(second)
+    for recorded in (await bench.history())[other.view.position :]:
+        other.view.take(recorded)
+    first.engine = other
+
+    orders = await first.changes()
+    assert orders is not None
+    assert [item.vm for item in orders.changes.vms] == [vm]
+
+
 async def test_a_host_that_mentions_its_runs_is_asked_about_them_at_once(bench: Bench) -> None:
     first, _second = await bench.agent("host1"), await bench.agent("host2")
     vm = await run_vm(bench, first)
