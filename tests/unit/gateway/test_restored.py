@@ -346,13 +346,14 @@ async def test_what_one_engine_withheld_another_tells(bench: Bench) -> None:
     other = bench.new_engine()
     for recorded in await bench.history():
         other.view.take(recorded)
+    told = other.view.position
 
     await tell(second)
     for recorded in (await bench.history())[other.view.position :]:
         other.view.take(recorded)
     first.engine = other
 
-    orders = await first.changes()
+    orders = await first.changes(after=told)
     assert orders is not None
     assert [item.vm for item in orders.changes.vms] == [vm]
 
