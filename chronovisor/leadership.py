@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, LiteralString
 
 import psycopg
@@ -36,6 +36,25 @@ _END = "select pg_terminate_backend(%s)"
 log = structlog.get_logger(__name__)
 Seen = tuple[int, str]
 """The holder's backend, and when it last said something, by the database's clock."""
+
+
+async def lead(
+    dsn: str, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, time_scale: float
+) -> None:
+    """Wait for the place, then work for as long as it is ours; raises what ends either."""
+    connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5)
+    async with connection:
+        place = Leadership(connection, name, time_scale=time_scale)
+        await place.take()
+        tasks = [asyncio.ensure_future(work()), asyncio.ensure_future(place.keep())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Leadership:

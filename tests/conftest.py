@@ -39,7 +39,9 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "ipmi": _program("ipmi_sim", "ipmitool", "fence_ipmilan"),
     "kafka": _kafka_missing,
     "libvirt": _libvirt_missing,
-    "qemu-img": _program("qemu-img"),
+    "qemu": _program("qemu-system-x86_64"),
+    "qemu-img": _program("qemu-img", "prlimit"),
+    "shellcheck": _program("shellcheck"),
     "snmptrapd": _program("snmptrapd"),
     "sshd": _program("/usr/sbin/sshd", "/usr/bin/ssh-keygen", "sudo"),
 }

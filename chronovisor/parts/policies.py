@@ -11,7 +11,7 @@ from chronovisor.contexts import small_context
 from chronovisor.fencing import fence_rules
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
-from chronovisor.leadership import Leadership
+from chronovisor.leadership import lead
 from chronovisor.running import together
 from chronovisor.settings import Evacuation, Restarts
 from commands.policies.office import SupersededError
@@ -80,37 +80,20 @@ class _State:
 
 
 async def _work(installation: Installation, timeouts: Timeouts, state: _State) -> None:
+    scale = installation.settings.time_scale
     async with PostgresLog.open(installation.dsn()) as events:
+
+        async def work() -> None:
+            state.runner = Runner(events, small_context, timeouts, new_process_name())
+            await state.runner.run()
+
         while True:
             try:
-                await _lead(installation, events, timeouts, state)
+                # The lock only avoids contention; the fence is in the log.
+                await lead(installation.dsn(), _PLACE, work, time_scale=scale)
             except SupersededError as error:
                 log.warning("superseded", reason=str(error))
             except (psycopg.Error, OSError) as error:
                 log.warning("the policies' lock is lost", reason=str(error))
             state.runner = None
-            await asyncio.sleep(_STANDBY_S * installation.settings.time_scale)
-
-
-async def _lead(
-    installation: Installation, events: PostgresLog, timeouts: Timeouts, state: _State
-) -> None:
-    """Hold the lock and run; the lock only avoids contention, the fence is in the log."""
-    connection = await psycopg.AsyncConnection.connect(
-        installation.dsn(), autocommit=True, connect_timeout=5
-    )
-    async with connection:
-        scale = installation.settings.time_scale
-        place = Leadership(connection, _PLACE, time_scale=scale)
-        await place.take()
-        state.runner = Runner(events, small_context, timeouts, new_process_name())
-        running = asyncio.ensure_future(state.runner.run())
-        watching = asyncio.ensure_future(place.keep())
-        try:
-            done, _ = await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            running.cancel()
-            watching.cancel()
-            await asyncio.gather(running, watching, return_exceptions=True)
+            await asyncio.sleep(_STANDBY_S * scale)

@@ -11,6 +11,7 @@ from commands.kernel.fields import Id, Name, Secret
 from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NameTaken, NotFound
 from commands.state import lookup
+from commands.state.host_ssh import SshAccess
 from commands.state.operation import begin
 from commands.state.ssh_work import (
     INSTALL_STEPS,
@@ -19,9 +20,10 @@ from commands.state.ssh_work import (
     SshAddress,
     SshPort,
     SshUser,
+    order_of,
 )
 from events.types.host import HostAdded
-from events.types.host_ssh import PORT, USER, HostSshOrdered, SshTask
+from events.types.host_ssh import SshTask
 
 
 @command(
@@ -80,23 +82,17 @@ class AddHost(Command, frozen=True, kw_only=True):
         operation = begin(
             context, "host.install", stream, self.name, *INSTALL_STEPS, cancellable=True
         )
-        ordered = self._order(str(context.command))
+        ordered = order_of(
+            self.name,
+            str(context.command),
+            SshTask.INSTALL,
+            self,
+            SshAccess(address=self.address),
+            firewall=self.firewall,
+        )
         return Decision.of(
             context.ids[0],
             *on(stream, added, ordered),
             operation,
             operation=str(context.command),
-        )
-
-    def _order(self, order: str) -> HostSshOrdered:
-        return HostSshOrdered(
-            name=self.name,
-            order=order,
-            task=SshTask.INSTALL,
-            address=self.address,
-            port=self.ssh_port or PORT,
-            user=self.ssh_user or USER,
-            password=self.password,
-            fingerprint=(self.fingerprint or "").rstrip("="),
-            firewall=self.firewall,
         )

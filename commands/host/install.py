@@ -14,9 +14,9 @@ from commands.state.ssh_work import (
     Fingerprint,
     Firewall,
     SshAddress,
-    SshLogin,
     SshPort,
     SshUser,
+    known_access,
     order_of,
 )
 from events.types.host_ssh import SshTask
@@ -65,16 +65,15 @@ class InstallHost(Command, frozen=True, kw_only=True):
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",
             )
-        login = SshLogin(
-            address=self.address,
-            port=self.ssh_port,
-            user=self.ssh_user,
-            password=self.password,
-            fingerprint=self.fingerprint,
-        )
         stream = f"host/{self.id}"
-        task = SshTask.INSTALL
-        ordered = order_of(state, str(context.command), task, login, firewall=self.firewall)
+        ordered = order_of(
+            state.name,
+            str(context.command),
+            SshTask.INSTALL,
+            self,
+            known_access(state),
+            firewall=self.firewall,
+        )
         operation = begin(
             context, "host.install", stream, state.name, *INSTALL_STEPS, cancellable=True
         )

@@ -13,9 +13,9 @@ from commands.state.ssh_work import (
     UNINSTALL_STEPS,
     Fingerprint,
     SshAddress,
-    SshLogin,
     SshPort,
     SshUser,
+    known_access,
     order_of,
 )
 from events.types.host_ssh import SshTask
@@ -62,15 +62,9 @@ class UninstallHost(Command, frozen=True, kw_only=True):
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",
             )
-        login = SshLogin(
-            address=self.address,
-            port=self.ssh_port,
-            user=self.ssh_user,
-            password=self.password,
-            fingerprint=self.fingerprint,
-        )
         stream = f"host/{self.id}"
-        ordered = order_of(state, str(context.command), SshTask.UNINSTALL, login)
+        order = str(context.command)
+        ordered = order_of(state.name, order, SshTask.UNINSTALL, self, known_access(state))
         operation = begin(
             context, "host.uninstall", stream, state.name, *UNINSTALL_STEPS, cancellable=False
         )

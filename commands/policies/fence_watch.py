@@ -17,7 +17,7 @@ from commands.kernel.fold import World
 from commands.kernel.refusal import WrongState
 from commands.policies.facts import Facts
 from commands.policies.fence_rules import counts, is_lost, percent_max, too_many
-from commands.policies.host_fence import KIND
+from commands.policies.host_fence import KIND, STEPS
 from commands.policies.saga import Timeouts
 from commands.policies.watch import Beginning, Watch
 from commands.state import lookup
@@ -167,14 +167,10 @@ def fence(host: HostState) -> Callable[[World, Context], Decision]:
             raise WrongState(f"Host {state.name} is looked after already.")
         operation = begin(
             context,
-            "host.fence",
+            KIND,
             f"host/{state.id}",
             state.name,
-            "soft",
-            "kdump",
-            "confirm",
-            "off",
-            "on",
+            *(step.name for step in STEPS),
             cancellable=True,
         )
         begun = HostFencingBegun(name=state.name, operation=str(context.command))

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from commands.kernel.fold import Fold, World
-from commands.kernel.refusal import NotFound, Refusal
+from commands.kernel.refusal import Refusal
+from commands.state import lookup
 from commands.state.cluster import ClusterState
 from events.envelope import Recorded
 from events.types import affinity as e
@@ -140,7 +141,7 @@ def find_group(world: World, object_id: str) -> AffinityGroupState:
     """Return the group; raises NotFound."""
     state = world.get(AFFINITY_GROUP, object_id)
     if state is None or state.removed:
-        raise _missing("affinity group", object_id)
+        raise lookup.missing("affinity group", object_id)
     return state
 
 
@@ -148,15 +149,8 @@ def find_label(world: World, object_id: str) -> AffinityLabelState:
     """Return the label; raises NotFound."""
     state = world.get(AFFINITY_LABEL, object_id)
     if state is None or state.removed:
-        raise _missing("affinity label", object_id)
+        raise lookup.missing("affinity label", object_id)
     return state
-
-
-def _missing(kind: str, object_id: str) -> NotFound:
-    return NotFound(
-        f"There is no {kind} with id {object_id}.",
-        remedy="List the objects to see which there are; ids are not names.",
-    )
 
 
 def resolve(group: AffinityGroupState, labels: Mapping[str, AffinityLabelState]) -> ResolvedGroup:

@@ -17,7 +17,7 @@ def data_center(world: World, object_id: str) -> DataCenterState:
     """Return the data center; raises NotFound."""
     state = world.get(DATA_CENTER, object_id)
     if state is None or state.removed:
-        raise _missing("data center", object_id)
+        raise missing("data center", object_id)
     return state
 
 
@@ -25,7 +25,7 @@ def cluster(world: World, object_id: str) -> ClusterState:
     """Return the cluster; raises NotFound."""
     state = world.get(CLUSTER, object_id)
     if state is None or state.removed:
-        raise _missing("cluster", object_id)
+        raise missing("cluster", object_id)
     return state
 
 
@@ -33,7 +33,7 @@ def host(world: World, object_id: str) -> HostState:
     """Return the host; raises NotFound."""
     state = world.get(HOST, object_id)
     if state is None or state.removed:
-        raise _missing("host", object_id)
+        raise missing("host", object_id)
     return state
 
 
@@ -50,7 +50,7 @@ def vm(world: World, object_id: str) -> VmState:
     """Return the VM; raises NotFound."""
     state = world.get(VM, object_id)
     if state is None or state.status is VmStatus.REMOVED:
-        raise _missing("VM", object_id)
+        raise missing("VM", object_id)
     return state
 
 
@@ -58,7 +58,7 @@ def operation(world: World, object_id: str) -> OperationState:
     """Return the operation; raises NotFound."""
     state = world.get(OPERATION, object_id)
     if state is None:
-        raise _missing("operation", object_id)
+        raise missing("operation", object_id)
     return state
 
 
@@ -132,7 +132,8 @@ def _vm_remedy(state: VmState, status: VmStatus, doing: str) -> str:
     return remedies.get(status, "Wait until what is going on with it has ended.")
 
 
-def _missing(kind: str, object_id: str) -> NotFound:
+def missing(kind: str, object_id: str) -> NotFound:
+    """Return the refusal of an id that names no object of a kind."""
     return NotFound(
         f"There is no {kind} with id {object_id}.",
         remedy="List the objects to see which there are; ids are not names.",

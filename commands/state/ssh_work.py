@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
 from commands.kernel.fields import END
 from commands.kernel.refusal import InvalidField
 from commands.state.host import HostState
-from events.types.host_ssh import PORT, USER, HostSshOrdered, SshTask
+from commands.state.host_ssh import SshAccess
+from events.types.host_ssh import HostSshOrdered, SshTask
 
 ADDRESS_PATTERN = r"^[A-Za-z0-9_.:\-]*" + END
 
@@ -63,36 +64,60 @@ STEPS = {
 """The names of what each task does, in their order."""
 
 
-class SshLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """What an admin said of the login; None and "" where nothing. `password` is a reference."""
+class SshAsked(Protocol):
+    """What a verb was told of the login; None and "" where nothing. `password` is a reference."""
 
-    address: str = ""
-    port: int | None = None
-    user: str | None = None
-    password: str | None = None
-    fingerprint: str | None = None
+    @property
+    def address(self) -> str:
+        """Where its SSH server is reached; "" is where it is known to be."""
+
+    @property
+    def ssh_port(self) -> int | None:
+        """The port of that server."""
+
+    @property
+    def ssh_user(self) -> str | None:
+        """Who logs in."""
+
+    @property
+    def password(self) -> str | None:
+        """The reference to the password in the vault."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The key that the machine must show."""
+
+
+def known_access(state: HostState) -> SshAccess:
+    """Return how a host's machine was reached the last time, or what was said when it was added."""
+    return state.ssh.access or SshAccess(address=state.address)
 
 
 def order_of(
-    state: HostState, order: str, task: SshTask, login: SshLogin, *, firewall: bool = True
+    name: str,
+    order: str,
+    task: SshTask,
+    asked: SshAsked,
+    known: SshAccess,
+    *,
+    firewall: bool = True,
 ) -> HostSshOrdered:
-    """Return the event that orders a task; what was not said is as it was the last time."""
-    known = state.ssh.access
-    address = login.address or (known.address if known is not None else state.address)
+    """Return the event that orders a task; what was not asked for is as it is known."""
+    address = asked.address or known.address
     if not address:
         raise InvalidField(
-            f"The address of host {state.name} is not known.",
+            f"The address of host {name} is not known.",
             remedy="Say where its SSH server is reached.",
             field="address",
         )
     return HostSshOrdered(
-        name=state.name,
+        name=name,
         order=order,
         task=task,
         address=address,
-        port=login.port or (known.port if known is not None else PORT),
-        user=login.user or (known.user if known is not None else USER),
-        password=login.password,
-        fingerprint=(login.fingerprint or "").rstrip("="),
+        port=asked.ssh_port or known.port,
+        user=asked.ssh_user or known.user,
+        password=asked.password,
+        fingerprint=(asked.fingerprint or "").rstrip("="),
         firewall=firewall,
     )

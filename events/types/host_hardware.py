@@ -9,7 +9,6 @@ import enum
 
 import msgspec
 
-CPUS_MAX = 4_096
 FLAGS_MAX = 1_000
 NUMA_NODES_MAX = 64
 NICS_MAX = 256

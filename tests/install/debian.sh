@@ -18,6 +18,8 @@ packages=(
   fence-agents ipmitool openipmi
   # an SNMP manager, certificates, a second PostgreSQL beside the wheel
   openssl postgresql snmp snmptrapd wrk
+  # what reads the scripts that run on others' machines
+  shellcheck
 )
 # Java and Maven, unless others than Debian's are there already.
 command -v java >/dev/null || packages+=(openjdk-17-jre-headless)

@@ -351,6 +351,11 @@ class Bench:
         """Return the whole log."""
         return [CODEC.decode(stored) for stored in await self.log.read(0, 100_000)]
 
+    async def show(self, engine: Engine) -> None:
+        """Have another engine take in the log up to now."""
+        for recorded in (await self.history())[engine.view.position :]:
+            engine.view.take(recorded)
+
     async def names(self, after: int = 0) -> list[str]:
         """Return the names of the events after a position."""
         return [recorded.name for recorded in (await self.history())[after:]]

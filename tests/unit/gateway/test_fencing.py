@@ -191,8 +191,7 @@ async def test_who_stood_still_confirms_nothing_before_a_new_grace(bench: Bench)
 async def test_an_engine_that_was_just_started_confirms_nothing(bench: Bench) -> None:
     await questioned(bench)
     fresh = bench.new_engine()
-    for recorded in await bench.history():
-        fresh.view.take(recorded)
+    await bench.show(fresh)
     await listen(bench, LONG_S - 10, fresh)
     assert "host.silence_confirmed" not in await bench.names()
 
@@ -209,8 +208,7 @@ async def test_hosts_of_an_engine_that_stands_still_are_not_silent(bench: Bench)
     """given two engines, when the one that a host spoke to stops, then the other begins anew"""
     agent = await bench.agent()
     other = bench.new_engine()
-    for recorded in await bench.history():
-        other.view.take(recorded)
+    await bench.show(other)
     for _ in range(10):
         await listen(bench, 40, other, bench.engine)
         await agent.poll()

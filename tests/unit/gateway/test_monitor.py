@@ -148,8 +148,7 @@ async def test_a_database_that_forgot_all_contacts_makes_nobody_silent(bench: Be
 async def test_a_host_that_another_engine_hears_is_not_silent(bench: Bench) -> None:
     agent = await bench.agent()
     other = bench.new_engine()
-    for recorded in await bench.history():
-        other.view.take(recorded)
+    await bench.show(other)
     for _ in range(15):
         await listen(bench, 40, other, bench.engine)
         await agent.poll()

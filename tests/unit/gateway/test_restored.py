@@ -344,13 +344,11 @@ async def test_what_one_engine_withheld_another_tells(bench: Bench) -> None:
     await restore(bench)
     await tell(first)
     other = bench.new_engine()
-    for recorded in await bench.history():
-        other.view.take(recorded)
+    await bench.show(other)
     told = other.view.position
 
     await tell(second)
-    for recorded in (await bench.history())[other.view.position :]:
-        other.view.take(recorded)
+    await bench.show(other)
     first.engine = other
 
     orders = await first.changes(after=told)

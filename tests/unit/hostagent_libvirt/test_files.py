@@ -20,6 +20,7 @@ from hostagent.libvirt_storage import (
     put_in_place,
     read_qcow2,
 )
+from tests.conftest import require
 from tests.harness.processes import run_command
 
 MIB = 1024 * 1024
@@ -103,6 +104,7 @@ class TestRemoval:
 
 class TestHeaders:
     def test_a_real_file_is_read_as_qemu_reads_it(self, tmp_path: Path) -> None:
+        require("qemu-img")
         path = tmp_path / "a.qcow2"
         for options in ([], ["-o", "compat=0.10"]):
             run_command(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, "7M"])
@@ -185,6 +187,10 @@ def ignore_progress(percent: int) -> None:
 
 
 class TestImages:
+    @pytest.fixture(autouse=True)
+    def _components(self) -> None:
+        require("qemu-img")
+
     async def test_an_empty_volume(self, storage: Storage) -> None:
         await Images(storage).create(disk(), ignore_progress)
         path = storage.check_disk("volumes/a.qcow2")

@@ -6,6 +6,7 @@ import pytest
 
 from hostagent import libvirt_kvm
 from hostagent.libvirt_kvm import EXIT_CODE, kvm_is_useful
+from tests.conftest import require
 
 
 def emulator(folder: Path, script: str) -> str:
@@ -45,6 +46,7 @@ def test_the_sector_must_run(
 
 def test_the_sector_is_one_that_qemu_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same sector under translation: a machine without KVM shows that the probe can succeed."""
+    require("qemu")
     script = 'exec qemu-system-x86_64 $(echo "$*" | sed s/accel=kvm/accel=tcg/)'
     monkeypatch.setattr(libvirt_kvm, "TIMEOUT_S", 30.0)
     assert kvm_is_useful(emulator(tmp_path, script), device(tmp_path))

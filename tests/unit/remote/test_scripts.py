@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from commands.remote.scripts import script, source
 from commands.remote.steps import PLANS
+from tests.conftest import require
 
 NAMES = sorted(path.stem for path in Path("commands/remote/shell").glob("*.sh"))
 STEPS = [name for name in NAMES if name != "common"]
@@ -42,12 +42,10 @@ def test_a_shell_reads_each_of_them_to_its_end(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_no_line_of_them_is_what_shellcheck_warns_of(name: str) -> None:
-    program = shutil.which("shellcheck")
-    if program is None:
-        pytest.skip("shellcheck is not installed")
+    require("shellcheck")
     text = "#!/bin/sh\n" + source("common") + source(name)
     # Variables come from the worker, and those of `common` are for all.
-    command = [program, "--exclude=SC2034,SC2153,SC2154", "-"]
+    command = ["shellcheck", "--exclude=SC2034,SC2153,SC2154", "-"]
     checked = subprocess.run(
         command, input=text, text=True, capture_output=True, check=False, timeout=30
     )
