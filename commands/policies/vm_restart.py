@@ -2,7 +2,7 @@
 
 As any start, but that it waits: for its time after attempts that failed, for its turn while hosts
 are starting others, and for room. It ends by running, by failing on hosts (then high availability
-tries again, later and later), or because somebody calls it off.
+tries again, later and later), because somebody calls it off, or starts the VM by hand.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from commands.state.cluster import ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OperationState, StepState, begin
 from commands.state.vm import VM, VmState, VmStatus
+from commands.state.vm_availability import RESTART_KINDS
 from events.envelope import NewEvent
 from events.types import operation as e
+from events.types.operation import Outcome
 from events.types.vm import DownReason, VmStartRequested
 from events.types.vm_availability import RestartCause, VmRestartDecided
 
@@ -38,10 +40,7 @@ STEPS = (
     ),
     *vm_start.STEPS,
 )
-KINDS = {
-    RestartCause.HIGH_AVAILABILITY: "vm.restart",
-    RestartCause.START_WITH_HOST: "vm.start_with_host",
-}
+KINDS = RESTART_KINDS
 REASONS_TOLD_MAX = 6
 """So many different reasons why hosts cannot take a VM are told in one sentence each."""
 VERDICTS_KEPT_MAX = 20
@@ -56,6 +55,8 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     launching = scene.is_("launch", StepState.RUNNING, StepState.UNDOING)
     if launching or scene.is_("boot", StepState.RUNNING):
         return vm_start.advance(scene)
+    if vm.operation != scene.operation.id and vm.status is not VmStatus.DOWN:
+        return scene.ended(Outcome.CANCELLED, "Somebody started the VM by hand meanwhile.")
     over = vm_start.over(scene, vm)
     if over is not None:
         return over
@@ -235,7 +236,7 @@ def _await_room(
         f"room in cluster {cluster.name}",
         "It is started, in the order of priorities, as soon as a host can take it: when one comes"
         " up, or a VM goes down or leaves. Activate or add a host, or end other VMs; 'vm stop'"
-        " calls it off.",
+        " calls it off, 'vm start' starts it by hand.",
     )
     return (*scene.own(refused, *_look_again(scene, vm)), *attention)
 

@@ -16,6 +16,11 @@ from events.types import vm_availability as a
 from events.types.vm_migration import VmMigrationDeparted
 
 PRIORITY_MAX = 100
+RESTART_KINDS = {
+    a.RestartCause.HIGH_AVAILABILITY: "vm.restart",
+    a.RestartCause.START_WITH_HOST: "vm.start_with_host",
+}
+"""Operations that start VMs by themselves; a start by hand takes the place of one that waits."""
 
 
 class StartWithHost(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,7 +91,9 @@ def waiting_words(restart: Restart) -> tuple[str, str]:
     if restart.not_before <= restart.decided_at:
         return reason, "A host is being chosen; 'vm stop' calls it off."
     when = f"{restart.not_before:%Y-%m-%d %H:%M:%S} UTC"
-    return reason, f"A host is chosen at {when}; 'vm stop' calls it off."
+    return reason, (
+        f"A host is chosen at {when}; 'vm start' starts it now, 'vm stop' calls it off."
+    )
 
 
 def unknown_words(document: VmDocument, host: str) -> str:

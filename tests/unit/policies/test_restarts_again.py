@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from commands.kernel.refusal import WrongState
 from commands.operation.cancel import CancelOperation
 from commands.state.vm import VmStatus
+from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from events.types.operation import Outcome
 from events.types.vm import DownReason
 from tests.unit.policies.available import (
     RULES,
+    confirm_off,
     decided,
     fall,
     host_of,
@@ -99,6 +102,73 @@ async def test_calling_a_restart_off_ends_it_for_good(stage: Stage, how: str) ->
     await stage.pass_time(3_600)
     await play_on(stage)
     assert (await stage.vm(vm)).status is VmStatus.UP
+
+
+@pytest.mark.parametrize("failing", [set(), {"start"}])
+async def test_a_start_by_hand_takes_the_place_of_a_restart_that_waits(
+    stage: Stage, failing: set[str]
+) -> None:
+    """given a restart that backs off, when an admin starts the VM, then it starts now, once"""
+    vm = await make(stage)
+    await start(stage, vm)
+    await fall(stage, vm)
+    await play_on(stage, failing={"start"})
+    (waiting,) = [one for one in await restarts(stage) if one.open]
+    assert "restart" in waiting.timers
+
+    await stage.do(StartVm(id=vm))
+    by_hand = stage.operation
+    with pytest.raises(WrongState, match="cannot be started"):
+        await stage.do(StartVm(id=vm))
+    await play_on(stage, failing=failing)
+
+    assert (await stage.op(waiting.id)).outcome is Outcome.CANCELLED
+    assert "by hand" in (await stage.op(waiting.id)).reason
+    state = await stage.vm(vm)
+    left = [one for one in await restarts(stage) if one.open]
+    if not failing:
+        assert (state.status, left) == (VmStatus.UP, [])
+        await fall(stage, vm)
+        await stage.pass_time(1_800)
+    else:  # high availability goes on with it
+        assert (await stage.op(by_hand)).outcome is Outcome.FAILED
+        assert len(left) == 1
+        await stage.pass_time(RULES.short_interval_s)
+    await play_on(stage)
+    assert (await stage.vm(vm)).status is VmStatus.UP
+
+
+async def test_a_start_by_hand_ends_a_restart_that_waits_for_room_and_says_why_not(
+    stage: Stage,
+) -> None:
+    vm = await make(stage, memory_bytes=12 * GIB)
+    other = await make(stage, "other", priority=0, memory_bytes=12 * GIB)
+    await start(stage, vm, other)
+    host = await host_of(stage, vm)
+    await confirm_off(stage, host)
+    (waiting,) = await restarts(stage, vm)
+    assert waiting.attention
+
+    await stage.do(StartVm(id=vm))
+    by_hand = stage.operation
+    await stage.settle()
+
+    assert (await stage.op(waiting.id)).outcome is Outcome.CANCELLED
+    assert (await stage.op(by_hand)).outcome is Outcome.FAILED
+    (again,) = [one for one in await restarts(stage, vm) if one.open]
+    await stage.hello(host, boot="the next")
+    await stage.pass_time(RULES.short_interval_s)
+    await play_on(stage)
+    assert (await stage.op(again.id)).outcome is Outcome.SUCCEEDED
+
+
+async def test_a_restart_that_is_at_work_on_a_host_is_not_taken_over(stage: Stage) -> None:
+    vm = await make(stage)
+    await start(stage, vm)
+    await fall(stage, vm)
+    assert (await stage.vm(vm)).run is not None
+    with pytest.raises(WrongState):
+        await stage.do(StartVm(id=vm))
 
 
 async def test_a_host_that_shuts_down_is_not_given_its_vm_again(stage: Stage) -> None:
