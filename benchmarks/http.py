@@ -46,7 +46,8 @@ from commands.api.application import Application
 from commands.api.machines import Machines
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.placement import Placement
-from commands.gateway.tls import bind, serve, server_config
+from commands.gateway.reception import bind
+from commands.gateway.tls import serve, server_config
 from commands.gateway.view import GatewayView
 from commands.kernel.handler import Handler
 from events.log.port import Append, Appended, Outcome

@@ -25,7 +25,7 @@ from chronovisor.settings import PREFIX
 from chronovisor.supervisor import Supervisor
 from chronovisor.supervisor_parts import Launched, Part, PartState, PartStatus
 from chronovisor.supervisor_postgres import postgres_part
-from commands.gateway.tls import bind
+from commands.gateway.reception import bind
 from hostagent.identity import read_hardware_id
 
 log = structlog.get_logger(__name__)

@@ -58,7 +58,7 @@ def up(
     from chronovisor.settings import SettingsError
     from chronovisor.supervisor_parts import SupervisorRefusal
     from chronovisor.up import Plan, run_up
-    from commands.gateway.tls import PortInUse
+    from commands.gateway.reception import PortInUse
 
     configure_logging(quiet=True)
     try:

@@ -38,8 +38,9 @@ from commands.gateway.fencing import FRESH_S, FRESH_S_MIN
 from commands.gateway.kdump import KdumpListener
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.placement import Placement
+from commands.gateway.reception import bind
 from commands.gateway.renewal import RENEW_PATH, Renewals
-from commands.gateway.tls import ServerConfig, bind, serve, server_config
+from commands.gateway.tls import ServerConfig, serve, server_config
 from commands.gateway.vault_keeper import VaultKeeper
 from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.handler import Handler

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,13 +42,14 @@ from commands.gateway.sessions import (
     require_speaker,
 )
 from commands.gateway.tls import PEER_CERTIFICATE, peer_host_id
+from commands.gateway.turns import Turns
 from commands.gateway.view import GatewayView, TooOldError, ViewWorld
 from commands.kernel.command import Context, Decision
 from commands.kernel.fold import MissingStreamError, World
 from commands.kernel.handler import ContextSource, Decide, Handler
 from commands.kernel.refusal import InvalidField, Refusal
 from commands.state.host import HOST, HostState
-from events.log.port import LogReader, OverloadedError
+from events.log.port import LogReader
 from events.wire.agent import (
     REPORT_ITEMS_MAX,
     SAMPLES_MAX,
@@ -75,6 +76,9 @@ WAIT_S_MAX = 60.0
 CATCH_UP_S_MAX = 5.0
 AT_ONCE_MAX = 32
 REPORT_WAIT_S_MAX = 10.0
+HELLOS_AT_ONCE_MAX = 32
+HELLO_WAIT_S_MAX = 5.0
+HELLO_RETRY_S = 5.0
 BODY_BYTES_MAX = 4 * 1024 * 1024
 Body = TypeVar("Body")
 SourceFor = Callable[[str], ContextSource]
@@ -121,6 +125,9 @@ class Gateway:
         self._vault = vault
         self._renewals = renewals
         self._desks: dict[str, _Desk] = {}
+        self._hellos = Turns(
+            HELLOS_AT_ONCE_MAX, wait_s=HELLO_WAIT_S_MAX, retry_after_s=HELLO_RETRY_S
+        )
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -150,6 +157,11 @@ class Gateway:
 
     async def _hello(self, request: Request, host: str) -> Response:
         hello = await _body(request, Hello)
+        async with self._hellos.taken():
+            return await self._begin(request, host, hello)
+
+    async def _begin(self, request: Request, host: str, hello: Hello) -> Response:
+        """Begin a session."""
         fingerprint = _fingerprint(request)
         before = self._session_of(host)
         await self._catch_up(await self._reader.head())  # or a host would begin session on session
@@ -395,21 +407,13 @@ class _Desk:
     """One host's reports, taken in one after the other."""
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._turns = Turns(1, wait_s=REPORT_WAIT_S_MAX, retry_after_s=1.0)
         self._session = ""
         self._sequence = 0
 
-    @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    def alone(self) -> AbstractAsyncContextManager[None]:
         """Wait for the report before this one, which its sender may have given up on."""
-        try:
-            await asyncio.wait_for(self._lock.acquire(), REPORT_WAIT_S_MAX)
-        except TimeoutError:
-            raise OverloadedError(retry_after_s=1.0) from None
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self._turns.taken()
 
     def is_outdated(self, report: Report) -> bool:
         """Tell whether a report comes late, after one that told newer things.

@@ -7,16 +7,15 @@ uvicorn does the work. What is added here:
 - A host whose certificate has ended reaches the renewal alone: OpenSSL is told to leave the dates
   to us, who know what was asked for.
 - A host's connections can be cut.
-- Bounds that uvicorn lacks: connections, the time and the size of a request's head, the handshake.
+- Bounds that uvicorn lacks: connections, the time and the size of a request's head. Handshakes are
+  bounded by `reception`.
 - Idle connections are cheap, since thousands of agents wait on one each.
 """
 
 import asyncio
-import asyncio.constants
 import asyncio.sslproto
 import contextlib
 import datetime as dt
-import errno
 import functools
 import socket
 import ssl
@@ -39,6 +38,7 @@ from commands.gateway.limits import (
     TooManyConnections,
     send_refusal,
 )
+from commands.gateway.reception import Reception
 
 PEER_CERTIFICATE = "chronovisor.peer_certificate"
 CONNECTIONS_MAX = 20_000
@@ -47,22 +47,13 @@ HEAD_BYTES_MAX = 64 * 1024
 HEAD_TIMEOUT_S = 10.0
 KEEP_ALIVE_TIMEOUT_S = 75
 GRACEFUL_TIMEOUT_S = 5
-TLS_HANDSHAKE_TIMEOUT_S = 10.0
 # One TLS record. asyncio's own 256 KiB are reserved for each connection from its first instant.
 TLS_BUFFER_BYTES = 16 * 1024
-BACKLOG = 2048
-# A host that lost its power says nothing: the kernel asks, and gives up after about a minute.
-KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 10, 3
-UNACKNOWLEDGED_TIMEOUT_MS = 60_000
 _HOST_IDS_CACHED_MAX = 20_000
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for.
 _NO_CHECK_TIME = 0x200000
 # So that a request which waits is told that its host was removed, before its connection is gone.
 CUT_AFTER_S = 1.0
-
-
-class PortInUse(Exception):
-    """Another process listens on this address already."""
 
 
 def _utc_now() -> dt.datetime:
@@ -168,7 +159,6 @@ def server_config(  # noqa: PLR0913  one keyword per fact about the port
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
         timeout_keep_alive=keep_alive_timeout_s,
         timeout_graceful_shutdown=graceful_timeout_s,
         ssl_context_factory=None if context is None else (lambda *_: context),
@@ -192,34 +182,6 @@ def server_context(settings: ServerSettings) -> ssl.SSLContext:
     return context
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket for `serve`; `port` 0 takes any free one. PortInUse names the port."""
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit these from the listening socket.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S),
-            (socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_S),
-            (socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES),
-            (socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_TIMEOUT_MS),
-        ):
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"port {port} of {host} is in use by another process") from error
-        raise
-    listener.setblocking(False)  # noqa: FBT003  its only argument
-    return listener
-
-
 async def serve(
     *ports: tuple[ServerConfig, socket.socket],
     stop: asyncio.Event,
@@ -229,11 +191,8 @@ async def serve(
 
     Signals are left to the caller. Should one server end by itself, the others are ended too.
     """
-    servers = [_Server(config) for config, _ in ports]
-    tasks = [
-        asyncio.create_task(server.serve(sockets=[listener]))
-        for server, (_, listener) in zip(servers, ports, strict=True)
-    ]
+    servers = [_Server(config, listener) for config, listener in ports]
+    tasks = [asyncio.create_task(server.serve(sockets=[])) for server in servers]
     stopping = asyncio.create_task(stop.wait())
     try:
         started = asyncio.create_task(_all_started(servers))
@@ -325,7 +284,38 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the process's signals alone."""
+    """A server that leaves the process's signals alone, and takes up connections in our way."""
+
+    def __init__(self, config: ServerConfig, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._ours = config
+        self._listener = listener
+        self._reception: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, once the application is ready."""
+        await super().startup(sockets)
+        reception = Reception(
+            self._listener,
+            self._ours.ssl,
+            self._new_protocol,
+            waiting_max=self._ours.settings.connections_max,
+        )
+        self._reception = asyncio.create_task(reception.run())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, then end what is under way."""
+        if self._reception is not None:
+            self._reception.cancel()
+            await asyncio.gather(self._reception, return_exceptions=True)
+        self._listener.close()
+        await super().shutdown(sockets)
+
+    def _new_protocol(self) -> "BoundedProtocol":
+        protocol = cast("type[BoundedProtocol]", self._ours.http_protocol_class)
+        return protocol(
+            config=self._ours, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -385,4 +375,3 @@ def _load_certificates(context: ssl.SSLContext, settings: ServerSettings) -> Non
 def _tame_tls_connections() -> None:
     """Set what asyncio offers no argument for, for all TLS connections of this process."""
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
-    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = TLS_HANDSHAKE_TIMEOUT_S

@@ -21,6 +21,7 @@ from access.host_keys import make_host_key_and_request
 from access.trust import ServerFiles, ensure_server_files
 from chronovisor.certificates import CertificateKeeper
 from commands.gateway import tls
+from commands.gateway.reception import bind
 from commands.gateway.renewal import RENEW_PATH
 from commands.gateway.tls import ServerConfig
 from commands.host.add import AddHost
@@ -49,7 +50,7 @@ class Site:
     def __init__(self, bench: Bench, folder: Path) -> None:
         self.bench = bench
         self.folder = folder
-        self.listener = tls.bind("127.0.0.1", 0)
+        self.listener = bind("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
         self.config = self._config()
         self.keeper = CertificateKeeper(self.files, bench.authorities, (self.config,))

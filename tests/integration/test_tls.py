@@ -18,7 +18,8 @@ from access.host_keys import make_host_key_and_request
 from access.trust import ServerFiles, add_to_trust_bundle, ensure_server_files
 from commands.gateway import tls
 from commands.gateway.limits import BodyLimit, Receive, Scope, Send
-from commands.gateway.tls import PEER_CERTIFICATE, PortInUse, ServerConfig, peer_host_id
+from commands.gateway.reception import PortInUse, bind
+from commands.gateway.tls import PEER_CERTIFICATE, ServerConfig, peer_host_id
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +78,7 @@ async def tell_who(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(config: ServerConfig) -> AsyncIterator[int]:
-    listener = tls.bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     stop, started = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(tls.serve((config, listener), stop=stop, on_started=started.set))
@@ -254,14 +255,14 @@ async def test_plain_http_is_for_loopback_only() -> None:
 
 
 def test_a_port_in_use_is_told_by_name() -> None:
-    with tls.bind("127.0.0.1", 0) as taken:
+    with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 is in use"):
-            tls.bind("127.0.0.1", port)
+            bind("127.0.0.1", port)
 
 
 async def test_one_loop_serves_both_ports_and_ends_both(files: ServerFiles, host: Host) -> None:
-    listeners = [tls.bind("127.0.0.1", 0) for _ in range(2)]
+    listeners = [bind("127.0.0.1", 0) for _ in range(2)]
     ports = [listener.getsockname()[1] for listener in listeners]
     stop, started = asyncio.Event(), asyncio.Event()
     configs = [admin_api(files), gateway(files)]
