@@ -104,6 +104,7 @@ def domain_xml(spec: RunSpec, facts: HostFacts, console: Console) -> str:
     _text(root, "vcpu", str(spec.configuration.topology.count), placement="static")
     _system(root, spec)
     _operating_system(root, spec, facts)
+    cpu_and_memory_places(root, spec.configuration)
     _processor(root, spec)
     _clock(root)
     _text(root, "on_poweroff", "destroy")
@@ -159,7 +160,8 @@ def _system(root: etree._Element, spec: RunSpec) -> None:
     information = _element(root, "sysinfo", type="smbios")
     system = _element(information, "system")
     _text(system, "entry", MANUFACTURER, name="manufacturer")
-    _text(system, "entry", spec.vm, name="serial")
+    serial = spec.vm if spec.serial is None else spec.serial
+    _text(system, "entry", printable(serial), name="serial")
     _text(system, "entry", spec.vm, name="uuid")
     strings = _element(information, "oemStrings")
     _text(strings, "entry", f"chronovisor.incarnation={spec.incarnation}")

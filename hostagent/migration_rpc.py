@@ -99,6 +99,8 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
         or own.findtext(f"{OWN}vm") != spec.vm,
         "CPU model": not _same_cpu(root, spec),
         "machine type": machine is None or machine.get("machine") != spec.machine_type,
+        "serial number": (root.findtext("sysinfo/system/entry[@name='serial']") or "").strip()
+        != (spec.vm if spec.serial is None else spec.serial),
         "memory": root.findtext("memory") != str(configuration.memory_bytes // 1024),
         "disks": set(disk_files(root))
         != {storage_path(storage_folder, disk.volume) for disk in configuration.disks},

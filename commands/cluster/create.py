@@ -16,6 +16,7 @@ from commands.state.cluster_input import (
     model_of,
 )
 from commands.state.cpu_types import CpuType
+from commands.state.serial_input import SerialNumberInput
 from events.types.cluster import ClusterCreated
 from events.types.cluster_requirements import MEMORY_MIN_BYTES, Requirements
 
@@ -49,6 +50,7 @@ class CreateCluster(Command, frozen=True, kw_only=True):
     emulation: Emulation = True
     memory_min_bytes: MemoryMin = MEMORY_MIN_BYTES
     bridges: Bridges = ()
+    serial_number: SerialNumberInput = SerialNumberInput()
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it in its data center; the name's claim refuses a second one."""
@@ -66,5 +68,6 @@ class CreateCluster(Command, frozen=True, kw_only=True):
                 memory_min_bytes=self.memory_min_bytes,
                 bridges=tuple(sorted(set(self.bridges))),
             ),
+            serial_number=self.serial_number.settings(),
         )
         return Decision.of(context.ids[0], *on(f"cluster/{context.ids[0]}", created))

@@ -20,6 +20,7 @@ from commands.state.cluster_input import (
 )
 from commands.state.cpu_types import CpuType
 from commands.state.host import HOST, HostState, HostStatus
+from commands.state.serial_input import SerialNumberInput
 from events.envelope import NewEvent
 from events.types.cluster import ClusterUpdated
 
@@ -50,7 +51,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
 
     Fields that are not given stay as they are. Each host that is in use must fit, or it is refused
     with the hosts and the reasons; those in maintenance, and those that are not fit already, need
-    not. Running VMs keep the CPU model and machine type that they were started with.
+    not. Running VMs keep the CPU model, machine type and serial number that they were started with.
     """
 
     id: Id
@@ -62,6 +63,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     emulation: Emulation | None = None
     memory_min_bytes: MemoryMin | None = None
     bridges: Bridges | None = None
+    serial_number: SerialNumberInput | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Change what differs, and say of each host whether it is fit from now on."""
@@ -84,6 +86,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             machine_type=wanted.machine_type,
             compatibility_version=wanted.compatibility_version,
             requirements=wanted.requirements,
+            serial_number=wanted.serial_number,
         )
         news = [
             NewEvent(HOST.stream(host.id), found)
@@ -100,6 +103,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             "cpu_model": model,
             "machine_type": self.machine_type,
             "compatibility_version": self.compatibility_version,
+            "serial_number": self.serial_number.settings() if self.serial_number else None,
         }
         return msgspec.structs.replace(
             state,

@@ -24,6 +24,7 @@ from commands.kernel.command import Decision, on
 from commands.kernel.fold import World
 from commands.state import lookup, migrations
 from commands.state.host import HOST, HostState
+from commands.state.serial_input import serial_of
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.types.base import Event
 from events.types.host import HostStateConfirmed
@@ -55,6 +56,7 @@ def adoption(world: World, host: HostState, state: VmState, item: VmStateItem) -
             architecture=cluster.architecture,
             machine_type=cluster.machine_type,
             cpu_model=cluster.cpu_model,
+            serial=serial_of(state, cluster, host),
         ),
         memory_host=state.memory.host if state.memory is not None else None,
         left_host=state.migration.destination if state.migration is not None else None,

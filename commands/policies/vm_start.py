@@ -8,6 +8,7 @@ from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import StepState
+from commands.state.serial_input import serial_of
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.envelope import NewEvent
 from events.types import operation as e
@@ -147,6 +148,7 @@ def placed(
         machine_type=cluster.machine_type,
         cpu_model=cluster.cpu_model,
         restore_from=vm.memory.file if vm.memory else None,
+        serial=serial_of(vm, cluster, scene.world.get(HOST, host.id)),
     )
     placed = VmPlaced(
         name=vm.name, host=host.id, host_name=host.name, incarnation=incarnation, spec=spec

@@ -28,6 +28,7 @@ from events.types.host_power import (
 )
 from events.types.migration import ClusterMigrationSettings
 from events.types.migration_settings import ClusterMigrationSet
+from events.types.run_spec import SerialNumber
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     compatibility_version: str = ""
     requirements: Requirements = Requirements()
+    serial_number: SerialNumber = SerialNumber()
     configuration_version: int = 1
     scheduling: Scheduling = Scheduling()
     affinity_groups: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             description=event.description,
             compatibility_version=event.compatibility_version,
             requirements=event.requirements,
+            serial_number=event.serial_number,
         )
     if state is not None and isinstance(event, ClusterUpdated):
         return msgspec.structs.replace(
@@ -83,6 +86,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             machine_type=event.machine_type,
             compatibility_version=event.compatibility_version,
             requirements=event.requirements,
+            serial_number=event.serial_number,
             configuration_version=state.configuration_version + 1,
         )
     if state is not None and isinstance(event, ClusterSchedulingSet):

@@ -10,6 +10,7 @@ import msgspec
 from commands.kernel.command import Context
 from commands.kernel.fields import END, MIB, FileName
 from commands.kernel.refusal import InvalidField
+from commands.state.serial_input import SerialNumberInput
 from events.types.run_spec import (
     FIRST_PCI_BUS,
     Boot,
@@ -94,6 +95,8 @@ class _Wanted(Protocol):
     def disks(self) -> Sequence[_DiskWanted]: ...
     @property
     def nics(self) -> Sequence[_NicWanted]: ...
+    @property
+    def serial_number(self) -> SerialNumberInput | None: ...
 
 
 def topology(cpu: Processors) -> Topology:
@@ -170,6 +173,7 @@ def configuration(vm: str, wanted: _Wanted, context: Context) -> VmConfiguration
         nics=tuple(nics),
         cdrom=wanted.cdrom,
         pci_bus_next=bus,
+        serial_number=wanted.serial_number.settings() if wanted.serial_number else None,
     )
 
 

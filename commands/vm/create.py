@@ -21,6 +21,7 @@ from commands.state.availability_input import (
 from commands.state.hardware import BootInput, Memory, Processors, configuration
 from commands.state.migration_input import MigrationInput
 from commands.state.operation import begin
+from commands.state.serial_input import SerialNumberInput
 from commands.state.vm_hosts_input import host_choice
 from events.types.base import Event
 from events.types.migration_settings import VmMigrationSet
@@ -88,6 +89,7 @@ class CreateVm(Command, frozen=True, kw_only=True):
     high_availability: HighAvailabilityInput | None = None
     start_with_host: StartWithHostInput | None = None
     migration: MigrationInput | None = None
+    serial_number: SerialNumberInput | None = None
     chosen_hosts: Ids = ()
     pinned: bool = False
 

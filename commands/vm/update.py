@@ -17,6 +17,7 @@ from commands.kernel.refusal import (
 )
 from commands.state import lookup
 from commands.state.hardware import BootInput, Memory, Processors, boot, topology
+from commands.state.serial_input import SerialNumberInput
 from commands.state.vm import VmState, VmStatus
 from events.types.run_spec import VmConfiguration
 from events.types.vm import VmUpdated
@@ -41,7 +42,8 @@ class UpdateVm(Command, frozen=True, kw_only=True):
     """Change a VM's settings.
 
     Fields that are not given stay as they are. Name, description and delete protection count at
-    once, hardware from the VM's next run. `cdrom: null` takes the disc out.
+    once, hardware from the VM's next run. `cdrom: null` takes the disc out, `serial_number: null`
+    makes it the cluster's policy again.
     """
 
     id: Id
@@ -52,6 +54,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
     cpu: Processors | None = None
     boot: BootInput | None = None
     cdrom: FileName | UnsetType | None = UNSET
+    serial_number: SerialNumberInput | UnsetType | None = UNSET
 
     def decide(self, world: World, context: Context) -> Decision:
         """Change what differs; no event where nothing does."""
@@ -79,6 +82,11 @@ class UpdateVm(Command, frozen=True, kw_only=True):
             topology=now.topology if self.cpu is None else topology(self.cpu),
             boot=now.boot if self.boot is None else boot(self.boot),
             cdrom=now.cdrom if self.cdrom is UNSET else self.cdrom,
+            serial_number=(
+                now.serial_number
+                if isinstance(self.serial_number, UnsetType)
+                else self.serial_number and self.serial_number.settings()
+            ),
         )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, event
 from events.types.cluster_requirements import Requirements
+from events.types.run_spec import SerialNumber
 
 
 def name_key(data_center: str, name: str) -> str:
@@ -62,6 +63,7 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
     machine_type: str
     compatibility_version: str
     requirements: Requirements = Requirements()
+    serial_number: SerialNumber = SerialNumber()
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(code=809, name="USER_ADD_CLUSTER", message="Cluster {name} was created by {actor}."),
@@ -85,6 +87,7 @@ class ClusterUpdated(Event, frozen=True, kw_only=True):
     machine_type: str
     compatibility_version: str
     requirements: Requirements
+    serial_number: SerialNumber = SerialNumber()
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

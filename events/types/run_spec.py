@@ -80,7 +80,25 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What admins set of a VM's hardware; a change counts from the VM's next run."""
+    """What admins set of a VM's hardware; a change counts from the VM's next run.
+
+    Without a `serial_number` of its own the VM has one by its cluster's policy.
+    """
+class SerialPolicy(enum.StrEnum):
+    """What a VM shows its guest as the machine's serial number."""
+
+    VM = "vm"  # the VM's id: the same at every start
+    HOST = "host"  # the hardware id of the host that the run began on
+    CUSTOM = "custom"  # a text of the admin's
+
+
+class SerialNumber(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy for serial numbers; `value` is the text of policy custom."""
+
+    policy: SerialPolicy = SerialPolicy.VM
+    value: str = ""
+
+
 
     memory_bytes: int
     topology: Topology = Topology()
@@ -92,7 +110,11 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a host needs to run one incarnation of a VM, resolved."""
+    """Everything that a host needs to run one incarnation of a VM, resolved.
+
+    `serial` is the SMBIOS serial number that the guest reads as long as this run goes on, wherever
+    that is; None for the VM's id.
+    """
 
     vm: str
     name: str
@@ -103,3 +125,4 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     machine_type: str
     cpu_model: str
     restore_from: str | None = None
+    serial: str | None = None

@@ -15,6 +15,7 @@ from events.types.balancing import (
 )
 from events.types.cluster_requirements import Requirements
 from events.types.migration import ClusterMigrationSettings
+from events.types.run_spec import SerialNumber
 from projections.views import migration
 from projections.views.balancing import CHANGES as OF_BALANCING
 from projections.views.balancing import Plan, RestingHost
@@ -39,6 +40,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     machine_type: str
     compatibility_version: str
     requirements: Requirements = Requirements()
+    serial_number: SerialNumber = SerialNumber()
     scheduling: e.Scheduling = e.Scheduling()
     resources: Resources = Resources()
     balancing: Balancing = Balancing()
@@ -71,6 +73,7 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
         machine_type=event.machine_type,
         compatibility_version=event.compatibility_version,
         requirements=event.requirements,
+        serial_number=event.serial_number,
         version=recorded.version,
         created_at=recorded.time,
         created_by=recorded.actor,
@@ -86,6 +89,7 @@ def _updated(document: ClusterDocument, event: e.ClusterUpdated, recorded: Recor
         "machine_type": event.machine_type,
         "compatibility_version": event.compatibility_version,
         "requirements": event.requirements,
+        "serial_number": event.serial_number,
         "configuration_version": document.configuration_version + 1,
     }
 

@@ -8,7 +8,15 @@ import msgspec
 
 from events.types import vm as e
 from events.types.migration import VmMigrationSettings
-from events.types.run_spec import Boot, Disk, DiskBus, Nic, Topology, VmConfiguration
+from events.types.run_spec import (
+    Boot,
+    Disk,
+    DiskBus,
+    Nic,
+    SerialNumber,
+    Topology,
+    VmConfiguration,
+)
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
 
@@ -105,6 +113,7 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cdrom: str | None
     disks: tuple[DiskDocument, ...]
     nics: tuple[Nic, ...]
+    serial_number: SerialNumber | None = None
     delete_protected: bool
     next_run_configuration_exists: bool = False
     running_configuration: VmConfiguration | None = None
@@ -181,6 +190,7 @@ def hardware(configuration: VmConfiguration, disks: dict[str, DiskStatus]) -> Ch
             _disk_document(d, disks.get(d.id, DiskStatus.OK)) for d in configuration.disks
         ),
         "nics": configuration.nics,
+        "serial_number": configuration.serial_number,
     }
 
 
@@ -192,6 +202,7 @@ def configuration_of(document: VmDocument) -> VmConfiguration:
         boot=document.boot,
         cdrom=document.cdrom,
         nics=document.nics,
+        serial_number=document.serial_number,
         disks=tuple(
             Disk(
                 id=disk.id,

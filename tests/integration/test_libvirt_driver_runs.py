@@ -74,6 +74,9 @@ def process_of(rig: LibvirtRig, vm: str) -> ProcessIdentity:
     return identity
 
 
+SMBIOS_TEXTS = "tr '\\000' '\\n' </sys/firmware/dmi/tables/DMI | tr -cd '\\n -~'"
+
+
 class TestGuests:
     async def test_a_guest_knows_its_run_and_its_place(self, rig: LibvirtRig) -> None:
         # given
@@ -89,6 +92,33 @@ class TestGuests:
         # and the OEM strings in SMBIOS reached the guest, which wrote them down
         stamps = read_stamps(rig.path(disk.volume))
         assert {(stamp.incarnation, stamp.host) for stamp in stamps} == {(7, FIRST_HOST)}
+
+    async def test_a_guest_reads_its_serial_number_also_after_a_suspend(
+        self, rig: LibvirtRig
+    ) -> None:
+        # given a run with a serial number of its own
+        disk = rig.guest_disk()
+        await rig.driver.create_disk(disk, ignore_progress)
+        spec = msgspec.structs.replace(
+            rig.spec(str(uuid.uuid4()), disks=(disk,)), serial="SN, 42-a=b"
+        )
+        await rig.driver.start(spec)
+        await rig.until(Happening.GUEST_AGENT, spec.vm)
+
+        # then the guest reads it in its SMBIOS tables, and its id as the UUID alone
+        tables = guest_shell(rig, spec.vm, SMBIOS_TEXTS)
+        assert "SN, 42-a=b" in tables.splitlines()
+        assert spec.vm not in tables.splitlines()
+
+        # when it is suspended and goes on, then it is the same
+        memory = f"memory/{spec.vm}-1.save"
+        await rig.driver.save(spec.vm, 1, memory)
+        again = msgspec.structs.replace(spec, incarnation=2, restore_from=memory)
+        await rig.driver.start(again)
+        assert "SN, 42-a=b" in guest_shell(rig, spec.vm, SMBIOS_TEXTS).splitlines()
+        with rig.connection() as connection:
+            xml = etree.fromstring(connection.lookupByUUIDString(spec.vm).XMLDesc(0))
+        assert xml.findtext("sysinfo/system/entry[@name='serial']") == "SN, 42-a=b"
 
     async def test_devices_are_where_the_spec_says(self, rig: LibvirtRig) -> None:
         spec, _ = await stamping(rig)

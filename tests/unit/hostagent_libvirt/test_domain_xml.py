@@ -80,6 +80,8 @@ class TestIdentity:
         assert found(root, "os/smbios/@mode") == "sysinfo"
         assert found(root, "sysinfo/system/entry[@name='uuid']") == VM
         assert found(root, "sysinfo/system/entry[@name='serial']") == VM
+        known = build(msgspec.structs.replace(a_spec(), serial="ABC <1>"))
+        assert found(known, "sysinfo/system/entry[@name='serial']") == "ABC <1>"
         strings = [entry.text for entry in root.iterfind("sysinfo/oemStrings/entry")]
         assert strings == ["chronovisor.incarnation=3", f"chronovisor.first_host={HOST}"]
 

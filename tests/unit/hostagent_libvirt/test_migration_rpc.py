@@ -55,6 +55,7 @@ def test_a_preparation_that_cannot_be_read_or_names_no_domain_is_refused() -> No
         (">Westmere<", ">Haswell<", "CPU model"),
         ('mode="custom"', 'mode="host-passthrough"', "CPU model"),
         ("pc-q35-7.2", "pc-q35-7.1", "machine type"),
+        ('name="serial">', 'name="serial">x', "serial number"),
         (
             "</domain>",
             "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'/></domain>",

@@ -100,6 +100,7 @@ class Stage:
             ids=tuple(str(self._id()) for _ in range(10)),
             randoms=tuple(self._ids * 100 + n for n in range(16)),
             secret_sha256=lambda token: f"hash of {token}",
+            hosts_of=lambda _cluster: (),
         )
 
     def _id(self) -> uuid.UUID:
