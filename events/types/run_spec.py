@@ -107,6 +107,7 @@ class SerialNumber(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[Nic, ...] = ()
     cdrom: str | None = None
     pci_bus_next: int = FIRST_PCI_BUS
+    serial_number: SerialNumber | None = None
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
