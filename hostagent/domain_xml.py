@@ -104,7 +104,6 @@ def domain_xml(spec: RunSpec, facts: HostFacts, console: Console) -> str:
     _text(root, "vcpu", str(spec.configuration.topology.count), placement="static")
     _system(root, spec)
     _operating_system(root, spec, facts)
-    cpu_and_memory_places(root, spec.configuration)
     _processor(root, spec)
     _clock(root)
     _text(root, "on_poweroff", "destroy")

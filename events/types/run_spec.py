@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+
 FIRST_PCI_BUS = 16
 """Root ports below this number are kept for devices that every VM has; see `FixedPciBus`."""
 
@@ -79,11 +80,6 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
         return self.sockets * self.cores * self.threads
 
 
-class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What admins set of a VM's hardware; a change counts from the VM's next run.
-
-    Without a `serial_number` of its own the VM has one by its cluster's policy.
-    """
 class SerialPolicy(enum.StrEnum):
     """What a VM shows its guest as the machine's serial number."""
 
@@ -99,6 +95,11 @@ class SerialNumber(msgspec.Struct, frozen=True, kw_only=True):
     value: str = ""
 
 
+class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What admins set of a VM's hardware; a change counts from the VM's next run.
+
+    Without a `serial_number` of its own the VM has one by its cluster's policy.
+    """
 
     memory_bytes: int
     topology: Topology = Topology()
