@@ -67,8 +67,11 @@ class Evacuation(msgspec.Struct, frozen=True, kw_only=True):
     deadline: dt.datetime | None = None
 
     def attempt(self, vm: VmState) -> str:
-        """Return the cause of the next attempt to have a VM leave."""
-        return f"{self.key}/{vm.leaving.count}"
+        """Return the cause of the next attempt to have a VM leave.
+
+        Another run of the VM there (after a restore it is adopted) was not asked to leave yet.
+        """
+        return f"{self.key}/{vm.incarnation}/{vm.leaving.count}"
 
 
 def of_maintenance(host: HostState, cluster: ClusterState) -> Evacuation:

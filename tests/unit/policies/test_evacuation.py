@@ -30,7 +30,7 @@ from events.types.host_maintenance import VmsThatStay
 from events.types.job import JobKind
 from events.types.migration import MigrationMode
 from events.types.operation import Outcome
-from events.types.vm import PauseReason
+from events.types.vm import DownReason, PauseReason, VmAdopted, VmDown
 from events.wire.agent import CapabilitiesItem, VmStateItem
 from events.wire.agent import VmState as Reported
 from tests.unit.policies.puppet import check, copied, cuts, hosts_of, operations, play_on
@@ -100,6 +100,38 @@ async def test_vms_move_to_the_best_host_and_the_host_enters_maintenance(stage: 
     assert ended.outcome is Outcome.SUCCEEDED
     assert ended.progress["drain"] in {33, 66}
     assert (await stage.host(first)).maintenance.vms_total == 3
+
+
+async def test_a_run_that_takes_the_place_of_one_that_was_leaving_leaves_too(stage: Stage) -> None:
+    """given a migration that ends with its run, when a newer run is adopted, then it moves"""
+    first, second = await hosts_of(stage)
+    vm = await up(stage, host=first)
+    await maintain(stage, first)
+    await stage.settle()
+    run = (await stage.vm(vm)).run
+    assert run is not None
+    assert (await stage.vm(vm)).status is VmStatus.MIGRATING
+    ended = VmDown(
+        name="web01",
+        host=first,
+        host_name="host1",
+        incarnation=run.incarnation,
+        reason=DownReason.ADMIN,
+    )
+    newer = run.incarnation + 1
+    adopted = VmAdopted(
+        name="web01",
+        host=first,
+        host_name="host1",
+        incarnation=newer,
+        spec=msgspec.structs.replace(run.spec, incarnation=newer),
+    )
+    await stage.append(f"vm/{vm}", ended, adopted)
+    await stage.report(first, running(vm, newer))
+    await play_on(stage)
+
+    assert await place(stage, vm) == second
+    assert (await stage.host(first)).status is HostStatus.MAINTENANCE
 
 
 async def test_the_most_urgent_leave_first_and_few_at_a_time(stage: Stage) -> None:
