@@ -72,6 +72,7 @@ from commands.vm import (
     update,
 )
 
+    tune,
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_fencing, cluster_migration, cluster_remove),
@@ -93,7 +94,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
     *(create_group, update_group, add_to_group, take_from_group, remove_group),
     *(create_label, update_label, add_to_label, take_from_label, remove_label),
-    choose_hosts,
+    *(choose_hosts, tune),
     *(cluster_resources, cluster_balancing, cluster_balance),
     *(high_availability, start_with_host, migration),
     cancel,

@@ -24,6 +24,7 @@ import msgspec
 from lxml import etree
 
 from events.types.run_spec import Disk, DiskBus, FixedPciBus, Nic, RunSpec
+from hostagent.domain_tuning import cpu_and_memory_places, guest_nodes, memory_backing
 from hostagent.libvirt_metadata import XML_UNUSABLE, metadata, printable
 
 GUEST_AGENT_CHANNEL = "org.qemu.guest_agent.0"
@@ -101,7 +102,9 @@ def domain_xml(spec: RunSpec, facts: HostFacts, console: Console) -> str:
     _text(root, "uuid", spec.vm)
     root.append(metadata(spec))
     _text(root, "memory", str(spec.configuration.memory_bytes), unit="b")
+    memory_backing(root, spec.configuration)
     _text(root, "vcpu", str(spec.configuration.topology.count), placement="static")
+    cpu_and_memory_places(root, spec.configuration)
     _system(root, spec)
     _operating_system(root, spec, facts)
     _processor(root, spec)
@@ -196,6 +199,7 @@ def _processor(root: etree._Element, spec: RunSpec) -> None:
         cores=str(topology.cores),
         threads=str(topology.threads),
     )
+    guest_nodes(processor, spec.configuration)
 
 
 def _clock(root: etree._Element) -> None:

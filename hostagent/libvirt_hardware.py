@@ -48,6 +48,7 @@ def hardware(
     found = Hardware(
         cpu_vendor=_short(xml.findtext("host/cpu/vendor") or vendor),
         cpu_flags=cut("cpu_flags", flags, h.FLAGS_MAX),
+        tsc_hz=_tsc_hz(xml),
         topology=_topology(xml),
         numa_nodes=cut("numa_nodes", _numa_nodes(xml), h.NUMA_NODES_MAX),
         huge_pages=cut("huge_pages", _huge_pages(system), h.PAGE_SIZES_MAX),
@@ -105,6 +106,12 @@ def _topology(xml: etree._Element) -> CpuTopology:
         cores=int(described.get("cores", "0")) * dies,
         threads=int(described.get("threads", "0")),
     )
+
+
+def _tsc_hz(xml: etree._Element) -> int:
+    counter = xml.find("host/cpu/counter[@name='tsc']")
+    rate = counter.get("frequency", "") if counter is not None else ""
+    return int(rate) if rate.isdigit() else 0
 
 
 def _numa_nodes(xml: etree._Element) -> Iterator[NumaNode]:

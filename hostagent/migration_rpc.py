@@ -12,6 +12,7 @@ import struct
 from lxml import etree
 
 from events.types.run_spec import RunSpec
+from hostagent.domain_tuning import same_places
 from hostagent.domain_xml import storage_path
 from hostagent.driver import RefusedMessageError
 from hostagent.libvirt_metadata import OWN
@@ -121,6 +122,7 @@ def _of(element: etree._Element, tag: str, name: str) -> str:
 
 
 def _same_cpu(root: etree._Element, spec: RunSpec) -> bool:
+        "CPU pinning and NUMA nodes": not same_places(root, configuration),
     """Tell whether the CPU is the run's model; libvirt adds each feature that the guest sees."""
     processor = root.find("cpu")
     if processor is None or processor.get("mode") != "custom":

@@ -10,9 +10,18 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from commands.scheduler.layout import (
+    agrees,
+    cpus_there,
+    nodes_of,
+    ordinary_memory_of,
+    pages_of,
+    same_tsc,
+)
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.state.host import HostStatus
 from events.types.host import Capabilities
+from events.types.vm_tuning import Tuning, members
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
@@ -20,6 +29,8 @@ Reals = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp] | slice
 NAMES_MAX = 256
 """So many names (machine types, CPU models, bridges) have columns at a time."""
+FIGURES_MAX = 32
+"""So many figures of hosts, each worked out anew when a VM comes or goes."""
 _NO_LIMIT = 2**40
 
 
@@ -50,6 +61,8 @@ class Columns:
         self.highly_available: Numbers = np.zeros(rows, np.int64)
         self._sets: dict[frozenset[str], Mask] = {}
         self._named: dict[tuple[str, str], Mask] = {}
+        self._agreeing: dict[Tuning, Mask] = {}
+        self._figures: dict[tuple[str, int], Numbers] = {}
         for row in range(rows):
             self._fill(row)
 
@@ -58,9 +71,13 @@ class Columns:
         before = self.candidates[row].host.capabilities
         self.candidates[row] = candidate
         self._fill(row)
+        for (kind, key), figures in self._figures.items():
+            figures[row] = _FIGURES[kind](candidate, key)
         if candidate.host.capabilities is not before:
             for (kind, name), column in self._named.items():
                 column[row] = _has(candidate, kind, name)
+            for tuning, mask in self._agreeing.items():
+                mask[row] = _agrees(candidate, tuning)
 
     def having(self, kind: str, name: str) -> Mask:
         """Return which hosts have a name among those that `_NAMES` looks at."""
@@ -74,6 +91,28 @@ class Columns:
             if len(self._named) >= NAMES_MAX:
                 del self._named[next(iter(self._named))]
             self._named[kind, name] = column
+        return column
+
+    def figures(self, kind: str, key: int = 0) -> Numbers:
+        """Return a figure of each host: one of `_FIGURES`, of a page size or a NUMA node."""
+        column = self._figures.get((kind, key))
+        if column is None:
+            found = (_FIGURES[kind](candidate, key) for candidate in self.candidates)
+            column = np.fromiter(found, np.int64, len(self.candidates))
+            if len(self._figures) >= FIGURES_MAX:
+                del self._figures[next(iter(self._figures))]
+            self._figures[kind, key] = column
+        return column
+
+    def agreeing(self, tuning: Tuning) -> Mask:
+        """Return on which hosts a VM's pins agree with the nodes that its memory is taken of."""
+        column = self._agreeing.get(tuning)
+        if column is None:
+            found = (_agrees(candidate, tuning) for candidate in self.candidates)
+            column = np.fromiter(found, np.bool_, len(self.candidates))
+            if len(self._agreeing) >= FIGURES_MAX:
+                del self._agreeing[next(iter(self._agreeing))]
+            self._agreeing[tuning] = column
         return column
 
     def among(self, hosts: Collection[str]) -> Mask:
@@ -106,8 +145,8 @@ class Columns:
         self.processors_expected[row] = candidate.processors_expected
         self.vms[row] = candidate.vms_expected
         self.highly_available[row] = candidate.highly_available
-        self.memory[row] = abilities.memory_bytes if abilities else 0
-        memory = abilities.memory_bytes - HOST_RESERVE_BYTES if abilities else 0
+        self.memory[row] = ordinary_memory_of(abilities) if abilities else 0
+        memory = int(self.memory[row]) - HOST_RESERVE_BYTES if abilities else 0
         self.memory_free[row] = memory - candidate.memory_taken_bytes
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
         self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
@@ -125,8 +164,76 @@ _NAMES: dict[str, Callable[[Capabilities], tuple[str, ...]]] = {
     "bridges": lambda abilities: abilities.bridges,
     "storage_ids": lambda abilities: (abilities.storage_id,),
 }
+_SETS: dict[str, Callable[[Capabilities], Collection[int]]] = {
+    "cpus": cpus_there,
+    "numa_nodes": nodes_of,
+}
+"""Numbers of which a host must have all: the name is a set such as `0-3,8`."""
 
 
 def _has(candidate: Candidate, kind: str, name: str) -> bool:
     abilities = candidate.host.capabilities
-    return abilities is None or name in _NAMES[kind](abilities)
+    if abilities is None:
+        return True
+    if kind in _SETS:
+        return members(name).issubset(_SETS[kind](abilities))
+    if kind == "tsc_hz":
+        rate = abilities.hardware.tsc_hz if abilities.hardware is not None else 0
+        return same_tsc(int(name), rate)
+    return name in _NAMES[kind](abilities)
+
+
+def _agrees(candidate: Candidate, tuning: Tuning) -> bool:
+    abilities = candidate.host.capabilities
+    return abilities is None or agrees(tuning, abilities)
+
+
+def pages_free(candidate: Candidate, size_bytes: int) -> int:
+    """Return how many huge pages of a size no VM has."""
+    abilities = candidate.host.capabilities
+    if abilities is None:
+        return _NO_LIMIT
+    return pages_of(abilities, size_bytes) - candidate.special.pages.get(size_bytes, 0)
+
+
+def node_free(candidate: Candidate, number: int) -> int:
+    """Return how many bytes of a NUMA node are not bound to VMs; 0 where it is not there."""
+    abilities = candidate.host.capabilities
+    if abilities is None:
+        return _NO_LIMIT
+    node = nodes_of(abilities).get(number)
+    return node.memory_bytes - candidate.special.nodes.get(number, 0) if node is not None else 0
+
+
+def _of_topology(name: str) -> Callable[[Candidate, int], int]:
+    def figure(candidate: Candidate, _key: int) -> int:
+        abilities = candidate.host.capabilities
+        known = abilities.hardware if abilities is not None else None
+        return getattr(known.topology, name) if known is not None else 0
+
+    return figure
+
+
+def _largest_node(candidate: Candidate, _key: int) -> int:
+    abilities = candidate.host.capabilities
+    nodes = nodes_of(abilities).values() if abilities is not None else ()
+    return max((node.memory_bytes for node in nodes), default=0)
+
+
+def _cpus_of_a_node(candidate: Candidate, _key: int) -> int:
+    """Return how many CPUs the largest NUMA node has."""
+    abilities = candidate.host.capabilities
+    nodes = nodes_of(abilities).values() if abilities is not None else ()
+    largest = max(nodes, key=lambda node: node.memory_bytes, default=None)
+    return len(members(largest.cpus)) if largest is not None else 0
+
+
+_FIGURES: dict[str, Callable[[Candidate, int], int]] = {
+    "pages_free": pages_free,
+    "node_free": node_free,
+    "sockets": _of_topology("sockets"),
+    "cores": _of_topology("cores"),
+    "threads": _of_topology("threads"),
+    "largest_node": _largest_node,
+    "cpus_of_a_node": _cpus_of_a_node,
+}

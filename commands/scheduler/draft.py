@@ -13,6 +13,7 @@ import msgspec
 
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
+from commands.scheduler.layout import ordinary_memory_of
 from commands.scheduler.need import (
     HOST_RESERVE_BYTES,
     Candidate,
@@ -186,7 +187,7 @@ def memory_free(candidate: Candidate) -> int:
     abilities = candidate.host.capabilities
     if abilities is None:
         return 0
-    return abilities.memory_bytes - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
+    return ordinary_memory_of(abilities) - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
 
 
 def _figures(candidate: Candidate, cluster: ClusterState, vms: int) -> Figures:

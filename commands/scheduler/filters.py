@@ -6,30 +6,19 @@ reason. A property test holds the two to the same verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
 import numpy as np
 
 from commands.scheduler.columns import Columns, Mask
+from commands.scheduler.layout import ordinary_memory_of
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
+from commands.scheduler.tuning import TUNING_FILTERS
+from commands.scheduler.units import Filter
 from commands.state.host import HostStatus
 from events.types.cluster import SchedulingPolicy
 from events.types.host import Capabilities
 
 VCPU_CONSUMPTION_PERCENT = 10
 """What a virtual CPU is reckoned to take of a CPU: oVirt's VcpuConsumptionPercentage."""
-
-Passing = Callable[[Need, Columns], Mask | None]
-"""Which hosts pass; None where all do."""
-
-
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """One filter, by oVirt's name where it has one."""
-
-    name: str
-    passing: Passing
-    objection: Callable[[Need, Candidate], str | None]
 
 
 def _status(_need: Need, candidate: Candidate) -> str | None:
@@ -197,7 +186,7 @@ def _memory(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None:
         return "It has not said yet what it can do."
-    given_out = abilities.memory_bytes * need.memory_percent // 100
+    given_out = ordinary_memory_of(abilities) * need.memory_percent // 100
     free = given_out - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
     if need.memory_bytes <= free:
         return None
@@ -349,6 +338,7 @@ FILTERS: tuple[Filter, ...] = (
         objection=_bridges,
     ),
     Filter(name="Storage", passing=_with_storage, objection=_storage),
+    *TUNING_FILTERS,
     Filter(name="VmAffinityGroups", passing=_tied, objection=_together_and_apart),
     Filter(name="VmToHostsAffinityGroups", passing=_bound, objection=_bound_and_barred),
     Filter(name="Balancing", passing=_not_avoided, objection=_avoided),

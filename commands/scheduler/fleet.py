@@ -14,6 +14,7 @@ import numpy as np
 from commands.scheduler.bounds import Affinities
 from commands.scheduler.columns import Columns, Numbers, Rows
 from commands.scheduler.filters import objections, passing
+from commands.scheduler.layout import NOTHING_SPECIAL, Special, added, special_of
 from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
 from commands.scheduler.policies import POLICIES
 from commands.scheduler.weights import ranked
@@ -29,15 +30,18 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     processors: int = 0
     highly_available: bool = False
+    special: Special = NOTHING_SPECIAL
 
 
 def share_of(vm: VmState) -> Share:
     """Return what a VM takes of a host: as much as its run was given, whatever is set now."""
     given = vm.run.spec.configuration if vm.run is not None else vm.configuration
+    huge = given.tuning.huge_page_bytes is not None
     return Share(
-        memory_bytes=given.memory_bytes,
+        memory_bytes=0 if huge else given.memory_bytes,
         processors=given.topology.count,
         highly_available=vm.availability.highly_available,
+        special=special_of(given),
     )
 
 
@@ -140,6 +144,7 @@ class Fleet:
             processors_expected=before.processors_expected + sign * share.processors,
             vms_expected=before.vms_expected + sign,
             highly_available=before.highly_available + sign * share.highly_available,
+            special=added(before.special, share.special, taken),
         )
         self._candidates[host_id] = candidate
         self._show(candidate)

@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 
 from commands.scheduler.bounds import Bounds
+from commands.scheduler.layout import NOTHING_SPECIAL, Special, special_of
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
 from events.types.cluster import Scheduling
 from events.types.host import Capabilities
 from events.types.operation import Verdict
-from events.types.run_spec import VmConfiguration
+from events.types.run_spec import Topology, VmConfiguration
+from events.types.vm_tuning import UNTUNED, Tuning
 
 HOST_RESERVE_BYTES = 256 * 1024 * 1024
 """Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
@@ -40,8 +42,13 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     `pinned` are the hosts that the VM may run on, None where it may on all; `preferred` come first.
     `bounds` is what affinity groups say, which the fleet fills in for `vm`. With `memory_percent`
     a host gives out more memory than it has; with `threads_as_cores` False it has as many CPUs as
-    cores. `avoid` are hosts that balancing leaves out. Where no
-    host is found, `explained` asks for the reasons, which take longer than the search.
+    cores. `avoid` are hosts that balancing leaves out.
+
+    `tuning` is how its processors and memory lie, `special` what it takes for that; `memory_bytes`
+    is 0 where huge pages are all that it takes. `tsc_hz` is the rate of the time-stamp counter of
+    the host that a high-performance VM leaves.
+
+    Where no host is found, `explained` asks for the reasons, which take longer than the search.
     """
 
     cluster: str
@@ -75,6 +82,10 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     ha_reservation: bool = False
     avoid: frozenset[str] = frozenset()
     falls: bool = False
+    topology: Topology = Topology()
+    tuning: Tuning = UNTUNED
+    special: Special = NOTHING_SPECIAL
+    tsc_hz: int = 0
     explained: bool = True
 
 
@@ -100,6 +111,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     processors_expected: int = 0
     vms_expected: int = 0
     highly_available: int = 0
+    special: Special = NOTHING_SPECIAL
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,8 +159,7 @@ def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> 
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
-        memory_bytes=vm.configuration.memory_bytes,
-        processors=vm.configuration.topology.count,
+        **_asked(vm.configuration),
         machine_type=cluster.machine_type,
         cpu_model=cluster.cpu_model,
         bridges=tuple(nic.bridge for nic in vm.configuration.nics),
@@ -173,8 +184,8 @@ def need_to_move(vm: VmState, cluster: ClusterState, source: HostState | None) -
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
-        memory_bytes=configuration.memory_bytes,
-        processors=configuration.topology.count,
+        **_asked(configuration),
+        tsc_hz=_tsc_of(configuration, abilities),
         machine_type=run.spec.machine_type,
         cpu_model=run.spec.cpu_model,
         bridges=tuple(nic.bridge for nic in configuration.nics),
@@ -183,6 +194,25 @@ def need_to_move(vm: VmState, cluster: ClusterState, source: HostState | None) -
         storage_id=abilities.storage_id if abilities and _has_files(configuration) else None,
         **_settled(vm, cluster),
     )
+
+
+def _asked(configuration: VmConfiguration) -> dict[str, Any]:
+    """Return what a configuration asks of processors and memory."""
+    huge = configuration.tuning.huge_page_bytes is not None
+    return {
+        "memory_bytes": 0 if huge else configuration.memory_bytes,
+        "processors": configuration.topology.count,
+        "topology": configuration.topology,
+        "tuning": configuration.tuning,
+        "special": special_of(configuration),
+    }
+
+
+def _tsc_of(configuration: VmConfiguration, source: Capabilities | None) -> int:
+    """Return the rate that a VM's time-stamp counter is to keep; 0 where any will do."""
+    if not configuration.tuning.high_performance or source is None or source.hardware is None:
+        return 0
+    return source.hardware.tsc_hz
 
 
 def _has_files(configuration: VmConfiguration) -> bool:

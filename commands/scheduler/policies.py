@@ -2,16 +2,18 @@
 
 Units of oVirt's policies that are not here, since what they look at does not exist yet: HA and
 HostedEngineSpares (the engine does not run in a VM of its own), Swap (swap is measured, and no
-measurement is an event), NUMA, HugePages, CpuPinning, CPUTopology, HostDevice, MDevice and the two
-weights of pinning (not in a VM's configuration, nor in a host's capabilities), "VM leases ready"
-(no storage domains), Host-hooks, Migration-Tsc-Frequency, Compatibility-Version (one version),
-nor the InClusterUpgrade pair (no cluster upgrades yet). The balancers are in `balance.py`.
+measurement is an event), CPUTopology (it is about dedicated CPUs), HostDevice and MDevice (no host
+devices in a VM's configuration), "VM leases ready" (no storage domains), Host-hooks,
+Compatibility-Version (one version), nor the InClusterUpgrade pair (no cluster upgrades yet). The
+balancers are in `balance.py`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from commands.scheduler.tuning import HIGH_PERFORMANCE, PINNING
+from commands.scheduler.units import Weight
 from commands.scheduler.weights import (
     EVEN_CPU,
     EVEN_GUESTS,
@@ -22,7 +24,6 @@ from commands.scheduler.weights import (
     SAVING_CPU,
     SAVING_MEMORY,
     VM_AFFINITY,
-    Weight,
 )
 from events.types.cluster import SchedulingPolicy
 
@@ -39,6 +40,8 @@ _OF_ALL = (
     Weighted(weight=HA_RESERVATION, factor=1),
     Weighted(weight=VM_AFFINITY, factor=1),
     Weighted(weight=HOST_AFFINITY, factor=20),
+    Weighted(weight=HIGH_PERFORMANCE, factor=4),
+    Weighted(weight=PINNING, factor=5),
 )
 _EVEN = (Weighted(weight=EVEN_CPU, factor=2), Weighted(weight=EVEN_MEMORY, factor=1), *_OF_ALL)
 

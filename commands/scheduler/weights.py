@@ -6,31 +6,19 @@ has, and is expected to have, are reckoned to take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from commands.scheduler.bounds import Wish
 from commands.scheduler.columns import Columns, Numbers, Reals, Rows
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.need import Need
+from commands.scheduler.units import WEIGHT_MAX, Weight
 
-WEIGHT_MAX = 1_000
-"""oVirt's MaxSchedulerWeight."""
 _PERMILLE_OF_VCPU = 10 * VCPU_CONSUMPTION_PERCENT
 _UNIT_MAX = 2**40
 """Above it, sums of broken rules are made small again before they would overflow."""
-
-Weigh = Callable[[Need, Columns, Rows], Numbers | None]
-"""The hosts' weights; None where all are equally good."""
-
-
-class Weight(msgspec.Struct, frozen=True, kw_only=True):
-    """One weight, by oVirt's name."""
-
-    name: str
-    weigh: Weigh
 
 
 def _load(need: Need, columns: Columns, rows: Rows) -> Reals:

@@ -1,6 +1,7 @@
 """What is kept in memory of a host's hardware: thousands of hosts describe theirs at length.
 
-The whole description is in the log and in the inventory; decisions look at a few flags only.
+The whole description is in the log and in the inventory; decisions look at a few flags, and at how
+processors and memory lie.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ def kept(capabilities: Capabilities) -> Capabilities:
     flags = tuple(flag for flag in capabilities.hardware.cpu_flags if flag in DECIDING_FLAGS)
     # A host whose flags are known has some; that it has none of these must be told from not known.
     shown = flags or capabilities.hardware.cpu_flags[:1]
-    return msgspec.structs.replace(capabilities, hardware=Hardware(cpu_flags=shown))
+    hardware = capabilities.hardware
+    return msgspec.structs.replace(
+        capabilities,
+        hardware=Hardware(
+            cpu_flags=shown,
+            tsc_hz=hardware.tsc_hz,
+            topology=hardware.topology,
+            numa_nodes=hardware.numa_nodes,
+            huge_pages=hardware.huge_pages,
+        ),
+    )
 
 
 def digest(capabilities: Capabilities) -> str:

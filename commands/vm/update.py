@@ -18,6 +18,7 @@ from commands.kernel.refusal import (
 from commands.state import lookup
 from commands.state.hardware import BootInput, Memory, Processors, boot, topology
 from commands.state.serial_input import SerialNumberInput
+from commands.state.tuning_input import require_consistent
 from commands.state.vm import VmState, VmStatus
 from events.types.run_spec import VmConfiguration
 from events.types.vm import VmUpdated
@@ -76,7 +77,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
         return Decision.of(self.id, *on(f"vm/{self.id}", updated))
 
     def _configuration(self, now: VmConfiguration) -> VmConfiguration:
-        return msgspec.structs.replace(
+        wanted = msgspec.structs.replace(
             now,
             memory_bytes=now.memory_bytes if self.memory_bytes is None else self.memory_bytes,
             topology=now.topology if self.cpu is None else topology(self.cpu),
@@ -88,6 +89,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
                 else self.serial_number and self.serial_number.settings()
             ),
         )
+        return require_consistent(wanted)
 
 
 def _same(updated: VmUpdated, state: VmState) -> bool:

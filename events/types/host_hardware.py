@@ -93,10 +93,12 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     """All that a host says of itself beyond what placement needs.
 
-    `truncated` names the lists that are longer in truth than what is shown.
+    `tsc_hz` is the rate of the CPUs' time-stamp counter, 0 where it is not known. `truncated` names
+    the lists that are longer in truth than what is shown.
     """
 
     cpu_vendor: str = ""
+    tsc_hz: int = 0
     cpu_flags: tuple[str, ...] = ()
     topology: CpuTopology = CpuTopology()
     numa_nodes: tuple[NumaNode, ...] = ()

@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from events.types.vm_tuning import UNTUNED, Tuning
 
 FIRST_PCI_BUS = 16
 """Root ports below this number are kept for devices that every VM has; see `FixedPciBus`."""
@@ -108,6 +109,7 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[Nic, ...] = ()
     cdrom: str | None = None
     pci_bus_next: int = FIRST_PCI_BUS
+    tuning: Tuning = UNTUNED
     serial_number: SerialNumber | None = None
 
 

@@ -17,6 +17,7 @@ from events.types.run_spec import (
     Topology,
     VmConfiguration,
 )
+from events.types.vm_tuning import UNTUNED, Tuning
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
 
@@ -80,7 +81,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     be running. `chosen_hosts` are those that it may run on (`pinned`), or is to run on if it can.
     `restart` is there where a policy starts the VM, or started its current run.
     `running_configuration` is there while the VM runs with other settings than its
-    configuration, which counts from the next run.
+    configuration, which counts from the next run. `tuning` is how its processors and memory lie on
+    those of its host.
     """
 
     id: str
@@ -109,6 +111,7 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memory_bytes: int
     vcpus: int
     topology: Topology
+    tuning: Tuning = UNTUNED
     boot: Boot
     cdrom: str | None
     disks: tuple[DiskDocument, ...]
@@ -184,6 +187,7 @@ def hardware(configuration: VmConfiguration, disks: dict[str, DiskStatus]) -> Ch
         "memory_bytes": configuration.memory_bytes,
         "vcpus": configuration.topology.count,
         "topology": configuration.topology,
+        "tuning": configuration.tuning,
         "boot": configuration.boot,
         "cdrom": configuration.cdrom,
         "disks": tuple(
@@ -199,6 +203,7 @@ def configuration_of(document: VmDocument) -> VmConfiguration:
     return VmConfiguration(
         memory_bytes=document.memory_bytes,
         topology=document.topology,
+        tuning=document.tuning,
         boot=document.boot,
         cdrom=document.cdrom,
         nics=document.nics,

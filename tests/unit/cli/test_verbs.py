@@ -73,6 +73,11 @@ SENT: list[tuple[str, str, str, Json]] = [
         "name": "x", "cluster": CLUSTER, "vm_rule": "negative", "vms": [VM, VM]}),
     ("vm choose-hosts web01 --hosts kvm01 --pinned", "POST", f"vms/{VM}/choose_hosts", {
         "hosts": [HOST], "pinned": True}),
+    ("vm tune web01 --cpu-pin vcpu=0,cpus=0-3+8 --huge-page 2MiB", "POST", f"vms/{VM}/tuning", {
+        "cpu_pins": [{"vcpu": 0, "cpus": "0-3+8"}], "huge_page_bytes": 2 << 20}),
+    ("vm tune web01 --numa-node vcpus=0-1,memory=1GiB,host-nodes=0,mode=strict", "POST",
+        f"vms/{VM}/tuning", {"numa_nodes": [
+            {"vcpus": "0-1", "memory_bytes": 1 << 30, "host_nodes": "0", "mode": "strict"}]}),
     ("cluster balance Default --no-wait", "POST", f"clusters/{CLUSTER}/balance", {}),
     ("cluster balancing Default --mode automatic --interval 2m", "POST",
         f"clusters/{CLUSTER}/balancing", {"mode": "automatic", "interval_s": 120.0}),

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from events.types.run_spec import Boot, DiskBus, FixedPciBus, RunSpec
+from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning
+from hostagent.domain_tuning import same_places
 from hostagent.domain_xml import (
     LAST_PCI_BUS,
     HostFacts,
@@ -324,3 +326,55 @@ class TestPaths:
         xml = domain_xml(spec, FACTS, CONSOLE)
         assert files_of(spec) == ("volumes/d1.qcow2", "volumes/d2.qcow2", "c.iso", "k", "i")
         assert all(f"{STORAGE}/{name}" in xml for name in files_of(spec))
+
+
+def tuned(tuning: Tuning) -> RunSpec:
+    spec = a_spec()
+    changed = msgspec.structs.replace(spec.configuration, tuning=tuning)
+    return msgspec.structs.replace(spec, configuration=changed)
+
+
+TUNED = Tuning(
+    pins=(CpuPin(vcpu=0, cpus="0-3,8"), CpuPin(vcpu=3, cpus="1")),
+    numa_nodes=(
+        GuestNumaNode(vcpus="0-1", memory_bytes=128 << 20, host_nodes="0"),
+        GuestNumaNode(vcpus="2", memory_bytes=128 << 20),
+        GuestNumaNode(
+            vcpus="3", memory_bytes=256 << 20, host_nodes="0-1", mode=NumaMode.INTERLEAVE
+        ),
+    ),
+    huge_page_bytes=2 << 20,
+)
+
+
+def test_processors_and_memory_lie_where_they_are_bound_to() -> None:
+    root = build(tuned(TUNED))
+    assert found(root, "cputune/vcpupin[@vcpu='0']/@cpuset") == "0-3,8"
+    assert found(root, "cputune/vcpupin[@vcpu='3']/@cpuset") == "1"
+    assert count(root, "cputune/*") == 2
+    assert found(root, "cpu/numa/cell[@id='2']/@cpus") == "3"
+    assert found(root, "cpu/numa/cell[@id='2']/@memory") == str(256 << 10)
+    assert found(root, "numatune/memnode[@cellid='0']/@mode") == "strict"
+    assert found(root, "numatune/memnode[@cellid='2']/@nodeset") == "0-1"
+    assert count(root, "numatune/*") == 2
+    assert found(root, "memoryBacking/hugepages/page/@size") == "2048"
+    plain = build(a_spec())
+    for tag in ("cputune", "numatune", "memoryBacking", "cpu/numa"):
+        assert count(plain, tag) == 0
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Tuning(),
+        msgspec.structs.replace(TUNED, pins=()),
+        msgspec.structs.replace(TUNED, pins=(CpuPin(vcpu=0, cpus="0-3"),)),
+        msgspec.structs.replace(TUNED, numa_nodes=TUNED.numa_nodes[:2]),
+        msgspec.structs.replace(TUNED, huge_page_bytes=None),
+        msgspec.structs.replace(TUNED, huge_page_bytes=1 << 30),
+    ],
+)
+def test_a_coming_vm_that_is_bound_otherwise_is_told_apart(tuning: Tuning) -> None:
+    assert same_places(build(tuned(TUNED)), tuned(TUNED).configuration)
+    assert not same_places(build(tuned(tuning)), tuned(TUNED).configuration)
+    assert not same_places(build(tuned(TUNED)), tuned(tuning).configuration)

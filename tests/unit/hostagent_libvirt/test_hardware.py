@@ -30,7 +30,8 @@ def _cell(cell: int) -> str:
 
 
 XML = f"""<capabilities><host><cpu><arch>x86_64</arch><vendor>Intel</vendor>
-<topology sockets='1' dies='1' cores='2' threads='2'/></cpu>
+<topology sockets='1' dies='1' cores='2' threads='2'/>
+<counter name='tsc' frequency='2399998000' scaling='no'/></cpu>
 <topology><cells num='2'>{_cell(0)}{_cell(1)}</cells></topology></host></capabilities>"""
 CPU_INFO = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -102,6 +103,7 @@ def test_a_machine_is_described(tmp_path: Path) -> None:
     assert found.cpu_vendor == "Intel"
     assert found.cpu_flags == ("fpu", "nx", "sse", "vmx")
     assert found.topology == CpuTopology(sockets=2, cores=2, threads=2)
+    assert found.tsc_hz == 2_399_998_000
     assert found.numa_nodes == (
         NumaNode(node=0, cpus="0-3", memory_bytes=8 * GIB),
         NumaNode(node=1, cpus="4-7", memory_bytes=8 * GIB),

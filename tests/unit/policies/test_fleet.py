@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from commands.scheduler.bounds import Bounds, HostBound, Tie, Wish
 from commands.scheduler.filters import FILTERS, objections
 from commands.scheduler.fleet import Fleet, Share
+from commands.scheduler.layout import Special
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
 from commands.scheduler.policies import POLICIES
 from commands.state.host import Duty, HostState, Identity
 from events.types.cluster import Scheduling, SchedulingPolicy
-from events.types.host_hardware import CpuTopology, Hardware
+from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
+from events.types.run_spec import Topology
+from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members
 from tests.unit.policies.stage import CAPABILITIES
 
 MIB = 1024**2
@@ -62,6 +65,22 @@ def share(memory_mib: int = 0, processors: int = 0) -> Share:
 
 def able(number: int, **changes: object) -> HostState:
     return host(number, capabilities=msgspec.structs.replace(CAPABILITIES, **changes))
+
+
+TWO_NODES = Hardware(
+    tsc_hz=2_000_000_000,
+    topology=CpuTopology(sockets=2, cores=2, threads=1),
+    numa_nodes=(
+        NumaNode(node=0, cpus="0-1", memory_bytes=100 * MIB),
+        NumaNode(node=1, cpus="2-3", memory_bytes=100 * MIB),
+    ),
+    huge_pages=(HugePages(size_bytes=2 * MIB, count=10),),
+)
+
+
+def bound_to(host_nodes: str, memory_mib: int, mode: NumaMode = NumaMode.STRICT) -> Tuning:
+    node = GuestNumaNode(vcpus="0", memory_bytes=memory_mib * MIB, host_nodes=host_nodes, mode=mode)
+    return Tuning(numa_nodes=(node,))
 
 
 # ---------------------------------------------------------------------------------------- filters
@@ -194,6 +213,48 @@ REFUSED = [
         Need(cluster="c", storage_bytes=1),
         "Its storage folder has no space left.",
     ),
+    (
+        "CpuPinning",
+        host(1, cpus=4),
+        Need(cluster="c", tuning=Tuning(pins=(CpuPin(vcpu=0, cpus="2-5,7"),))),
+        "It has no CPU 4-5,7, which the VM is pinned to.",
+    ),
+    (
+        "NUMA",
+        able(1, hardware=TWO_NODES),
+        Need(cluster="c", tuning=bound_to("0,2", 10)),
+        "It has no NUMA node 2, which the VM's memory is taken of.",
+    ),
+    (
+        "NUMA",
+        able(1, hardware=TWO_NODES),
+        Need(cluster="c", tuning=bound_to("1", 200), special=Special(nodes={1: 200 * MIB})),
+        "Its NUMA node 1 has 100 MiB that are not bound to VMs, 200 are needed.",
+    ),
+    (
+        "NUMA",
+        able(1),
+        Need(cluster="c", tuning=bound_to("0", 1)),
+        "It has no NUMA node 0, which the VM's memory is taken of.",
+    ),
+    (
+        "HugePages",
+        able(1, hardware=TWO_NODES),
+        Need(cluster="c", special=Special(pages={2 * MIB: 11})),
+        "It has 10 huge pages of 2 MiB free, 11 are needed.",
+    ),
+    (
+        "Migration-Tsc-Frequency",
+        able(1, hardware=Hardware(tsc_hz=2_000_000_000)),
+        Need(cluster="c", tsc_hz=2_001_000_000),
+        "Its time-stamp counter runs at 2000.000 MHz, the one of the VM's host at 2001.000 MHz.",
+    ),
+    (
+        "Migration-Tsc-Frequency",
+        able(1),
+        Need(cluster="c", tsc_hz=2_000_000_000),
+        "Its time-stamp counter is not known, the one of the VM's host at 2000.000 MHz.",
+    ),
 ]
 
 
@@ -217,7 +278,19 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
         need = msgspec.structs.replace(need, starts=False)  # disks are still made there
     names = {"bridges": need.bridges, "machine_types": (need.machine_type or "",)}
     files = need.storage_id or ""
-    fit = able(9, **names, cpu_models=(need.cpu_model or "",), memory_bytes=2**40, storage_id=files)
+    hardware = Hardware(
+        tsc_hz=need.tsc_hz + 300_000,
+        numa_nodes=tuple(NumaNode(node=n, cpus=f"{n}", memory_bytes=2**30) for n in range(8)),
+        huge_pages=(HugePages(size_bytes=2 * MIB, count=11),),
+    )
+    fit = able(
+        9,
+        **names,
+        cpu_models=(need.cpu_model or "",),
+        memory_bytes=2**40,
+        storage_id=files,
+        hardware=hardware,
+    )
     assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
     assert chosen(fleet_of(fit), need) == "h9"
 
@@ -411,6 +484,14 @@ BOUNDS = st.builds(
     vm_wishes=WISHES,
     host_wishes=WISHES,
 )
+TUNINGS = st.builds(
+    Tuning,
+    pins=st.sampled_from([(), (), (CpuPin(vcpu=0, cpus="0-1"),), (CpuPin(vcpu=0, cpus="2"),)]),
+    numa_nodes=st.sampled_from(
+        [(), (), bound_to("0", 20).numa_nodes, bound_to("0-1", 50).numa_nodes]
+    ),
+    high_performance=st.booleans(),
+)
 NEEDS = st.builds(
     Need,
     cluster=st.just("c"),
@@ -436,6 +517,17 @@ NEEDS = st.builds(
     highly_available=st.booleans(),
     ha_reservation=st.booleans(),
     avoid=st.sampled_from([frozenset(), frozenset(), frozenset({"h1", "h99"})]),
+    topology=st.builds(Topology, sockets=st.integers(1, 3), cores=st.integers(1, 3)),
+    tuning=TUNINGS,
+    special=st.sampled_from(
+        [
+            Special(),
+            Special(pages={2 * MIB: 3}),
+            Special(nodes={0: 20 * MIB}),
+            Special(nodes={0: 20 * MIB, 1: 30 * MIB}),
+        ]
+    ),
+    tsc_hz=st.sampled_from([0, 0, 2_000_000_000, 3_000_000_000]),
     scheduling=st.builds(
         Scheduling,
         scale_down=st.integers(1, 20),
@@ -466,7 +558,7 @@ def states(draw: st.DrawFn, number: int) -> HostState:
         migration_address=draw(st.sampled_from(["", "192.0.2.1:54329"])),
         bridges=draw(st.sampled_from([(), ("br0",), ("br0", "br1")])),
         machine_types=draw(st.sampled_from([("pc-q35-7.2",), ("other",)])),
-        hardware=draw(st.sampled_from([None, Hardware(), _THREADED])),
+        hardware=draw(st.sampled_from([None, Hardware(), _THREADED, TWO_NODES, TWO_NODES])),
     )
     return msgspec.structs.replace(state, capabilities=abilities if known else None)
 
@@ -519,7 +611,31 @@ def weigh_of_all(name: str, need: Need, candidate: Candidate, fitting: list[Cand
             return _broken(need.bounds.vm_wishes if need.bounds else (), candidate)
         case "VmToHostsAffinityGroups":
             return _broken(need.bounds.host_wishes if need.bounds else (), candidate)
+        case "CPU for high performance VMs":
+            return 1_000 if need.tuning.high_performance and _smaller(need, candidate) else 0
+        case "CPU and NUMA pinning compatibility":
+            return 1_000 if _far(need, candidate) else 0
     raise AssertionError(name)
+
+
+def _smaller(need: Need, candidate: Candidate) -> bool:
+    assert candidate.host.capabilities is not None
+    hardware = candidate.host.capabilities.hardware or Hardware()
+    has, wants = hardware.topology, need.topology
+    return has.sockets < wants.sockets or has.cores < wants.cores or has.threads < wants.threads
+
+
+def _far(need: Need, candidate: Candidate) -> bool:
+    assert candidate.host.capabilities is not None
+    hardware = candidate.host.capabilities.hardware or Hardware()
+    if not need.tuning.pins or not need.tuning.numa_nodes:
+        return False
+    (pin,), (node,) = need.tuning.pins, need.tuning.numa_nodes
+    near: set[int] = set()
+    for each in hardware.numa_nodes:
+        if each.node in members(node.host_nodes):
+            near |= members(each.cpus)
+    return not members(pin.cpus) <= near
 
 
 def _crowded(need: Need, candidate: Candidate, fitting: list[Candidate]) -> int:
@@ -543,15 +659,17 @@ def _load(need: Need, candidate: Candidate) -> float:
     assert candidate.host.capabilities is not None
     abilities = candidate.host.capabilities
     per_cpu = 1 / abilities.cpus
-    if not need.threads_as_cores and abilities.hardware is _THREADED:
-        per_cpu = 1.0
+    if not need.threads_as_cores and abilities.hardware is not None:
+        topology = abilities.hardware.topology
+        per_cpu = 1 / (topology.sockets * topology.cores or abilities.cpus)
     return (candidate.processors_expected + need.processors) * per_cpu * 100
 
 
 def _free(need: Need, candidate: Candidate) -> float:
     assert candidate.host.capabilities is not None
     abilities = candidate.host.capabilities
-    memory = abilities.memory_bytes * need.memory_percent // 100 - HOST_RESERVE_BYTES
+    aside = 20 * MIB if abilities.hardware is TWO_NODES else 0  # 10 huge pages
+    memory = (abilities.memory_bytes - aside) * need.memory_percent // 100 - HOST_RESERVE_BYTES
     return max(0.0, float(memory - candidate.memory_expected_bytes - need.memory_bytes))
 
 
