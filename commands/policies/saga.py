@@ -206,17 +206,22 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
             f" {host.name}'.",
         )
 
-    def await_files(self, host: str) -> tuple[NewEvent, ...]:
-        """Wait for work on a host's files, which no proof that its machine is off can end."""
-        state = self.world.get(HOST, host)
-        if state is None or not (state.mute or state.duty is Duty.MAINTENANCE):
-            return ()
-        why = "does not answer" if state.mute else "is in maintenance, where it may be off"
-        return self.attention(
-            f"Host {state.name} {why}, and the VM's files lie there.",
-            f"host {state.name}",
-            "It goes on when the host answers.",
-        )
+    def await_files(self, *hosts: str) -> tuple[NewEvent, ...]:
+        """Wait for work on files on hosts, which no proof that their machines are off can end.
+
+        The first of them that may be away is named.
+        """
+        for host in hosts:
+            state = self.world.get(HOST, host)
+            if state is None or not (state.mute or state.duty is Duty.MAINTENANCE):
+                continue
+            why = "does not answer" if state.mute else "is in maintenance, where it may be off"
+            return self.attention(
+                f"Host {state.name} {why}, and the VM's files lie there.",
+                f"host {state.name}",
+                "It goes on when the host answers.",
+            )
+        return ()
 
 
 Advance = Callable[[Scene], tuple[NewEvent, ...]]

@@ -29,9 +29,9 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     vm = lookup.vm(scene.world, scene.operation.target_id)
     generation = max(1, scene.operation.attempts.get("remove_volumes", 1))
     jobs = _jobs(scene, vm, generation)
-    for host, job in jobs.items():
-        if vm.job(job.id) is not None:
-            return scene.await_files(host)
+    waits_for = [host for host, job in jobs.items() if vm.job(job.id) is not None]
+    if waits_for:
+        return scene.await_files(*waits_for)
     failed = {host: job for host, job in jobs.items() if _failure(vm, job) is not None}
     if not failed:
         ended = scene.ended(Outcome.SUCCEEDED)

@@ -24,7 +24,7 @@ from commands.vm.suspend import SuspendVm
 from commands.vm.update import UpdateVm
 from events.codec import CODEC, PAYLOAD_BYTES_MAX
 from events.envelope import NewEvent
-from events.types.host import HostMaintenanceRequested
+from events.types.host import HostActivated, HostMaintenanceRequested
 from events.types.operation import OperationStepRefused, Outcome
 from events.types.vm import DownReason
 from events.wire.agent import Role
@@ -249,6 +249,34 @@ async def test_a_vm_is_removed_although_a_host_that_held_its_old_memory_is_gone(
     assert (await stage.op()).outcome is Outcome.SUCCEEDED
     assert (await stage.vm(vm)).status is VmStatus.REMOVED
     assert second
+
+
+async def test_a_removal_tells_of_whichever_host_with_files_does_not_answer() -> None:
+    """given files on two hosts, when one of them is silent, whichever it is, then it is named"""
+    stage = Stage()
+    hosts = sorted(await stage.open(hosts=2))
+    vm = await stage.do(CreateVm(name="web01", cluster=stage.cluster))
+    for host, other in ((hosts[0], hosts[1]), (hosts[1], hosts[0])):
+        await stage.append(f"host/{other}", HostMaintenanceRequested(name="x", reason=""))
+        await stage.do(StartVm(id=vm, discard_saved_memory=True))
+        await play_on(stage)
+        assert await host_of(stage, vm) == host
+        await stage.do(SuspendVm(id=vm))
+        await play_on(stage)
+        await stage.append(f"host/{other}", HostActivated(name="x"))
+    await stage.do(StartVm(id=vm, discard_saved_memory=True))
+    await play_on(stage)
+    await stage.do(StopVm(id=vm))
+    await play_on(stage)
+    left = (await stage.vm(vm)).discarded_memory
+    assert sorted({memory.host for memory in left}) == hosts
+
+    await stage.do(RemoveVm(id=vm))
+    removal = stage.operation
+    await stage.settle()
+    assert (await stage.op(removal)).attention is None
+    await stage.silence(hosts[1])
+    assert "host2 does not answer" in str((await stage.op(removal)).attention)
 
 
 def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
