@@ -1,4 +1,4 @@
-"""What a new installation has from the start: a data center and a cluster, both named Default."""
+"""What an installation has from the start: a data center, a cluster and a MAC pool, all Default."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from commands.kernel.command import Command, Context, Decision
 from commands.kernel.fold import Fold, World
 from commands.kernel.handler import Handler
 from commands.kernel.refusal import Refusal
+from commands.mac_pool.create import CreateMacPool
 from commands.state.cluster import CLUSTER
 from commands.state.data_center import DATA_CENTER
+from commands.state.mac_input import MacRangeInput
+from commands.state.mac_pool import MAC_POOL
+from events.types.mac_pool import DEFAULT_POOL, DEFAULT_RANGES
 
 State = TypeVar("State")
 NAME = "Default"
@@ -23,10 +27,13 @@ ACTOR = "setup"
 
 
 async def ensure_defaults(handler: Handler, log_id: uuid.UUID) -> None:
-    """Make both, once in the life of a log: whoever removes them does not get them back.
+    """Make them once in the life of a log: whoever removes them does not get them back.
 
-    Their ids follow from the log's, so that it is known whether they were ever made.
+    Their ids follow from the log's, so that it is known whether they were ever made; the MAC pool's
+    is the same everywhere, since it cannot be removed.
     """
+    ranges = tuple(MacRangeInput(first=each.first, last=each.last) for each in DEFAULT_RANGES)
+    await _once(handler, MAC_POOL, DEFAULT_POOL, CreateMacPool(name=NAME, ranges=ranges))
     data_center = str(uuid.uuid5(log_id, "default data center"))
     cluster = str(uuid.uuid5(log_id, "default cluster"))
     await _once(handler, DATA_CENTER, data_center, CreateDataCenter(name=NAME))

@@ -54,6 +54,9 @@ from commands.host import token as host_token
 from commands.host import uninstall as host_uninstall
 from commands.host import update as host_update
 from commands.kernel.command import declared_commands
+from commands.mac_pool import create as mac_pool_create
+from commands.mac_pool import remove as mac_pool_remove
+from commands.mac_pool import update as mac_pool_update
 from commands.operation import cancel
 from commands.vm import (
     choose_hosts,
@@ -69,10 +72,10 @@ from commands.vm import (
     start_with_host,
     stop,
     suspend,
+    tune,
     update,
 )
 
-    tune,
 MODULES: tuple[ModuleType, ...] = (
     *(data_center_create, data_center_update, data_center_remove),
     *(cluster_create, cluster_schedule, cluster_fencing, cluster_migration, cluster_remove),
@@ -89,6 +92,7 @@ MODULES: tuple[ModuleType, ...] = (
     ),
     *(host_refresh, host_update, host_remove, force_remove),
     cluster_update,
+    *(mac_pool_create, mac_pool_update, mac_pool_remove),
     *(configure_power, add_fence_agent, update_fence_agent, remove_fence_agent),
     *(power_status, power_test, power_test_off, power_start, power_stop, power_restart),
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),

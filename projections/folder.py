@@ -26,6 +26,7 @@ from projections.views.tables import (
     CLUSTERS,
     DATA_CENTERS,
     HOSTS,
+    MAC_POOLS,
     OPERATIONS,
     VMS,
 )
@@ -136,6 +137,7 @@ class Folder:
             (HOSTS, self._inventory.hosts),
             (AFFINITY_GROUPS, self._inventory.affinity_groups),
             (AFFINITY_LABELS, self._inventory.affinity_labels),
+            (MAC_POOLS, self._inventory.mac_pools),
         ):
             for document in await self.store.load_all(table):
                 shelf.documents[document.id] = document

@@ -24,6 +24,8 @@ CREATE INDEX affinity_groups_name ON inventory.affinity_groups (name, id);
 CREATE INDEX affinity_groups_position ON inventory.affinity_groups (position);
 CREATE INDEX affinity_labels_name ON inventory.affinity_labels (name, id);
 CREATE INDEX affinity_labels_position ON inventory.affinity_labels (position);
+CREATE INDEX mac_pools_name ON inventory.mac_pools (name, id);
+CREATE INDEX mac_pools_position ON inventory.mac_pools (position);
 
 CREATE INDEX operations_started ON inventory.operations (started_at, id);
 CREATE INDEX operations_target ON inventory.operations (target_id, started_at);

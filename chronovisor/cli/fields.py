@@ -38,7 +38,12 @@ from commands.kernel.fields import SECRET
 
 SPREAD = {"boot": {"devices": "boot_devices"}}
 """Structs whose fields are options of their own, and which of those get another name."""
-KINDS = {"data_center": "data_centers", "cluster": "clusters", "host": "hosts"}
+KINDS = {
+    "data_center": "data_centers",
+    "cluster": "clusters",
+    "host": "hosts",
+    "mac_pool": "mac_pools",
+}
 """Fields that hold the id of an object of another kind; the CLI takes its name as well."""
 
 SEVERAL = {

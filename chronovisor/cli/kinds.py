@@ -55,6 +55,14 @@ KINDS: tuple[Kind, ...] = (
         sort="name",
     ),
     Kind(
+        word="mac-pool",
+        collection="mac_pools",
+        one="MAC pool",
+        columns=("name", "ranges", "addresses", "allow_duplicates", "level", "id"),
+        filters=_NAMED,
+        sort="name",
+    ),
+    Kind(
         word="affinity-group",
         collection="affinity_groups",
         one="affinity group",

@@ -49,7 +49,7 @@ from commands.api.sealing import sealed, secret_fields
 from commands.catalogue import COMMANDS
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.placement import Placement
-from commands.kernel.command import Command, Context, Declaration
+from commands.kernel.command import Command, Context, Declaration, MacsInUse
 from commands.kernel.handler import Accepted, ContextSource, Handler
 from commands.kernel.refusal import PreconditionFailed, Refusal
 from events.log.port import (
@@ -132,6 +132,11 @@ class Api:
         """Return the ids of a cluster's hosts, as far as this process has read the log."""
         hosts = self._placement.view.hosts.values()
         return tuple(sorted(host.id for host in hosts if host.cluster == cluster))
+
+    @property
+    def macs(self) -> MacsInUse:
+        """The MAC addresses of all NICs, as far as this process has read the log."""
+        return self._placement.view.macs
 
     async def close(self) -> None:
         """Let go of what was begun."""
@@ -335,6 +340,7 @@ class CommandEndpoint:
                 if_match=if_match,
                 secret_sha256=self._api.secret.enrolment_digest,
                 hosts_of=self._api.hosts_of,
+                macs=self._api.macs,
             )
 
         return source

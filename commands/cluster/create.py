@@ -16,6 +16,7 @@ from commands.state.cluster_input import (
     model_of,
 )
 from commands.state.cpu_types import CpuType
+from commands.state.mac_pool import chosen
 from commands.state.serial_input import SerialNumberInput
 from events.types.cluster import ClusterCreated
 from events.types.cluster_requirements import MEMORY_MIN_BYTES, Requirements
@@ -51,6 +52,7 @@ class CreateCluster(Command, frozen=True, kw_only=True):
     memory_min_bytes: MemoryMin = MEMORY_MIN_BYTES
     bridges: Bridges = ()
     serial_number: SerialNumberInput = SerialNumberInput()
+    mac_pool: Id | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it in its data center; the name's claim refuses a second one."""
@@ -69,5 +71,6 @@ class CreateCluster(Command, frozen=True, kw_only=True):
                 bridges=tuple(sorted(set(self.bridges))),
             ),
             serial_number=self.serial_number.settings(),
+            mac_pool=chosen(world, self.mac_pool),
         )
         return Decision.of(context.ids[0], *on(f"cluster/{context.ids[0]}", created))

@@ -30,5 +30,10 @@ class RemoveCluster(Command, frozen=True, kw_only=True):
         """Remove it; hosts and VMs that refer to it refuse that by their claims."""
         del context
         state = lookup.cluster(world, self.id)
-        removed = ClusterRemoved(name=state.name, data_center=state.data_center)
+        removed = ClusterRemoved(
+            name=state.name,
+            data_center=state.data_center,
+            mac_pool=state.mac_pool,
+            scheduling_policy=state.scheduling.custom,
+        )
         return Decision.of(self.id, *on(f"cluster/{self.id}", removed))

@@ -20,6 +20,7 @@ from commands.state.cluster_input import (
 )
 from commands.state.cpu_types import CpuType
 from commands.state.host import HOST, HostState, HostStatus
+from commands.state.mac_pool import chosen
 from commands.state.serial_input import SerialNumberInput
 from events.envelope import NewEvent
 from events.types.cluster import ClusterUpdated
@@ -51,7 +52,8 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
 
     Fields that are not given stay as they are. Each host that is in use must fit, or it is refused
     with the hosts and the reasons; those in maintenance, and those that are not fit already, need
-    not. Running VMs keep the CPU model, machine type and serial number that they were started with.
+    not. Running VMs keep the CPU model, machine type and serial number that they were started with,
+    NICs the addresses that they got of another MAC pool.
     """
 
     id: Id
@@ -64,12 +66,13 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     memory_min_bytes: MemoryMin | None = None
     bridges: Bridges | None = None
     serial_number: SerialNumberInput | None = None
+    mac_pool: Id | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Change what differs, and say of each host whether it is fit from now on."""
         state = lookup.cluster(world, self.id)
         lookup.require_version(context.if_match, state.configuration_version)
-        wanted = self._wanted(state)
+        wanted = self._wanted(world, state)
         if wanted == state:
             return Decision.of(self.id)
         _require_version_known(world, wanted)
@@ -87,6 +90,8 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             compatibility_version=wanted.compatibility_version,
             requirements=wanted.requirements,
             serial_number=wanted.serial_number,
+            mac_pool=wanted.mac_pool,
+            previous_mac_pool=state.mac_pool,
         )
         news = [
             NewEvent(HOST.stream(host.id), found)
@@ -96,7 +101,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         ]
         return Decision.of(self.id, *on(f"cluster/{self.id}", changed), *news)
 
-    def _wanted(self, state: ClusterState) -> ClusterState:
+    def _wanted(self, world: World, state: ClusterState) -> ClusterState:
         model = cluster_input.model_of(state.architecture, self.cpu_model, self.cpu_type)
         given = {
             "description": self.description,
@@ -108,6 +113,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             state,
             **{name: value for name, value in given.items() if value is not None},
+            mac_pool=chosen(world, self.mac_pool) if self.mac_pool else state.mac_pool,
             requirements=cluster_input.requirements(
                 state.requirements,
                 emulation=self.emulation,

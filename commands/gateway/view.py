@@ -18,6 +18,7 @@ from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.host_power import FenceTry
+from commands.state.mac_book import MacBook
 from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
@@ -66,6 +67,7 @@ class GatewayView:
         self.position = 0
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
+        self.macs = MacBook()
         self._versions: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
         self._vms_of: dict[str, set[str]] = defaultdict(set)
@@ -146,6 +148,7 @@ class GatewayView:
                 self._tokens[host.token.id] = key
         for key, vm in tables["vm"].items():
             self.vms[key] = vm
+            self.macs.take(None, vm)
             for where in _hosts(vm):
                 self._vms_of[where].add(key)
         self._changed.update(tables["changed"])
@@ -244,6 +247,7 @@ class GatewayView:
         after = VM.evolve(before, recorded)
         if after is None:
             return
+        self.macs.take(before, after)
         hosts = _hosts(after)
         for host in hosts:
             self._vms_of[host].add(key)

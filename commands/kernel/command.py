@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -38,6 +38,31 @@ def _no_hosts(cluster: str) -> tuple[str, ...]:
     raise LookupError(message)
 
 
+class MacsInUse(Protocol):
+    """The MAC addresses (as numbers) that NICs have, as far as the process that decides knows."""
+
+    def __contains__(self, address: int) -> bool:
+        """Tell whether a NIC has an address."""
+        ...
+
+    def count(self, first: int, last: int) -> int:
+        """Return how many of the addresses from `first` to `last` NICs have."""
+        ...
+
+
+class NoMacs:
+    """No address is known to be in use."""
+
+    def __contains__(self, address: int) -> bool:
+        """Tell that none is known."""
+        return False
+
+    def count(self, first: int, last: int) -> int:
+        """Tell that none is known."""
+        del first, last
+        return 0
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What comes in with a command from outside of the log: time, ids, actor, precondition.
 
@@ -45,7 +70,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     numbers. `if_match` is the configuration version that the client saw, if it said so.
     `secret_sha256` gives the hash (hex) of the secret that belongs to an enrolment token's id; the
     secret itself never comes near a decision. `hosts_of` names the hosts of a cluster, as far as
-    the process that decides knows: one that came a moment ago may be missing.
+    the process that decides knows: one that came a moment ago may be missing. So may addresses in
+    `macs`; `macs_refused` are those that this command chose before, and that others turned out to
+    have.
     """
 
     command: uuid.UUID
@@ -56,6 +83,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     if_match: int | None = None
     secret_sha256: Callable[[str], str] = _no_secret
     hosts_of: Callable[[str], tuple[str, ...]] = _no_hosts
+    macs: MacsInUse = NoMacs()
+    macs_refused: tuple[str, ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

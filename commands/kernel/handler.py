@@ -22,6 +22,8 @@ from events.envelope import Recorded
 from events.log.port import Append, Appended, Claimed, Conflict, KeyReused, Log, Outcome, Snapshot
 from events.types.base import type_of
 
+MAC = "mac/"
+"""What the claims of MAC addresses begin with."""
 ATTEMPTS_MAX = 5
 CACHED_STREAMS_MAX = 50_000
 SNAPSHOT_EVENTS = 200
@@ -304,7 +306,11 @@ class Handler:
             if accepted is not None:
                 self._remember(outcome, decision, reads, context)
                 return accepted
-            context = msgspec.structs.replace(source(), command=context.command)
+            context = msgspec.structs.replace(
+                source(),
+                command=context.command,
+                macs_refused=tuple(sorted(key.removeprefix(MAC) for key in drawn_again)),
+            )
             # What is at hand may lag still, and would only meet the same conflict.
             decided = await self.decide(decide, context)
         raise TooMuchContention(
@@ -375,7 +381,7 @@ def _may_draw_again(claimed: Claimed, drawn_again: set[str]) -> bool:
 
     A MAC address that the admin gave comes again with the next decision, and is refused then.
     """
-    if not claimed.key.startswith("mac/") or claimed.key in drawn_again:
+    if not claimed.key.startswith(MAC) or claimed.key in drawn_again:
         return False
     drawn_again.add(claimed.key)
     return True
@@ -391,6 +397,12 @@ def refusal_of(claimed: Claimed) -> NameTaken | InUse:
         return NameTaken(
             f"Another {what} has the name {name}.",
             remedy="Choose another name; names differ by more than upper and lower case.",
+            holder=holder,
+        )
+    if claimed.key.startswith(MAC):
+        return InUse(
+            f"MAC address {rest} is in use by {holder}.",
+            remedy="Choose another address, or give none: then the cluster's MAC pool gives one.",
             holder=holder,
         )
     if claimed.key.endswith("/gate"):

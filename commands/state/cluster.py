@@ -34,7 +34,7 @@ from events.types.run_spec import SerialNumber
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster, as decisions see it.
 
-    `affinity_groups` are the ids of its groups.
+    `affinity_groups` are the ids of its groups. Without a `mac_pool` it uses the default one.
 
     `fencing_held`: so many of its hosts are lost that none is fenced; `fencing_resumed_at` is when
     that was last over.
@@ -50,6 +50,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     compatibility_version: str = ""
     requirements: Requirements = Requirements()
     serial_number: SerialNumber = SerialNumber()
+    mac_pool: str | None = None
     configuration_version: int = 1
     scheduling: Scheduling = Scheduling()
     affinity_groups: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             compatibility_version=event.compatibility_version,
             requirements=event.requirements,
             serial_number=event.serial_number,
+            mac_pool=event.mac_pool,
         )
     if state is not None and isinstance(event, ClusterUpdated):
         return msgspec.structs.replace(
@@ -87,6 +89,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             compatibility_version=event.compatibility_version,
             requirements=event.requirements,
             serial_number=event.serial_number,
+            mac_pool=event.mac_pool,
             configuration_version=state.configuration_version + 1,
         )
     if state is not None and isinstance(event, ClusterSchedulingSet):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
@@ -20,9 +20,6 @@ from events.types.run_spec import (
     Topology,
     VmConfiguration,
 )
-
-MAC_PREFIX = "56:6f:1a"
-"""The pool that MAC addresses are given from: locally administered, as oVirt's default pool is."""
 
 PROCESSORS_MAX = 512
 
@@ -127,8 +124,13 @@ def boot(wanted: BootInput) -> Boot:
     )
 
 
-def configuration(vm: str, wanted: _Wanted, context: Context) -> VmConfiguration:
-    """Return a new VM's configuration; ids come from `context.ids[1:]`, MACs from its randoms."""
+def configuration(
+    vm: str, wanted: _Wanted, context: Context, macs: Iterator[str]
+) -> VmConfiguration:
+    """Return a new VM's configuration; ids come from `context.ids[1:]`.
+
+    NICs get those of `macs` that they do not bring.
+    """
     ids = iter(context.ids[1:])
     bus = FIRST_PCI_BUS
     disks: list[Disk] = []
@@ -155,7 +157,7 @@ def configuration(vm: str, wanted: _Wanted, context: Context) -> VmConfiguration
             Nic(
                 id=next(ids),
                 name=nic.name or f"nic{number}",
-                mac=nic.mac or _mac(context.randoms[number]),
+                mac=nic.mac or next(macs),
                 bridge=nic.bridge,
                 pci_bus=bus,
                 linked=nic.linked,
@@ -179,10 +181,6 @@ def configuration(vm: str, wanted: _Wanted, context: Context) -> VmConfiguration
 
 def _any_bootable(wanted: _Wanted) -> bool:
     return any(disk.bootable for disk in wanted.disks)
-
-
-def _mac(number: int) -> str:
-    return ":".join((MAC_PREFIX, *(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0))))
 
 
 def _require_distinct(values: list[str], field: str) -> None:

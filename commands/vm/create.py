@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import END, MIB, Bridge, Description, FileName, Id, Name
+from commands.kernel.fields import MIB, Bridge, Description, FileName, Id, Name
 from commands.kernel.fold import World
-from commands.kernel.refusal import InvalidField, NameTaken, NotFound, WrongState
+from commands.kernel.refusal import InUse, InvalidField, NameTaken, NotFound, WrongState
 from commands.state import lookup
 from commands.state.affinity_input import Ids
 from commands.state.availability_input import (
@@ -19,6 +19,8 @@ from commands.state.availability_input import (
     require_restartable,
 )
 from commands.state.hardware import BootInput, Memory, Processors, configuration
+from commands.state.mac_input import Mac
+from commands.state.mac_pool import MacPoolExhausted, free_addresses, pool_of, told_of
 from commands.state.migration_input import MigrationInput
 from commands.state.operation import begin
 from commands.state.serial_input import SerialNumberInput
@@ -28,14 +30,6 @@ from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import DiskBus
 from events.types.vm import VmCreated
 from events.types.vm_hosts import VmHostsChosen
-
-_Mac = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}" + END,
-        description="A unicast MAC address in lower case, such as 56:6f:1a:00:00:01.",
-    ),
-]
 
 
 class DiskInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,11 +44,11 @@ class DiskInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class NicInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network interface on a bridge of the host; without `mac` it gets one."""
+    """A network interface on a bridge of the host; without `mac` it gets one of the MAC pool."""
 
     bridge: Bridge
     name: Name | None = None
-    mac: _Mac | None = None
+    mac: Mac | None = None
     linked: bool = True
 
 
@@ -65,7 +59,7 @@ class NicInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verb="vm create",
     creates=True,
     long=True,
-    refusals=(NotFound, NameTaken, InvalidField, WrongState),
+    refusals=(NotFound, NameTaken, InvalidField, InUse, WrongState, MacPoolExhausted),
 )
 class CreateVm(Command, frozen=True, kw_only=True):
     """Create a VM.
@@ -98,13 +92,18 @@ class CreateVm(Command, frozen=True, kw_only=True):
         parent = lookup.cluster(world, self.cluster)
         self._require_host_of(world, parent.id)
         object_id = context.ids[0]
+        pool = pool_of(world, parent.mac_pool)
+        given = [nic.mac for nic in self.nics if nic.mac is not None]
         created = VmCreated(
             name=self.name,
             data_center=parent.data_center,
             cluster=parent.id,
             description=self.description,
             delete_protected=self.delete_protected,
-            configuration=configuration(object_id, self, context),
+            configuration=configuration(
+                object_id, self, context, free_addresses(pool, context, given)
+            ),
+            macs_shared=pool.allow_duplicates,
         )
         available = of_new(self.name, self.high_availability, self.start_with_host)
         moves = (
@@ -113,7 +112,7 @@ class CreateVm(Command, frozen=True, kw_only=True):
             else None
         )
         settings = (*available, *((moves,) if moves else ()), *self._chosen(world, parent.id))
-        events = on(f"vm/{object_id}", created, *settings)
+        events = (*on(f"vm/{object_id}", created, *settings), *told_of(pool, created, context))
         if not self.disks:
             return Decision.of(object_id, *events)
         operation = begin(

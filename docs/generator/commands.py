@@ -22,6 +22,7 @@ On the command line objects are given by name or id, fields as options: see [cli
 KINDS = {
     "data_center": "Data centers",
     "cluster": "Clusters",
+    "mac_pool": "MAC pools",
     "affinity_group": "Affinity groups",
     "affinity_label": "Affinity labels",
     "host": "Hosts",

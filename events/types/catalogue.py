@@ -19,6 +19,7 @@ from events.types import (
     host_refresh,
     host_ssh,
     log,
+    mac_pool,
     migration_settings,
     operation,
     policy,
@@ -32,6 +33,7 @@ from events.types.base import registered_types
 MODULES: tuple[ModuleType, ...] = (
     data_center,
     cluster,
+    mac_pool,
     affinity,
     balancing,
     host,

@@ -22,7 +22,7 @@ def name_key(data_center: str, name: str) -> str:
 
 
 def mac_key(mac: str) -> str:
-    """Return the claim key of a MAC address, unique in the whole installation."""
+    """Return the claim key of a MAC address, unique in the whole installation unless shared."""
     return f"mac/{mac}"
 
 
@@ -57,7 +57,10 @@ class PauseReason(enum.StrEnum):
 
 @event("vm.created")
 class VmCreated(Event, frozen=True, kw_only=True):
-    """A VM came to be; its disks, if any, are not made yet."""
+    """A VM came to be; its disks, if any, are not made yet.
+
+    `macs_shared`: others whose addresses are shared as well may have the same ones.
+    """
 
     name: str
     data_center: str
@@ -65,6 +68,7 @@ class VmCreated(Event, frozen=True, kw_only=True):
     description: str = ""
     delete_protected: bool = False
     configuration: VmConfiguration
+    macs_shared: bool = False
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(code=34, name="USER_ADD_VM", message="VM {name} was created by {actor}."),
@@ -72,10 +76,11 @@ class VmCreated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Take name and MAC addresses; keep the cluster from being removed."""
+        take = shared if self.macs_shared else exclusive
         return (
             exclusive(name_key(self.data_center, self.name), stream),
             shared(f"cluster/{self.cluster}", stream),
-            *(exclusive(mac_key(nic.mac), stream) for nic in self.configuration.nics),
+            *(take(mac_key(nic.mac), stream) for nic in self.configuration.nics),
         )
 
 

@@ -199,6 +199,16 @@ AFFINITY_LABELS = Collection(
     sorts={"name": BY_NAME, "created": BY_CREATION},
     default_sort="name",
 )
+MAC_POOLS = Collection(
+    name="mac_pools",
+    kind=tables.MAC_POOLS.kind,
+    one="MAC pool",
+    document=tables.MAC_POOLS.document,
+    filters={"name": NAME, "search": SEARCH},
+    sorts={"name": BY_NAME, "created": BY_CREATION},
+    default_sort="name",
+    versioned=True,
+)
 EVENTS = Collection(
     name="events",
     kind="event",
@@ -230,6 +240,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     OPERATIONS,
     AFFINITY_GROUPS,
     AFFINITY_LABELS,
+    MAC_POOLS,
     EVENTS,
 )
 BY_KIND: dict[str, Collection] = {collection.kind: collection for collection in COLLECTIONS}

@@ -14,13 +14,22 @@ from events.types.balancing import (
     Resources,
 )
 from events.types.cluster_requirements import Requirements
+from events.types.mac_pool import DEFAULT_POOL
 from events.types.migration import ClusterMigrationSettings
 from events.types.run_spec import SerialNumber
 from projections.views import migration
 from projections.views.balancing import CHANGES as OF_BALANCING
 from projections.views.balancing import Plan, RestingHost
 from projections.views.data_center import HostCounts
-from projections.views.parts import Changes, Counts, OperationInProgress, Reference, Time, View
+from projections.views.parts import (
+    Changes,
+    Counts,
+    Link,
+    OperationInProgress,
+    Reference,
+    Time,
+    View,
+)
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -41,6 +50,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     compatibility_version: str
     requirements: Requirements = Requirements()
     serial_number: SerialNumber = SerialNumber()
+    mac_pool: Link = Link(id=DEFAULT_POOL)
     scheduling: e.Scheduling = e.Scheduling()
     resources: Resources = Resources()
     balancing: Balancing = Balancing()
@@ -74,6 +84,7 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
         compatibility_version=event.compatibility_version,
         requirements=event.requirements,
         serial_number=event.serial_number,
+        mac_pool=Link(id=event.mac_pool or DEFAULT_POOL),
         version=recorded.version,
         created_at=recorded.time,
         created_by=recorded.actor,
@@ -90,6 +101,7 @@ def _updated(document: ClusterDocument, event: e.ClusterUpdated, recorded: Recor
         "compatibility_version": event.compatibility_version,
         "requirements": event.requirements,
         "serial_number": event.serial_number,
+        "mac_pool": Link(id=event.mac_pool or DEFAULT_POOL),
         "configuration_version": document.configuration_version + 1,
     }
 

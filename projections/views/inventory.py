@@ -14,11 +14,12 @@ import msgspec
 from events.audit import AuditRecord, audit_record
 from events.envelope import Recorded
 from events.types import data_center as data_center_events
-from projections.views import affinity, cluster, data_center, host, operation, vm
+from projections.views import affinity, cluster, data_center, host, mac_pool, operation, vm
 from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument, HostCounts
 from projections.views.host import HostDocument, HostStatus
+from projections.views.mac_pool import MacPoolDocument
 from projections.views.operation import OperationDocument, in_progress
 from projections.views.parts import (
     Counts,
@@ -52,6 +53,7 @@ class Inventory:
         self.operations: Shelf[OperationDocument] = Shelf()
         self.affinity_groups: Shelf[AffinityGroupDocument] = Shelf()
         self.affinity_labels: Shelf[AffinityLabelDocument] = Shelf()
+        self.mac_pools: Shelf[MacPoolDocument] = Shelf()
         self.audits: list[AuditRecord] = []
         self._shelves: tuple[Shelf[Any], ...] = (
             self.data_centers,
@@ -61,6 +63,7 @@ class Inventory:
             self.operations,
             self.affinity_groups,
             self.affinity_labels,
+            self.mac_pools,
         )
         self._vms_on: dict[str, set[str]] = {}
         self._vm_counts: dict[tuple[str, str], list[int]] = {}
@@ -71,6 +74,7 @@ class Inventory:
             "data_center": self._apply_data_center,
             "affinity_group": self._apply_affinity_group,
             "affinity_label": self._apply_affinity_label,
+            "mac_pool": self._apply_mac_pool,
             "operation": self._apply_operation,
         }
 
@@ -312,6 +316,11 @@ class Inventory:
         before = self.affinity_labels.get(object_id)
         after = affinity.LABEL_VIEW.evolve(before, recorded)
         self.affinity_labels.turn(object_id, before, after, recorded.position)
+
+    def _apply_mac_pool(self, object_id: str, recorded: Recorded) -> None:
+        before = self.mac_pools.get(object_id)
+        after = mac_pool.VIEW.evolve(before, recorded)
+        self.mac_pools.turn(object_id, before, after, recorded.position)
 
     # ----------------------------------------------------------------------------- operations
 

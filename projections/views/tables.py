@@ -21,6 +21,7 @@ from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument
 from projections.views.host import HostDocument
 from projections.views.inventory import Inventory
+from projections.views.mac_pool import MacPoolDocument
 from projections.views.operation import OperationDocument
 from projections.views.shelf import Shelf
 from projections.views.vm_document import VmDocument, summary_of
@@ -189,6 +190,18 @@ def _affinity_label_row(document: AffinityLabelDocument, position: int) -> Row:
     )
 
 
+def _mac_pool_row(document: MacPoolDocument, position: int) -> Row:
+    return (
+        document.id,
+        document.name.casefold(),
+        document.created_at,
+        document.configuration_version,
+        _folded(document.name, document.description),
+        position,
+        _encode(document),
+    )
+
+
 def audit_row(record: AuditRecord) -> Row:
     """Return the row of an audit record."""
     document = document_of(record)
@@ -329,6 +342,21 @@ AFFINITY_LABELS: Table[AffinityLabelDocument] = Table(
     },
     _affinity_label_row,
 )
+MAC_POOLS: Table[MacPoolDocument] = Table(
+    "mac_pools",
+    "mac_pool",
+    MacPoolDocument,
+    {
+        "id": "text",
+        "name": "text",
+        "created_at": "timestamptz",
+        "configuration_version": "int4",
+        "search": "text",
+        "position": "int8",
+        "document": "bytea",
+    },
+    _mac_pool_row,
+)
 AUDIT_COLUMNS = {
     "position": "int8",
     "time": "timestamptz",
@@ -345,7 +373,7 @@ AUDIT_COLUMNS = {
 REMOVED_COLUMNS = {"kind": "text", "id": "text", "position": "int8"}
 TABLES: tuple[Table[Any], ...] = (
     *(DATA_CENTERS, CLUSTERS, HOSTS, VMS, OPERATIONS),
-    *(AFFINITY_GROUPS, AFFINITY_LABELS),
+    *(AFFINITY_GROUPS, AFFINITY_LABELS, MAC_POOLS),
 )
 
 
@@ -358,6 +386,7 @@ def shelves(inventory: Inventory) -> Iterator[tuple[Table[Any], Shelf[Any]]]:
     yield OPERATIONS, inventory.operations
     yield AFFINITY_GROUPS, inventory.affinity_groups
     yield AFFINITY_LABELS, inventory.affinity_labels
+    yield MAC_POOLS, inventory.mac_pools
 
 
 def schema_hash() -> str:
