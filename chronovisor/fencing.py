@@ -22,7 +22,7 @@ _MARGIN_S = 20.0
 _MARGIN_S_MIN = 5.0
 _SCALED = (
     *("settle_s", "soft_timeout_s", "kdump_wait_s", "kdump_timeout_s", "status_timeout_s"),
-    *("off_timeout_s", "on_timeout_s", "confirm_fresh_s", "retry_s"),
+    *("off_timeout_s", "on_timeout_s", "confirm_fresh_s", "retry_s", "quiet_s"),
 )
 
 

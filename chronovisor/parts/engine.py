@@ -182,7 +182,9 @@ class Engine:
         place = kdump_place(self._installation.settings)
         if place is None:
             return ()
-        listener = KdumpListener(self._handler, self._view, source_for("gateway"), place)
+        listener = KdumpListener(
+            self._handler, self._view, self._contacts, source_for("gateway"), place
+        )
         return (listener.run(),)
 
     def _build_api(self, enrolment: Enrolment) -> Api:

@@ -1,21 +1,24 @@
 """Listening for hosts that write their kernel's dump, as fence_kdump_send tells it by UDP.
 
 A message is eight bytes: a magic number and the version 1, in either byte order (fence-agents,
-fence_kdump). Anybody on the network may send one: it proves nothing, and only makes a fencing wait,
-for so long as the settings allow.
+fence_kdump). Anybody on the network may send one, in a host's name too: it proves nothing, says
+nothing of a host that is heard, and only makes the fencing of a silent one wait, for so long as the
+settings allow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import ipaddress
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
+from commands.gateway.contacts import Contacts
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
@@ -30,6 +33,9 @@ ADDRESSES_MAX = 4_096
 LOOK_INTERVAL_S = 1.0
 RESOLVED_FOR_S = 60.0
 BIND_RETRY_S = 60.0
+DUMP = "kdump/"
+"""Under this, with their ids, engines share among the contacts when hosts last said that they dump:
+a host may send to one engine only, and another must not take its silence there for the end."""
 
 log = structlog.get_logger(__name__)
 
@@ -42,27 +48,37 @@ class KdumpPlace(msgspec.Struct, frozen=True, kw_only=True):
     ended_after_s: float = 90.0
 
 
+class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    """When the last message came from an address: by the clock that never jumps, and the other."""
+
+    at_s: float
+    time: dt.datetime
+
+
 class KdumpListener:
     """Turns messages into `host.kdump_started` and `host.kdump_ended`; several engines may do so.
 
-    A host is known by the address that an admin gave, or by the one at which it takes VMs in.
+    A host is known by the address that an admin gave, or by the one at which it takes VMs in. One
+    that is not silent writes no dump, whoever says so.
     """
 
     def __init__(
         self,
         handler: Handler,
         view: GatewayView,
+        contacts: Contacts,
         source: ContextSource,
         place: KdumpPlace,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handler = handler
         self._view = view
+        self._contacts = contacts
         self._source = source
         self._place = place
         self._monotonic = monotonic
-        self._began = monotonic()
-        self._heard: dict[str, float] = {}
+        self._heard: dict[str, _Message] = {}
+        self._dumps: dict[str, tuple[float, dt.datetime | None]] = {}
         self._resolved: dict[str, tuple[float, frozenset[str]]] = {}
         self.port = 0
         """The port that is listened on, once it is."""
@@ -72,8 +88,8 @@ class KdumpListener:
         if data not in MESSAGES:
             return
         if address not in self._heard and len(self._heard) >= ADDRESSES_MAX:
-            del self._heard[min(self._heard, key=self._heard.__getitem__)]
-        self._heard[address] = self._monotonic()
+            del self._heard[min(self._heard, key=lambda each: self._heard[each].at_s)]
+        self._heard[address] = _Message(at_s=self._monotonic(), time=self._source().time)
 
     async def run(self) -> None:
         """Listen for ever; a port that cannot be had is tried again now and then."""
@@ -104,24 +120,48 @@ class KdumpListener:
         """Record which hosts began, and which ended, to write a dump."""
         now = self._monotonic()
         limit = now - self._place.ended_after_s
-        self._heard = {place: at for place, at in self._heard.items() if at > limit}
-        for host in list(self._view.hosts.values()):
-            if host.removed or not (host.power.kdump_detection or host.power.kdumping):
+        self._heard = {place: at for place, at in self._heard.items() if at.at_s > limit}
+        hosts = [host for host in self._view.hosts.values() if _may_dump(host)]
+        said: dict[str, dt.datetime] = {}
+        for host in hosts:
+            heard = await self._address(host, now)
+            if heard is None:
                 continue
-            heard = None
-            if self._heard:
-                addresses = await self._addresses(host, now)
-                heard = next((place for place in self._heard if place in addresses), None)
-            if heard is not None and not host.power.kdumping and host.power.kdump_detection:
+            said[f"{DUMP}{host.id}"] = self._heard[heard].time
+            if not host.power.kdumping and host.power.kdump_detection:
                 await self._record(host, heard)
-            elif heard is None and host.power.kdumping and self._began < limit:
+        if said:
+            await self._contacts.store(said)
+        await self._end([host for host in hosts if host.power.kdumping], now)
+
+    async def _end(self, dumping: Sequence[HostState], now: float) -> None:
+        """Record the ends: no engine has heard of the dump while this one looked on."""
+        shared = await self._contacts.read() if dumping else {}
+        known, self._dumps = self._dumps, {}
+        for host in dumping:
+            latest = shared.get(f"{DUMP}{host.id}")
+            since, before = known.get(host.id, (now, latest))
+            if latest is not None and latest != before:
+                since, before = now, latest
+            if now - since > self._place.ended_after_s:
                 await self._record(host, None)
+            else:
+                self._dumps[host.id] = (since, before)
+
+    async def _address(self, host: HostState, now: float) -> str | None:
+        """Return the address from which a host said that it dumps; None where it did not."""
+        if not self._heard:
+            return None
+        addresses = await self._addresses(host, now)
+        return next((place for place in self._heard if place in addresses), None)
 
     async def _record(self, host: HostState, heard: str | None) -> None:
         def decide(world: World, context: Context) -> Decision:
             del context
             state = world.get(HOST, host.id)
             if state is None or state.power.kdumping == (heard is not None):
+                return Decision(id=host.id)
+            if heard is not None and not _may_dump(state):
                 return Decision(id=host.id)
             event: HostKdumpStarted | HostKdumpEnded = HostKdumpEnded(name=state.name)
             if heard is not None:
@@ -156,6 +196,12 @@ class KdumpListener:
             self._resolved.clear()
         self._resolved[name] = (now + RESOLVED_FOR_S, known)
         return known
+
+
+def _may_dump(host: HostState) -> bool:
+    """Tell whether a host's word of a dump counts: it is looked for, and the host is not heard."""
+    looked_for = host.power.kdump_detection or host.power.kdumping
+    return looked_for and host.silent and not host.removed
 
 
 class _Datagrams(asyncio.DatagramProtocol):

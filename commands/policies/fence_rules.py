@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 
 import msgspec
 
 from commands.state.cluster import ClusterState
 from commands.state.host import Duty, HostState
+from commands.state.host_power import HostPower
 
 
 class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,10 +19,10 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     with it. `soft_timeout_s` is what a restart of the agent gets, `kdump_wait_s` the first word of
     a dump, `kdump_timeout_s` its end. `status_timeout_s`, `off_timeout_s` and `on_timeout_s` are
     the proxy's, `margin_s` what its answer may take beyond. A confirmed silence counts for
-    `confirm_fresh_s`. What failed is tried again after `retry_s`, later each time. At most
-    `at_once_max` hosts are fenced at a time, and none while more than `lost_percent_max` of a
-    cluster are lost. `protected` are the names, `protected_boots` the boot ids of hosts on which
-    the engine or its database runs.
+    `confirm_fresh_s`. What failed is tried again after `retry_s`, later each time. A host that
+    was turned off or on is not turned off again for `quiet_s`. At most `at_once_max` hosts are
+    fenced at a time, and none while more than `lost_percent_max` of a cluster are lost. `protected`
+    are the names, `protected_boots` the boot ids of hosts on which the engine or its database runs.
     """
 
     settle_s: float = 20.0
@@ -33,6 +35,7 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     margin_s: float = 20.0
     confirm_fresh_s: float = 15.0
     retry_s: float = 180.0
+    quiet_s: float = 180.0
     at_once_max: int = 20
     lost_percent_max: int = 50
     protected: frozenset[str] = frozenset()
@@ -41,6 +44,12 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     def protects(self, host: HostState) -> bool:
         """Tell whether the engine or its database runs on the host."""
         return host.name in self.protected or host.boot in self.protected_boots
+
+    def quiet_until(self, power: HostPower) -> dt.datetime | None:
+        """Return until when a host is not turned off again; None where it never was switched."""
+        if power.switched_at is None:
+            return None
+        return power.switched_at + dt.timedelta(seconds=self.quiet_s)
 
 
 def counts(host: HostState) -> bool:
@@ -67,8 +76,33 @@ def too_many(lost: int, hosts: int, percent: int) -> bool:
     return lost * 100 > percent * hosts
 
 
-def is_held(hosts: Iterable[HostState], rules: FenceRules, cluster: ClusterState) -> bool:
-    """Tell whether too many hosts of the cluster are lost at once to fence any."""
-    there = [host for host in hosts if host.cluster == cluster.id and counts(host)]
-    lost = sum(is_lost(host) for host in there)
-    return too_many(lost, len(there), percent_max(rules, cluster))
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of the hosts that are judged together are lost.
+
+    `alone`: the cluster has one host that counts. Its loss says nothing of the network, and its
+    proxies are its data center's other hosts; so it is judged together with these.
+    """
+
+    lost: int
+    hosts: int
+    percent_max: int
+    alone: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether too many are lost at once to fence any."""
+        return too_many(self.lost, self.hosts, self.percent_max)
+
+
+def loss(hosts: Iterable[HostState], rules: FenceRules, cluster: ClusterState) -> Loss:
+    """Return how many of a cluster's hosts are lost at once."""
+    around = [host for host in hosts if host.data_center == cluster.data_center and counts(host)]
+    there = [host for host in around if host.cluster == cluster.id]
+    alone = len(there) == 1
+    judged = around if alone else there
+    return Loss(
+        lost=sum(is_lost(host) for host in judged),
+        hosts=len(judged),
+        percent_max=percent_max(rules, cluster),
+        alone=alone,
+    )

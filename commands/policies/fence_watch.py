@@ -16,7 +16,7 @@ from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.refusal import WrongState
 from commands.policies.facts import Facts
-from commands.policies.fence_rules import counts, is_lost, percent_max, too_many
+from commands.policies.fence_rules import Loss, counts, is_lost, percent_max
 from commands.policies.host_fence import KIND, STEPS
 from commands.policies.saga import Timeouts
 from commands.policies.watch import Beginning, Watch
@@ -45,21 +45,22 @@ class Fencing(Watch):
         self._rules = timeouts.fencing
         self._settle = dt.timedelta(seconds=timeouts.fencing.settle_s)
         self._members: dict[str, _Members] = defaultdict(_Members)
+        self._around: dict[str, _Members] = defaultdict(_Members)
         self._open: set[str] = set()
         self._resumed: dict[str, dt.datetime] = {}
 
     def host(self, before: HostState | None, after: HostState | None) -> None:
         """Note who is there, and who is lost."""
         if before is not None:
-            members = self._members[before.cluster]
-            members.there.discard(before.id)
-            members.lost.pop(before.id, None)
+            for members in (self._members[before.cluster], self._around[before.data_center]):
+                members.there.discard(before.id)
+                members.lost.pop(before.id, None)
         if after is None or not counts(after):
             return
-        members = self._members[after.cluster]
-        members.there.add(after.id)
-        if is_lost(after):
-            members.lost[after.id] = after
+        for members in (self._members[after.cluster], self._around[after.data_center]):
+            members.there.add(after.id)
+            if is_lost(after):
+                members.lost[after.id] = after
 
     def cluster(self, before: ClusterState | None, after: ClusterState | None) -> None:
         """Note when storms ended."""
@@ -88,10 +89,11 @@ class Fencing(Watch):
             cluster = facts.clusters.get(cluster_id)
             if cluster is None or cluster.removed:
                 continue
-            held = self._is_held(members, cluster)
-            alone = held and len(members.there) == 1  # its own silence says enough
-            if held != cluster.fencing_held and not alone and self._settled(members, now):
-                wanted.append(self._say(cluster, members, held=held))
+            loss = self._loss(members, cluster)
+            held = loss.held and not loss.alone
+            if held != cluster.fencing_held and self._settled(members, now):
+                wanted.append(self._say(cluster, loss, members, held=held))
+            # One host alone raises no alert of a storm: its own operation says why it waits.
             if not held and self._may_begin(cluster, now):
                 waiting += self._unattended(members, now)
         room = max(0, self._rules.at_once_max - len(self._open))
@@ -115,9 +117,16 @@ class Fencing(Watch):
         over = since is None or since + self._settle * SETTLES_AFTER_STORM <= now
         return over and not cluster.fencing_held
 
-    def _is_held(self, members: _Members, cluster: ClusterState) -> bool:
-        percent = percent_max(self._rules, cluster)
-        return too_many(len(members.lost), len(members.there), percent)
+    def _loss(self, members: _Members, cluster: ClusterState) -> Loss:
+        """See `fence_rules.loss`: the same, kept up to date with each event."""
+        alone = len(members.there) == 1
+        judged = self._around[cluster.data_center] if alone else members
+        return Loss(
+            lost=len(judged.lost),
+            hosts=len(judged.there),
+            percent_max=percent_max(self._rules, cluster),
+            alone=alone,
+        )
 
     def _settled(self, members: _Members, now: dt.datetime) -> bool:
         """Tell whether no host of the cluster was lost only a moment ago."""
@@ -130,10 +139,9 @@ class Fencing(Watch):
             if since is not None and host.power.fencing is None and since + self._settle <= now:
                 yield host
 
-    def _say(self, cluster: ClusterState, members: _Members, *, held: bool) -> Beginning:
-        lost, hosts = len(members.lost), len(members.there)
-        percent = percent_max(self._rules, cluster)
-
+    def _say(
+        self, cluster: ClusterState, loss: Loss, members: _Members, *, held: bool
+    ) -> Beginning:
         def decide(world: World, context: Context) -> Decision:
             del context
             state = lookup.cluster(world, cluster.id)
@@ -142,7 +150,10 @@ class Fencing(Watch):
             said: Event = ClusterFencingResumed(name=state.name)
             if held:
                 said = ClusterFencingHeld(
-                    name=state.name, lost=lost, hosts=hosts, percent_max=percent
+                    name=state.name,
+                    lost=loss.lost,
+                    hosts=loss.hosts,
+                    percent_max=loss.percent_max,
                 )
             return Decision.of(cluster.id, *on(f"cluster/{cluster.id}", said))
 

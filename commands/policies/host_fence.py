@@ -1,16 +1,21 @@
 """Fencing a host that is silent: soft first, then off, verified, proved, and on again (contract D).
 
 It stops wherever the host answers before it is off. Off is ordered only while the gateway confirms
-that it has listened in vain until now. The proof is one event, from which everything else follows:
+that it has listened in vain until now, and not soon after the host was switched: then it is only
+asked whether it is off. The proof is one event, from which everything else follows:
 the host's VMs are down, and may start elsewhere. What fails or contradicts itself proves nothing:
 it is shown, and tried again.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+
+import msgspec
+
 from commands.policies import fence_orders as orders
 from commands.policies.fence_orders import Exhausted
-from commands.policies.fence_rules import is_held, percent_max
+from commands.policies.fence_rules import Loss, loss
 from commands.policies.saga import Saga, Scene, Step
 from commands.state import lookup
 from commands.state.host import Duty, HostState
@@ -24,6 +29,7 @@ from events.types.host_power import (
     HostFencedOn,
     HostFenceFailed,
     HostSilenceQuestioned,
+    PowerState,
 )
 from events.types.host_ssh import HostSshOrdered, SshTask
 from events.types.operation import Outcome
@@ -49,6 +55,12 @@ STEPS = (
         cancellable=True,
     ),
     Step(
+        name="quiet",
+        does="leave a host alone that was switched a moment ago, but ask whether it is off",
+        undo="none needed",
+        cancellable=True,
+    ),
+    Step(
         name="off",
         does="a proxy turns the host off, and sees that it is off",
         undo="the order is taken back; what it did is not known",
@@ -61,6 +73,10 @@ STEPS = (
         undo="the order is taken back",
         cancellable=True,
     ),
+)
+REMEDY_IF_OFF = (
+    "If you see that its machine is off, say so with 'chronovisor host confirm-off {}': then what"
+    " ran there can start elsewhere."
 )
 RETRIES_LONGER_MAX = 4
 """So often the time until the next round doubles."""
@@ -75,7 +91,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
         return (*taken_back, *scene.ended(*over))
     if host.unconfirmed:
         return scene.await_confirmation(host)
-    for step in (_soft, _kdump, _confirm, _off, _on):
+    for step in (_soft, _kdump, _confirm, _quiet, _off, _on):
         moves = step(scene, host)
         if moves is not None:
             return moves
@@ -142,7 +158,12 @@ def _kdump(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
         if "kdump_end" in timers:
             return ()
         ending = scene.timer("kdump_end", rules.kdump_timeout_s)
-        return (*scene.own(ending), *orders.clear(scene, "kdump"))
+        said = (
+            "Its kernel crashed, and writes its dump; it is not turned off before it has, or before"
+            f" {ending.due:%Y-%m-%d %H:%M:%S} UTC."
+        )
+        waiting = msgspec.structs.replace(scene.started("kdump"), detail=said)
+        return (*scene.own(waiting, ending), *orders.clear(scene, "kdump"))
     if power.kdumping:
         return scene.own(scene.done("kdump", "It writes a dump for too long; it goes on."))
     if power.kdumped:
@@ -163,6 +184,53 @@ def _confirm(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
         return scene.own(scene.started("confirm"))
     unsure = _question(scene, host)
     return scene.own(scene.done("confirm")) if unsure is None else unsure
+
+
+def _quiet(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
+    """Do not turn a host off that was switched a moment ago: it may be booting.
+
+    Whether it is off is asked all the same, again and again: that it is, is proof.
+    """
+    if scene.is_("quiet", StepState.DONE) or not scene.is_("off", StepState.PENDING):
+        return None
+    seen = orders.reached(scene, host, "quiet")
+    if seen is not None and seen.state is PowerState.OFF:
+        over = _quiet_over(scene, "It is off.")
+        return (*over, *_prove(scene, host, seen))
+    waiting = orders.waits(scene, host, "quiet")
+    if waiting is not None:
+        return waiting
+    until = scene.timeouts.fencing.quiet_until(host.power)
+    if until is None or scene.context.time >= until:
+        over = _quiet_over(scene, "It was not turned off or on lately.")
+        return (*over, *orders.clear(scene))
+    if not scene.is_("quiet", StepState.RUNNING) or "look" in scene.operation.fired:
+        return _look(scene, until)
+    if seen is None:
+        ordered = orders.order(scene, host, "quiet", FenceAction.STATUS, host.power.groups())
+        if not isinstance(ordered, Exhausted):
+            return ordered
+    if "look" in scene.operation.timers:
+        return ()
+    return scene.own(scene.timer("look", scene.timeouts.fencing.margin_s))
+
+
+def _look(scene: Scene, until: dt.datetime) -> tuple[NewEvent, ...]:
+    """Begin to ask whether the host is off (again), saying why it is not turned off."""
+    said = (
+        f"It was turned off or on less than {scene.timeouts.fencing.quiet_s:.0f} s ago, and may be"
+        f" booting: it is not turned off before {until:%Y-%m-%d %H:%M:%S} UTC. Whether it is off is"
+        " asked meanwhile; that would be proof."
+    )
+    asking = msgspec.structs.replace(scene.started("quiet"), detail=said)
+    again = e.OperationTimerCleared(timer="look", input=scene.input)
+    timer = e.OperationTimerSet(timer="quiet", due=until, input=scene.input)
+    return scene.own(asking, again if "look" in scene.operation.fired else timer)
+
+
+def _quiet_over(scene: Scene, said: str) -> tuple[NewEvent, ...]:
+    timers = (*orders.clear(scene, "quiet"), *orders.clear(scene, "look"))
+    return (*scene.own(scene.done("quiet", said)), *timers)
 
 
 def _off(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
@@ -194,7 +262,11 @@ def _prove(scene: Scene, host: HostState, won: FenceTry) -> tuple[NewEvent, ...]
     """Record the proof: its append fails where the host has spoken since."""
     names = tuple(agent.name for agent in won.order.agents)
     proved = HostFencedOff(
-        name=host.name, order=won.order.id, proxy_name=won.proxy_name, agents=names
+        name=host.name,
+        order=won.order.id,
+        proxy_name=won.proxy_name,
+        agents=names,
+        found=won.order.action is FenceAction.STATUS,
     )
     said = f"{', '.join(names)} through host {won.proxy_name}: its power is off."
     return (
@@ -281,10 +353,7 @@ def _blocked(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     again: tuple[NewEvent, ...] = ()
     if "again" not in scene.operation.timers:
         again = scene.own(scene.timer("again", scene.timeouts.fencing.retry_s))
-    remedy = (
-        "If you see that its machine is off, say so with 'chronovisor host confirm-off"
-        f" {host.name}': then what ran there can start elsewhere."
-    )
+    remedy = REMEDY_IF_OFF.format(host.name)
     return (*scene.attention(why, f"host {host.name}", remedy), *again)
 
 
@@ -297,9 +366,21 @@ def _why_not(scene: Scene, host: HostState) -> str | None:
         return f"Host {host.name} is not turned off: fencing is disabled in its cluster."
     if not host.power.enabled or not host.power.agents:
         return f"Host {host.name} cannot be turned off: it has no power management, or it is off."
-    if is_held(scene.hosts.values(), rules, cluster):
+    lost = loss(scene.hosts.values(), rules, cluster)
+    return f"Host {host.name} is not turned off: {_storm(lost)}" if lost.held else None
+
+
+def _storm(lost: Loss) -> str:
+    """Return why so many lost hosts keep one from being turned off."""
+    if lost.hosts == 1:
         return (
-            f"Host {host.name} is not turned off: more than {percent_max(rules, cluster)} % of its"
-            " cluster's hosts are lost at once."
+            "no other host of its data center is in service, so that none could turn it off, and"
+            " it cannot be told from a failure of the engine's own network."
         )
-    return None
+    share = f"{lost.lost} of {lost.hosts} hosts, more than {lost.percent_max} %,"
+    if lost.alone:
+        return (
+            f"it is the only host of its cluster, and {share} of its data center are lost at once:"
+            " that is rather the network."
+        )
+    return f"{share} of its cluster are lost at once: that is rather the network."

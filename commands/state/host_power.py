@@ -53,7 +53,8 @@ class HostPower(msgspec.Struct, frozen=True, kw_only=True):
 
     While the host is silent, `silent_at` is the position at which it was found so (0 while it is
     heard), and `fencing` the operation that looks after it. `questioned` and `confirmed` are the
-    positions at which its silence was last asked after, and confirmed at `confirmed_at`.
+    positions at which its silence was last asked after, and confirmed at `confirmed_at`. It was
+    last turned off or on, or found to be off, at `switched_at`.
     """
 
     enabled: bool = False
@@ -68,6 +69,7 @@ class HostPower(msgspec.Struct, frozen=True, kw_only=True):
     questioned: int = 0
     confirmed: int = 0
     confirmed_at: dt.datetime | None = None
+    switched_at: dt.datetime | None = None
     tries: tuple[FenceTry, ...] = ()
 
     def agent(self, name: str) -> FenceAgent | None:
@@ -105,6 +107,8 @@ def evolve(state: HostPower, recorded: Recorded) -> HostPower:
             return change(state, agents=left)
         case e.HostFenceOrdered() | e.HostFenceAnswered() | e.HostFenceWithdrawn():
             return _evolve_tries(state, recorded)
+        case e.HostFencedOff() | e.HostFencedOn():
+            return change(state, switched_at=recorded.time)
         case _:
             return _evolve_silence(state, recorded)
 

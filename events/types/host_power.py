@@ -205,6 +205,7 @@ class HostFencedOff(Event, frozen=True, kw_only=True):
     """The host's machine was turned off, and every agent of a group says that it is off.
 
     It is the proof on which its VMs are taken as ended. `automatic`: because of its silence.
+    `found`: it was off already when its agents were asked, and nothing was switched.
     """
 
     name: str
@@ -212,6 +213,7 @@ class HostFencedOff(Event, frozen=True, kw_only=True):
     proxy_name: str
     agents: tuple[str, ...]
     automatic: bool = True
+    found: bool = False
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
@@ -227,10 +229,19 @@ class HostFencedOff(Event, frozen=True, kw_only=True):
             message="Host {name} was turned off by {actor} through host {proxy_name}; its power is"
             " verified to be off.",
         ),
+        Audit(
+            code=60_194,
+            name="HOST_FOUND_OFF",
+            severity=Severity.WARNING,
+            message="Host {name} did not answer; its power was found to be off through host"
+            " {proxy_name}. What ran there has ended.",
+        ),
     )
 
     def audit(self) -> Audit | None:
         """Return the record of the one or the other."""
+        if self.found:
+            return self.audits[2]
         return self.audits[0 if self.automatic else 1]
 
 

@@ -495,6 +495,10 @@ def explained(document: HostDocument) -> HostDocument:
         reason, what_next = (text.format(**words) for text in _UNCONFIRMED)
     elif document.silent and document.status is not HostStatus.NON_RESPONSIVE:
         reason += f" It does not answer either, while it is {spoken(document.status)}."
+    if document.status is HostStatus.NON_RESPONSIVE and document.power.enabled:
+        what_next += host_power.NOT_YET_FENCED
+    if document.power.kdumping:
+        reason += " Its kernel crashed, and writes its dump."
     if document.power.fenced_off:
         reason += " Its machine was turned off by power management, and is verified to be off."
         what_next = "It is up again once its agent says hello."
@@ -505,5 +509,5 @@ def explained(document: HostDocument) -> HostDocument:
         if operation.remedy:
             what_next = f"{operation.reason} {operation.remedy}"
         elif operation.kind == "host.fence" and not document.power.fenced_off:
-            what_next = host_power.BEING_FENCED
+            what_next = f"{operation.detail} {host_power.BEING_FENCED}".lstrip()
     return msgspec.structs.replace(document, status_reason=reason, next=what_next)

@@ -17,6 +17,12 @@ BEING_FENCED = (
     " VMs are known to be down."
 )
 """What happens next to a host that is silent, and looked after."""
+NOT_YET_FENCED = (
+    " It has power management: it is fenced by itself once its silence has settled, unless too many"
+    " hosts of its cluster are lost at once (the cluster shows `fencing_held`), or somebody cancelled"
+    " that."
+)
+"""What happens next to a host that is silent, and not looked after yet."""
 
 
 class FenceAgentDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):

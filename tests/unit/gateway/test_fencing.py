@@ -232,6 +232,7 @@ class Dumps:
         self.listener = KdumpListener(
             bench.handler,
             bench.engine.view,
+            bench.contacts,
             bench.source_for("gateway"),
             KdumpPlace(host="127.0.0.1", port=0, ended_after_s=60),
             lambda: self.now_s,
@@ -242,17 +243,28 @@ class Dumps:
         await bench.seen()
 
 
+async def fall_silent(bench: Bench, host: Agent) -> None:
+    last = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    await tell(bench, host.host, HostSilent(name=host.name, last_contact=last, timeout_s=60))
+
+
+MESSAGE = struct.pack("<II", MAGIC, 1)
+ADDRESS = "192.0.2.1"
+"""Where the hosts of this bench say that they take VMs in."""
+
+
 @pytest.mark.parametrize("order_", ["<", ">"])
 async def test_a_dump_begins_with_a_message_and_ends_with_the_last(
     bench: Bench, order_: str
 ) -> None:
     lost, _proxy = await pair(bench)
+    await fall_silent(bench, lost)
     dumps = Dumps(bench)
     message = struct.pack(f"{order_}II", MAGIC, 1)
-    address = "192.0.2.1"  # where the host's agent takes VMs in
     for _ in range(5):
-        dumps.listener.message(message, address)
+        dumps.listener.message(message, ADDRESS)
         dumps.now_s += 20
+        bench.clock.pass_time(20)
         await dumps.look(bench)
         assert state(bench, lost.host).power.kdumping
     dumps.now_s += 61
@@ -261,6 +273,42 @@ async def test_a_dump_begins_with_a_message_and_ends_with_the_last(
     names = await bench.names()
     # Both hosts of this bench say that they take VMs in there; one looks for dumps.
     assert (names.count("host.kdump_started"), names.count("host.kdump_ended")) == (1, 1)
+
+
+async def test_a_host_that_is_heard_writes_no_dump_whoever_says_so(bench: Bench) -> None:
+    """given messages in the name of a host that is up, then nothing is recorded or shown"""
+    lost, _proxy = await pair(bench)
+    dumps = Dumps(bench)
+    for _ in range(3):
+        dumps.listener.message(MESSAGE, ADDRESS)
+        await dumps.look(bench)
+    assert "host.kdump_started" not in await bench.names()
+    await fall_silent(bench, lost)  # and one that crashed a moment ago counts once it is silent
+    await dumps.look(bench)
+    assert state(bench, lost.host).power.kdumping
+
+
+async def test_an_engine_that_no_message_reaches_ends_no_dump_that_another_hears_of(
+    bench: Bench,
+) -> None:
+    lost, _proxy = await pair(bench)
+    await fall_silent(bench, lost)
+    hears, deaf = Dumps(bench), Dumps(bench)
+    for _ in range(20):
+        hears.listener.message(MESSAGE, ADDRESS)
+        for each in (hears, deaf):
+            each.now_s += 10
+            await each.look(bench)
+        bench.clock.pass_time(10)
+        assert state(bench, lost.host).power.kdumping
+    del hears  # it dies, and with it what it heard; so nobody hears that the dump goes on
+    for _ in range(5):
+        deaf.now_s += 10
+        await deaf.look(bench)
+        assert state(bench, lost.host).power.kdumping
+    deaf.now_s += 21
+    await deaf.look(bench)
+    assert not state(bench, lost.host).power.kdumping
 
 
 @pytest.mark.parametrize(
@@ -275,7 +323,8 @@ async def test_a_dump_begins_with_a_message_and_ends_with_the_last(
 async def test_what_is_no_message_of_a_host_is_nothing(
     bench: Bench, data: bytes, address: str
 ) -> None:
-    await pair(bench)
+    lost, _proxy = await pair(bench)
+    await fall_silent(bench, lost)
     dumps = Dumps(bench)
     dumps.listener.message(data, address)
     await dumps.look(bench)
@@ -291,19 +340,17 @@ async def test_messages_of_many_addresses_fill_no_memory(bench: Bench) -> None:
     assert len(dumps.listener._heard) <= 4_096
 
 
-async def test_a_dump_while_the_host_is_silent_is_kept_through_its_silence(bench: Bench) -> None:
+async def test_a_dump_is_over_when_the_host_says_hello(bench: Bench) -> None:
     lost, _proxy = await pair(bench)
+    await fall_silent(bench, lost)
     dumps = Dumps(bench)
-    dumps.listener.message(struct.pack("<II", MAGIC, 1), "192.0.2.1")
+    dumps.listener.message(MESSAGE, ADDRESS)
     await dumps.look(bench)
-    await tell(
-        bench,
-        lost.host,
-        HostSilent(name="lost", last_contact=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), timeout_s=60),
-    )
     assert state(bench, lost.host).power.kdumping
     assert (await lost.say_hello()).status == 200
     await bench.seen()
+    assert not state(bench, lost.host).power.kdumping
+    await dumps.look(bench)
     assert not state(bench, lost.host).power.kdumping
 
 

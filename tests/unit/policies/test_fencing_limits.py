@@ -1,0 +1,200 @@
+"""Fencing where little can be told or done: clusters of one host, and hosts switched just now."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from commands.cluster.create import CreateCluster
+from commands.policies.runner import Runner
+from commands.policies.saga import Timeouts
+from commands.state.operation import StepState
+from commands.state.vm import VmStatus
+from events.types.host_power import (
+    FenceAction,
+    HostFencedOff,
+    HostFencedOn,
+    HostKdumpStarted,
+    PowerState,
+)
+from events.types.operation import Outcome
+from tests.unit.policies.puppet_power import answer
+from tests.unit.policies.stage import FENCE_RULES
+from tests.unit.policies.test_fencing import Scenery, scenery
+
+SETTLE_S = FENCE_RULES.settle_s
+
+
+# ---------------------------------------------------------------------- a cluster of one host
+
+
+async def add_elsewhere(scene: Scenery, name: str) -> str:
+    """Add a host in another cluster of the same data center."""
+    stage, own = scene.stage, scene.stage.cluster
+    center = (await scene.host()).data_center
+    stage.cluster = await stage.do(CreateCluster(name=f"of {name}", data_center=center))
+    host = await stage.add_host(name)
+    stage.cluster = own
+    scene.hosts.append(host)
+    await stage.settle()
+    return host
+
+
+async def test_the_only_host_of_a_data_center_is_not_turned_off_and_says_what_to_do() -> None:
+    """given one host in all, then no storm is told, and its own operation says why it waits"""
+    scene = await scenery(hosts=1)
+    await scene.fall_silent()
+    await scene.stage.pass_time(1_000)
+    attention = str((await scene.fencing()).attention)
+    assert "no other host of its data center" in attention
+    assert await scene.count("host.fence_ordered") == 0
+    assert await scene.count("cluster.fencing_held") == 0
+    needs = [r.event for r in await scene.stage.history() if "attention" in r.name]
+    assert ["confirm-off host1" in each.remedy for each in needs] == [True]  # type: ignore[attr-defined]
+
+    await scene.stage.hello(scene.lost)
+
+    assert (await scene.fencing()).outcome is Outcome.SUCCEEDED
+
+
+async def test_a_cluster_of_one_host_is_fenced_through_its_data_center() -> None:
+    scene = await scenery(hosts=1)
+    proxy = await add_elsewhere(scene, "neighbour")
+    await scene.fall_silent()
+    await scene.confirm()
+    assert [host for host, _order in await scene.orders()] == [proxy]
+    await scene.answer()
+    assert (await scene.host()).proved_off > 0
+    assert (await scene.stage.vm(scene.vm)).status is VmStatus.DOWN
+
+
+async def test_a_cluster_of_one_host_waits_while_most_of_its_data_center_is_lost() -> None:
+    scene = await scenery(hosts=1)
+    others = [await add_elsewhere(scene, name) for name in ("second", "third")]
+    await scene.stage.silence(others[0])
+    await scene.fall_silent()
+    await scene.stage.pass_time(SETTLE_S)
+    attention = str((await scene.fencing()).attention)
+    assert "only host of its cluster, and 2 of 3 hosts, more than 50 %," in attention
+    assert await scene.orders() == []
+
+    await scene.stage.hello(others[0])
+    await scene.stage.pass_time(FENCE_RULES.retry_s)
+    await scene.confirm()
+
+    assert len(await scene.orders()) == 1
+
+
+async def test_one_of_two_hosts_is_fenced_by_the_other() -> None:
+    scene = await scenery(hosts=2)
+    await scene.fall_silent()
+    await scene.confirm()
+    assert [host for host, _order in await scene.orders()] == [scene.hosts[1]]
+
+
+# ---------------------------------------------------------------------- the quiet time
+
+
+async def switched(*, quiet_s: float) -> Scenery:
+    """Set the stage: the host was turned on a moment ago, has a VM, and is lost again."""
+    scene = await scenery()
+    rules = msgspec.structs.replace(FENCE_RULES, quiet_s=quiet_s)
+    scene.stage.runner = Runner(
+        scene.stage.log, scene.stage.context, Timeouts(fencing=rules), "patient"
+    )
+    await scene.stage.runner.begin()
+    name = (await scene.host()).name
+    on = HostFencedOn(name=name, order="earlier", proxy_name="host2")
+    await scene.stage.append(f"host/{scene.lost}", on)
+    await scene.fall_silent()
+    await scene.confirm()
+    operation = await scene.fencing()
+    assert operation.steps["quiet"] is StepState.RUNNING
+    return scene
+
+
+async def test_a_host_that_was_switched_a_moment_ago_is_asked_and_not_turned_off() -> None:
+    """given a host that may be booting, when its BMC says on, then it is left alone for a while"""
+    scene = await switched(quiet_s=100)
+    begun = scene.stage.now
+    asked = 0
+    while (await scene.fencing()).steps["quiet"] is StepState.RUNNING:
+        for _proxy, order in await scene.orders():
+            assert order.action is FenceAction.STATUS
+            asked += 1
+            await scene.answer(PowerState.ON)
+        assert "may be booting" in (await scene.fencing()).detail
+        assert (await scene.fencing()).attention is None
+        await scene.stage.pass_time(FENCE_RULES.margin_s)
+    waited_s = (scene.stage.now - begun).total_seconds()
+    assert 90 <= waited_s <= 100
+    assert asked > 10
+    await scene.confirm()
+    _proxy, order = await scene.order()
+    assert order.action is FenceAction.OFF
+
+
+async def test_that_it_is_off_is_proof_in_its_quiet_time_too() -> None:
+    scene = await switched(quiet_s=1_000)
+    await scene.answer(PowerState.ON)
+    await scene.stage.pass_time(FENCE_RULES.margin_s)
+
+    await scene.answer(PowerState.OFF)
+
+    assert (await scene.host()).proved_off > 0
+    assert (await scene.stage.vm(scene.vm)).status is VmStatus.DOWN
+    (proof,) = [r.event for r in await scene.stage.history() if r.name == "host.fenced_off"]
+    assert isinstance(proof, HostFencedOff)
+    assert proof.found
+    audit = proof.audit()
+    assert audit is not None
+    assert audit.name == "HOST_FOUND_OFF"
+    _proxy, order = await scene.order()
+    assert order.action is FenceAction.ON
+    await scene.answer()
+    operation = await scene.fencing()
+    assert operation.outcome is Outcome.SUCCEEDED
+    assert set(operation.steps.values()) == {StepState.DONE}
+
+
+@pytest.mark.parametrize("state", [PowerState.ON, PowerState.UNKNOWN])
+async def test_no_other_answer_is_proof(state: PowerState) -> None:
+    scene = await switched(quiet_s=1_000)
+    await scene.answer(state, "bmc says so.")
+    assert (await scene.host()).proved_off == 0
+    assert (await scene.stage.vm(scene.vm)).run is not None
+
+
+async def test_that_it_was_off_before_it_answered_is_no_proof() -> None:
+    """given a status that was asked for before the host's return, then it proves nothing"""
+    scene = await switched(quiet_s=1_000)
+    proxy, order = await scene.order()
+    await scene.stage.hello(scene.lost)
+    off = answer(order)
+    await scene.stage.report(proxy, msgspec.structs.replace(off, state=PowerState.OFF))
+    assert (await scene.host()).proved_off == 0
+    assert (await scene.stage.vm(scene.vm)).status is VmStatus.UP
+
+
+async def test_a_proxy_that_does_not_tell_is_replaced_in_the_quiet_time() -> None:
+    scene = await switched(quiet_s=1_000)
+    proxy, _order = await scene.order()
+    await scene.stage.pass_time(FENCE_RULES.status_timeout_s + FENCE_RULES.margin_s)
+    second, _order = await scene.order()
+    assert second != proxy
+    await scene.answer(PowerState.OFF)
+    assert (await scene.host()).proved_off > 0
+
+
+# ---------------------------------------------------------------------- kernel dumps
+
+
+async def test_a_dump_is_seen_in_the_operation() -> None:
+    scene = await scenery(kdump=True)
+    await scene.fall_silent()
+    name = (await scene.host()).name
+    await scene.stage.append(f"host/{scene.lost}", HostKdumpStarted(name=name, address="192.0.2.9"))
+    await scene.stage.settle()
+    operation = await scene.fencing()
+    assert operation.steps["kdump"] is StepState.RUNNING
+    assert "writes its dump" in operation.detail
