@@ -31,9 +31,6 @@ class RemoveCluster(Command, frozen=True, kw_only=True):
         del context
         state = lookup.cluster(world, self.id)
         removed = ClusterRemoved(
-            name=state.name,
-            data_center=state.data_center,
-            mac_pool=state.mac_pool,
-            scheduling_policy=state.scheduling.custom,
+            name=state.name, data_center=state.data_center, mac_pool=state.mac_pool
         )
         return Decision.of(self.id, *on(f"cluster/{self.id}", removed))
