@@ -8,7 +8,7 @@ bin := .venv/bin
 ARGS ?=
 # Tests mostly wait for what they started: three processes of them do on two cores.
 WORKERS ?= 3
-parallel := -n $(WORKERS) --dist loadfile
+parallel := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

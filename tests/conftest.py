@@ -3,13 +3,18 @@
 import importlib.util
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.harness.workspace import cache_folder
 
 pytest_plugins = ["tests.harness.fixtures"]
+TESTS = Path(__file__).parent
+TIMEOUT_S = 120.0
+"""What a test may take that says nothing of it; see pyproject.toml."""
 
 
 def _program(*names: str) -> Callable[[], str | None]:
@@ -59,3 +64,22 @@ def require(component: str) -> None:
     if os.environ.get("CI") or os.environ.get("CHRONOVISOR_REQUIRE_ALL"):
         pytest.fail(f"{component} is required here: {why}", pytrace=False)
     pytest.skip(f"{component}: {why}")
+
+
+FOLDERS = ("system", "simulation", "integration", "unit")
+"""From those whose files take longest to those whose files take least."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by what they may take: several processes then end at about the same time."""
+    allowed_s: dict[Path, float] = defaultdict(float)
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        allowed_s[item.path] += mark.args[0] if mark is not None and mark.args else TIMEOUT_S
+
+    def rank(item: pytest.Item) -> tuple[int, float, Path]:
+        folder = item.path.relative_to(TESTS).parts[0]
+        order = FOLDERS.index(folder) if folder in FOLDERS else 0
+        return order, -allowed_s[item.path], item.path
+
+    items.sort(key=rank)  # which leaves a file's tests in their order

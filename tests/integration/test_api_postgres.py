@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from events.log.postgres import PostgresLog
@@ -32,6 +33,15 @@ async def asked(log: PostgresLog, tmp_path: Path) -> AsyncIterator[Asked]:
     await asked.api.close()
 
 
+async def insist(asked: Asked, body: dict[str, object], **headers: str) -> httpx.Response:
+    """Make a data center as a client does, who comes again where the engine has too much to do."""
+    while True:
+        answer = await asked.post(DATA_CENTERS, body, **headers)
+        if answer.status_code != 503:
+            return answer
+        await asyncio.sleep(float(answer.headers["retry-after"]) / 10)
+
+
 async def test_what_was_answered_is_there_for_another_engine(
     asked: Asked, database: Database, tmp_path: Path
 ) -> None:
@@ -49,7 +59,7 @@ async def test_what_was_answered_is_there_for_another_engine(
 
 async def test_many_at_once_get_positions_without_a_gap(asked: Asked) -> None:
     answers = await asyncio.gather(
-        *(asked.post(DATA_CENTERS, {"name": f"dc{number}"}) for number in range(CLIENTS))
+        *(insist(asked, {"name": f"dc{number}"}) for number in range(CLIENTS))
     )
     assert {answer.status_code for answer in answers} == {201}
     positions = sorted(int(answer.headers["chronovisor-position"]) for answer in answers)
@@ -57,9 +67,7 @@ async def test_many_at_once_get_positions_without_a_gap(asked: Asked) -> None:
 
 
 async def test_of_many_who_want_one_name_one_gets_it(asked: Asked) -> None:
-    answers = await asyncio.gather(
-        *(asked.post(DATA_CENTERS, {"name": "Prague"}) for _ in range(CLIENTS))
-    )
+    answers = await asyncio.gather(*(insist(asked, {"name": "Prague"}) for _ in range(CLIENTS)))
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(201) == 1
     assert statuses.count(409) == CLIENTS - 1
@@ -68,7 +76,7 @@ async def test_of_many_who_want_one_name_one_gets_it(asked: Asked) -> None:
 
 async def test_one_key_sent_by_many_is_done_once(asked: Asked) -> None:
     answers = await asyncio.gather(
-        *(asked.post(DATA_CENTERS, {"name": "Prague"}, Idempotency_Key="k") for _ in range(CLIENTS))
+        *(insist(asked, {"name": "Prague"}, Idempotency_Key="k") for _ in range(CLIENTS))
     )
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 1

@@ -13,7 +13,7 @@ from tests.harness.workspace import Workspace
 from tests.system.product import Product
 
 pytestmark = pytest.mark.timeout(600)
-EXAMPLES_MAX = 25
+EXAMPLES_MAX = 10
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,response_headers_conformance,unsupported_method,ignored_auth"
