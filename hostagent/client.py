@@ -38,6 +38,9 @@ batch of samples costs both sides a handshake: a thousand hosts keep an engine b
 """
 RETRY_AFTER_S_MAX = 60.0
 _AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_STILL_AT_WORK = frozenset({408, 502, 504})
+"""What somebody between us and the engine says that waited for its answer in vain."""
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _ENDED = 409
 
 Answer = TypeVar("Answer")
@@ -45,6 +48,10 @@ Answer = TypeVar("Answer")
 
 class AnyAnswer(msgspec.Struct):
     """An answer of which nothing is needed."""
+
+
+class _Doubt(msgspec.Struct):
+    doubt: str = ""
 
 
 class HttpsGateway:
@@ -138,7 +145,8 @@ class HttpsGateway:
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
-            raise GatewayAwayError(f"{type(error).__name__}: {error}") from error
+            words = f"{type(error).__name__}: {error}"
+            raise GatewayAwayError(words, on_its_way=not isinstance(error, _NEVER_LEFT)) from error
         except RuntimeError as error:
             # httpx says so when the client was closed while a request was under way.
             raise GatewayAwayError(str(error)) from error
@@ -165,10 +173,14 @@ def problem(status: int, retry_after: str | None, body: bytes) -> GatewayError:
     """Return the error that an answer with this status means."""
     text = f"HTTP {status}: {_cause(body)}"
     if status == _ENDED:
-        return SessionEndedError(text)
+        return SessionEndedError(text, _doubt(body))
     if status in _AWAY:
         seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
-        return GatewayAwayError(text, retry_after_s=min(seconds, RETRY_AFTER_S_MAX))
+        return GatewayAwayError(
+            text,
+            retry_after_s=min(seconds, RETRY_AFTER_S_MAX),
+            on_its_way=status in _STILL_AT_WORK,
+        )
     return GatewayRefusedError(text)
 
 
@@ -181,6 +193,14 @@ def _cause(body: bytes) -> str:
     except (msgspec.DecodeError, AttributeError):
         text = ""
     return (text or body.decode(errors="replace"))[:PROBLEM_CHARACTERS_MAX]
+
+
+def _doubt(body: bytes) -> str:
+    """Return what the engine wants to hear again from whoever speaks now; empty if nothing."""
+    try:
+        return msgspec.json.decode(body, type=_Doubt).doubt
+    except msgspec.DecodeError:
+        return ""
 
 
 def agent_context(certificate: Path, key: Path, trust: Path) -> ssl.SSLContext:

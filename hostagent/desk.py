@@ -63,6 +63,7 @@ class Desk:
         self.endings: dict[RunKey, Ending] = {}
         self.touched: set[str] = set()
         self.told_since_full = False
+        self.told_all = False
         self.reported: dict[RunKey, VmStateItem] = {}
         self._contact = -float("inf")
         self._ended: dict[RunKey, asyncio.Event] = {}
@@ -82,6 +83,7 @@ class Desk:
         self.jobs = {job.id: job for job in (*welcome.intent.jobs, *unwanted)}
         self.fences = {order.id: order for order in welcome.intent.fences}
         self.reported.clear()
+        self.told_all = False
         self.outbox.reset()
         self.heard(asked_at)
         self._retell_jobs()
@@ -190,7 +192,12 @@ class Desk:
         )
 
     def tell_run(self, key: RunKey) -> None:
-        """Say what an incarnation is, if that is not what was said last."""
+        """Say what an incarnation is, if that is not what was said last.
+
+        A session begins with all that is on the host, this with it.
+        """
+        if not self.told_all:
+            return
         item = describe(
             key,
             self.intent.get(key),
@@ -210,6 +217,7 @@ class Desk:
 
     def tell_full_state(self) -> None:
         """Say all that is on the host, or that it is not known."""
+        self.told_all = bool(self.session)
         if not self.known:
             self.tell(FullStateItem(known=False))
             return

@@ -12,15 +12,26 @@ class GatewayError(Exception):
 
 
 class GatewayAwayError(GatewayError):
-    """The engine cannot be reached or is overloaded: whether it took the message is not known."""
+    """The engine cannot be reached or is overloaded: whether it took the message is not known.
 
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+    `on_its_way`: an engine may still be at work on the message, or find it later. It may not where
+    the message never left, nor where the engine said what came of its work.
+    """
+
+    def __init__(
+        self, message: str, retry_after_s: float = 0.0, *, on_its_way: bool = True
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.on_its_way = on_its_way
 
 
 class SessionEndedError(GatewayError):
-    """The session is not the host's newest: say hello again."""
+    """The session is not the host's newest: say hello again, and give `doubt` back."""
+
+    def __init__(self, message: str, doubt: str = "") -> None:
+        super().__init__(message)
+        self.doubt = doubt
 
 
 class GatewayRefusedError(GatewayError):

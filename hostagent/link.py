@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from events.wire.agent import PROTOCOL, Hello, Item, Welcome
@@ -66,6 +67,7 @@ class Link:
         self._desk = desk
         self._metrics = metrics
         self._telemetry_due = asyncio.Event()
+        self._doubt = ""
 
     async def run(self) -> None:
         """Hold sessions, one after the other, for ever."""
@@ -92,9 +94,14 @@ class Link:
         self._telemetry_due.set()
 
     async def _greet(self) -> Welcome:
-        hello = await self._owner.hello()
+        hello = msgspec.structs.replace(await self._owner.hello(), doubt=self._doubt)
+        self._doubt = ""
         asked_at = moment()
-        welcome = await self._gateway.hello(hello)
+        try:
+            welcome = await self._gateway.hello(hello)
+        except SessionEndedError as error:
+            self._doubt = error.doubt
+            raise
         if welcome.protocol not in hello.protocols:
             raise GatewayRefusedError(
                 f"the engine speaks protocol {welcome.protocol}, this agent {PROTOCOL}"
@@ -131,6 +138,12 @@ class Link:
                 await asyncio.sleep(desk.timings.poll_pause_s)
 
     async def _report(self, session: str) -> None:
+        """Send report after report: one that was sent twice is the last of its session.
+
+        Its first copy may lie with an engine that stood still, or was left for another. If that
+        took it in after a later report, it would take what was for what is. The new session ends
+        this one in the host's stream, which each append of a report reads: so it comes too late.
+        """
         desk = self._desk
         while True:
             await desk.outbox.changed.wait()
@@ -139,14 +152,23 @@ class Link:
                 desk.outbox.changed.clear()
                 continue
 
+            on_its_way = False
+
             async def send() -> None:
+                nonlocal on_its_way
                 asked_at = moment()
-                await self._gateway.report(report)  # noqa: B023
+                try:
+                    await self._gateway.report(report)  # noqa: B023
+                except GatewayAwayError as error:
+                    on_its_way = on_its_way or error.on_its_way
+                    raise
                 desk.heard(asked_at)
 
             await self._insist(send)
             self._metrics.reports.inc()
             await self._owner.delivered(desk.outbox.acknowledged())
+            if on_its_way:
+                raise SessionEndedError("a copy of the last report may still be under way")
 
     async def _send_telemetry(self) -> None:
         while True:

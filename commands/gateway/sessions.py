@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.refusal import Refusal
@@ -81,7 +83,9 @@ def decide_hello(
     """Open a session, or record that two machines share an identity (`extra["cloned"]`).
 
     A boot id that alternates with a former one (A, B, A), or another machine's hardware, is a
-    clone: neither is heard from then on, until an admin approves the host again.
+    clone: neither is heard from then on, until an admin approves the host again. But a hello of a
+    former boot may also have been under way since before the reboot, at an engine that stood still.
+    So it has to be said again, with a word that only who speaks now can know (`Hello.doubt`).
     """
     state = require_speaker(world, host_id, fingerprint)
     protocols = PROTOCOLS & set(hello.protocols)
@@ -92,7 +96,10 @@ def decide_hello(
         )
     if state.duplicate:
         return Decision(id=host_id, extra={"cloned": True})
-    if hello.boot in state.former_boots or _is_other_machine(state, hello):
+    other_machine = _is_other_machine(state, hello)
+    if hello.boot in state.former_boots and not other_machine:
+        require_spoken_now(state, hello)
+    if hello.boot in state.former_boots or other_machine:
         boots = tuple(boot for boot in (state.boot, hello.boot) if boot is not None)
         refused = HostDuplicateRefused(name=state.name, boots=boots)
         return Decision(
@@ -119,6 +126,15 @@ def decide_hello(
         events=on(HOST.stream(host_id), *events),
         extra={"session": context.ids[0], "protocol": max(protocols)},
     )
+
+
+def require_spoken_now(state: HostState, hello: Hello) -> None:
+    """Raise SessionOver, with the word to give back, unless the hello gives it back already."""
+    doubt = hashlib.sha256(f"doubt of {state.session}".encode()).hexdigest()[:32]
+    if hello.doubt is not None and hello.doubt != doubt:
+        raise SessionOver(
+            "The host has booted again since it booted so.", remedy="Say hello again.", doubt=doubt
+        )
 
 
 def require_session(state: HostState, session: str) -> None:

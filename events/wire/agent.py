@@ -83,7 +83,11 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent opens a session. `boot` is the host's boot id, `hardware` its machine identity."""
+    """The agent opens a session. `boot` is the host's boot id, `hardware` its machine identity.
+
+    `doubt` is what the engine gave when it doubted the last hello, else empty: whoever gives it back
+    speaks now, and is no message that was long under way. None: the agent does not know of it.
+    """
 
     boot: str
     hardware: str
@@ -91,6 +95,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     agent_version: str
     time: dt.datetime
     capabilities: Capabilities
+    doubt: str | None = None
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +128,7 @@ class VmStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="vm_state"):
     """What one incarnation is now. `guest_up` once the guest's agent answered or boot time passed.
 
     `reason` and `detail` are there for absent; `boots` counts the guest's resets seen so far.
+    `held`: it came in, and broke off in post-copy, so that it stands still without all its memory.
     """
 
     vm: str
@@ -137,6 +143,7 @@ class VmStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="vm_state"):
     hostname: str = ""
     addresses: tuple[str, ...] = ()
     operating_system: str = ""
+    held: Held | None = None
 
 
 class JobState(enum.StrEnum):

@@ -179,6 +179,27 @@ class TestGateway:
 
         if isinstance(raised.value, GatewayAwayError):
             assert raised.value.retry_after_s == 7
+            assert not raised.value.on_its_way
+
+    async def test_what_was_sent_in_vain_may_still_be_under_way(
+        self, server: AgentServer, gateway: HttpsGateway
+    ) -> None:
+        with pytest.raises(GatewayAwayError) as nobody:
+            await gateway.orders("hw1/s", 0, 0.1)
+        server.hangs = True
+        async with server.serving(mutual=True):
+            with pytest.raises(GatewayAwayError) as silent:
+                await gateway.orders("hw1/s", 0, 0.1)
+        assert (nobody.value.on_its_way, silent.value.on_its_way) == (False, True)
+
+    async def test_the_word_of_a_doubt_is_taken_from_the_refusal(
+        self, server: AgentServer, gateway: HttpsGateway
+    ) -> None:
+        server.answer = Response(b'{"title":"SessionOver","doubt":"a word"}', status_code=409)
+        async with server.serving(mutual=True):
+            with pytest.raises(SessionEndedError) as raised:
+                await gateway.orders("hw1/s", 0, 0.1)
+        assert raised.value.doubt == "a word"
 
     async def test_nonsense_is_refused(self, server: AgentServer, gateway: HttpsGateway) -> None:
         server.answer = Response(b"<html>")

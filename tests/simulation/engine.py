@@ -75,8 +75,11 @@ class _NoTelemetry:
 class EngineProcess(Process):
     """The gateway with its view and its monitor, over the log."""
 
-    def __init__(self, log: MemoryLog, contacts: MemoryContacts, sources: Sources) -> None:
+    def __init__(
+        self, log: MemoryLog, contacts: MemoryContacts, sources: Sources, name: str
+    ) -> None:
         super().__init__(Freezer())
+        self.dead = False
         self._log = log
         self.view = GatewayView()
         handler = Handler(log)
@@ -87,6 +90,7 @@ class EngineProcess(Process):
             PATIENCE,
             sources.source_for("gateway"),
             asyncio.get_running_loop().time,
+            name=name,
         )
         gateway = Gateway(
             handler,
@@ -102,6 +106,11 @@ class EngineProcess(Process):
         self._app = gateway.app()
         self.begin(self._follow())
         self.begin(self.monitor.run())
+
+    def kill(self) -> None:
+        """See `Process.kill`: whoever was connected finds the connection broken."""
+        self.dead = True
+        super().kill()
 
     async def _follow(self) -> None:
         while True:

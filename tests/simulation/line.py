@@ -11,7 +11,7 @@ import msgspec
 from events.wire.agent import Hello, Intent, Orders, Report, ReportAck, Telemetry, Welcome
 from hostagent.client import problem
 from hostagent.gateway import GatewayAwayError
-from tests.simulation.engine import encoded
+from tests.simulation.engine import EngineProcess, encoded
 
 if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedHost
@@ -22,6 +22,7 @@ SLOW_S_MAX = 4.0
 LATE_S_MAX = 400.0
 """Doubles come when everybody has forgotten of them, too."""
 NO_CONTENT = 204
+REPORT_PATH = "/agent/v1/report"
 Body = TypeVar("Body")
 
 
@@ -31,6 +32,7 @@ class Line:
     def __init__(self, world: World, host: SimulatedHost) -> None:
         self._world = world
         self._host = host
+        self._engine: EngineProcess | None = None
 
     async def hello(self, hello: Hello) -> Welcome:
         log_id = self._world.log.log_id
@@ -46,7 +48,7 @@ class Line:
         return msgspec.json.decode(body, type=Orders)
 
     async def report(self, report: Report) -> ReportAck:
-        body = await self._ask("POST", "/agent/v1/report", body=encoded(report))
+        body = await self._ask("POST", REPORT_PATH, body=encoded(report))
         return msgspec.json.decode(body, type=ReportAck)
 
     async def telemetry(self, telemetry: Telemetry) -> None:
@@ -67,16 +69,19 @@ class Line:
         try:
             async with asyncio.timeout(limit_s):
                 await self._pass()
+                engine = self._connected()
                 if method == "POST" and dice.random() < faults.doubled:
-                    self._world.begin(
-                        self._again(self._host.certificate, method, path, query, body)
-                    )
+                    await self._double(engine, method, path, query, body)
                 if dice.random() < faults.slow:
                     await asyncio.sleep(dice.uniform(0.0, SLOW_S_MAX))
-                status, answer = await self._deliver(method, path, query, body)
+                status, answer = await self._deliver(engine, method, path, query, body)
                 await self._pass()
         except TimeoutError as error:
+            self._engine = None
             raise GatewayAwayError("no answer in time") from error
+        except GatewayAwayError:
+            self._engine = None
+            raise
         if status >= 400:
             raise problem(status, None, answer)
         return b"" if status == NO_CONTENT else answer
@@ -91,10 +96,20 @@ class Line:
         if dice.random() < self._world.faults.lost:
             raise GatewayAwayError("lost on the way")
 
-    async def _deliver(self, method: str, path: str, query: str, body: bytes) -> tuple[int, bytes]:
-        engine = self._world.engine
-        if engine is None:
-            raise GatewayAwayError("nobody listens")
+    def _connected(self) -> EngineProcess:
+        """Return the engine at the connection's other end; a new connection may go to another."""
+        if self._engine is None or self._engine.dead:
+            listening = self._world.listening()
+            if not listening:
+                raise GatewayAwayError("nobody listens", on_its_way=False)
+            self._engine = self._world.dice.choice(listening)
+        return self._engine
+
+    async def _deliver(
+        self, engine: EngineProcess, method: str, path: str, query: str, body: bytes
+    ) -> tuple[int, bytes]:
+        if engine.dead:
+            raise GatewayAwayError("the connection broke")
         shown = self._host.certificate
         serving = engine.spawn(engine.answer(shown, method, path, query, body))
         await asyncio.wait({serving})
@@ -103,10 +118,38 @@ class Line:
         result: tuple[int, bytes] = serving.result()
         return result
 
-    async def _again(self, shown: bytes, method: str, path: str, query: str, body: bytes) -> None:
-        """Deliver a message a second time, and late; nobody hears the answer."""
-        dice, process = self._world.dice, self._host.process
+    async def _double(
+        self, engine: EngineProcess, method: str, path: str, query: str, body: bytes
+    ) -> None:
+        """Let a message come twice.
+
+        What says how things are comes to another engine late only where its sender gave up on it,
+        and sends it once more: TLS delivers nothing twice by itself.
+        """
+        dice, shown = self._world.dice, self._host.certificate
+        given_up = path == REPORT_PATH and dice.random() < 0.5
+        same = engine if path == REPORT_PATH and not given_up else None
+        self._world.begin(self._again(same, shown, method, path, query, body))
+        if given_up:
+            await asyncio.sleep(REQUEST_TIMEOUT_S)
+            raise GatewayAwayError("no answer in time")
+
+    async def _again(
+        self,
+        engine: EngineProcess | None,
+        shown: bytes,
+        method: str,
+        path: str,
+        query: str,
+        body: bytes,
+    ) -> None:
+        """Deliver a message late, to one engine or to any; nobody hears the answer.
+
+        It lay with the engine all the while: what becomes of its sender meanwhile changes nothing.
+        """
+        dice = self._world.dice
         await asyncio.sleep(dice.uniform(0.0, dice.choice([SLOW_S_MAX, LATE_S_MAX])))
-        engine = self._world.engine
-        if engine is not None and self._host.process is process:
+        if engine is None:
+            engine = dice.choice([*self._world.listening(), None])
+        if engine is not None and not engine.dead:
             await asyncio.wait({engine.spawn(engine.answer(shown, method, path, query, body))})

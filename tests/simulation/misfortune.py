@@ -131,14 +131,15 @@ class Misfortune:
 
     async def _engine_dies(self, _host: SimulatedHost) -> None:
         world = self._world
-        if world.engine is None:
+        place = world.dice.randrange(len(world.engines))
+        if world.engines[place] is None:
             return
         for _ in range(world.dice.randrange(20)):
             await asyncio.sleep(0)
-        world.kill_engine()
+        world.kill_engine(place)
         await asyncio.sleep(self._lasts_s(8))
-        if world.engine is None:
-            world.start_engine()
+        if world.engines[place] is None:
+            world.start_engine(place)
 
     async def _policies_die(self, _host: SimulatedHost) -> None:
         world = self._world
@@ -171,18 +172,19 @@ class Misfortune:
 
     async def _engine_freezes(self, _host: SimulatedHost) -> None:
         world = self._world
-        engine = world.engine
+        place = world.dice.randrange(len(world.engines))
+        engine = world.engines[place]
         if engine is None or engine.freezer is None:
             return
         engine.freezer.freeze()
         if world.dice.random() < 0.5:
             await asyncio.sleep(self._lasts_s(5))
-            if world.engine is engine:
-                world.replace_engine()
+            if world.engines[place] is engine:
+                world.replace_engine(place)
         await asyncio.sleep(self._lasts_s(20))
         engine.freezer.thaw()
         await asyncio.sleep(self._lasts_s(20))
-        if world.engine is not engine:
+        if world.engines[place] is not engine:
             engine.kill()
 
     async def _policies_freeze(self, _host: SimulatedHost) -> None:
@@ -260,5 +262,5 @@ class Misfortune:
         world.note(f"a backup is restored: up to {position} of {head}")
         await world.restore(position)
         await asyncio.sleep(self._lasts_s(10))
-        world.start_engine()
+        world.start_engines()
         world.start_policies()

@@ -66,7 +66,7 @@ def simulate(seed: int, hosts: int = 3) -> Result:
 
 async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result:
     world = World(seed, folder)
-    await world.open(hosts)
+    await world.open(hosts, world.dice.choice([1, 2]))
     admins = Admins(world)
     misfortune = Misfortune(world, admins)
     pace_s = world.dice.choice([3.0, 8.0, 20.0])

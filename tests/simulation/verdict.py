@@ -13,6 +13,7 @@ from commands.state.vm import VmState, VmStatus
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
+from events.types.host import HostSessionStarted
 from events.types.vm import VmStaleCopyFound
 from tests.simulation.projection import differences, rebuilt
 from tests.simulation.world import World
@@ -73,9 +74,10 @@ def in_the_end(world: World) -> None:
     _operations(world, recorded)
     _machines(world, recorded)
     _doubles(world, recorded)
+    _reports(world, recorded)
     _folds(world, recorded)
-    for process in (world, world.engine, world.projection, *world.policies):
-        if process is not None and process.failure is not None:
+    for process in (world, *world.listening(), world.projection, *world.policies):
+        if process.failure is not None:
             world.note("".join(traceback.format_exception(process.failure)))
             world.break_promise(f"a process failed: {process.failure!r}")
     for host in world.hosts.values():
@@ -100,6 +102,29 @@ def _doubles(world: World, recorded: list[Recorded]) -> None:
     }
     for copy in sorted(world.copies.doubled.keys() - found - world.copies.gone):
         world.break_promise(f"{copy} ran beside another and nobody was told")
+
+
+def _reports(world: World, recorded: list[Recorded]) -> None:
+    """Check that each host's reports were taken in as it sent them, by whatever engine."""
+    sessions = {
+        one.event.session: one.position
+        for one in recorded
+        if isinstance(one.event, HostSessionStarted)
+    }
+    taken: dict[str, list[tuple[int, tuple[int, int]]]] = {}
+    for (principal, key), answer in world.log._answers.items():
+        session, _, rest = key.partition(":")
+        if session in sessions:
+            told = (sessions[session], int(rest.partition(":")[0]))
+            taken.setdefault(principal, []).append((answer.first, told))
+    for principal, reports in sorted(taken.items()):
+        latest = (0, 0)
+        for position, told in sorted(reports):
+            if told < latest:
+                world.break_promise(
+                    f"at {position} report {told} of {principal} was taken in after {latest}"
+                )
+            latest = max(latest, told)
 
 
 def _claims(world: World, recorded: list[Recorded]) -> None:
@@ -165,10 +190,10 @@ def _folds(world: World, recorded: list[Recorded]) -> None:
     for one in recorded:
         view.take(one)
         facts.take(one)
-    assert world.engine is not None
-    for host in sorted(world.hosts):
-        if world.engine.view.intent(host).vms != view.intent(host).vms:
-            world.break_promise("the gateway's view differs from a fresh fold of the log")
+    for engine in world.listening():
+        for host in sorted(world.hosts):
+            if engine.view.intent(host).vms != view.intent(host).vms:
+                world.break_promise("the gateway's view differs from a fresh fold of the log")
     (policies,) = [p for p in world.policies if p.tasks]
     live = policies.runner._facts
     if (live.vms, live.hosts, live.operations) != (facts.vms, facts.hosts, facts.operations):

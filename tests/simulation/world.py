@@ -66,7 +66,7 @@ class World(Process):
         self.sources = Sources(self.loop.time)
         self.handler = Handler(self.log)
         self.faults = Faults()
-        self.engine: EngineProcess | None = None
+        self.engines: list[EngineProcess | None] = [None]
         self.policies: list[PoliciesProcess] = []
         self.power: Power | None = None
         self.network = MemoryNetwork(self._start_on)
@@ -87,27 +87,46 @@ class World(Process):
         self.accepted: list[str] = []
         self._folder = folder
         self._policies_started = 0
+        self._engines_started = 0
         self._vms: dict[str, VmState] = {}
         self._folded = 0
 
     # ------------------------------------------------------------------ processes
 
-    def start_engine(self) -> None:
-        """Start the engine's process."""
-        self.engine = EngineProcess(self.log, self.contacts, self.sources)
+    @property
+    def engine(self) -> EngineProcess | None:
+        """An engine that runs, None where none does."""
+        return next((engine for engine in self.engines if engine is not None), None)
 
-    def kill_engine(self) -> None:
-        """Kill the engine's process."""
-        if self.engine is not None:
-            self.engine.kill()
-        self.engine = None
+    def listening(self) -> list[EngineProcess]:
+        """Return the engines that take connections, be they frozen."""
+        return [engine for engine in self.engines if engine is not None]
 
-    def replace_engine(self) -> EngineProcess | None:
+    def start_engine(self, place: int = 0) -> None:
+        """Start an engine's process in one of the places that there are for engines."""
+        self._engines_started += 1
+        name = f"engine-{self._engines_started}"
+        self.engines[place] = EngineProcess(self.log, self.contacts, self.sources, name)
+
+    def start_engines(self) -> None:
+        """Start an engine in every place where none runs."""
+        for place, engine in enumerate(self.engines):
+            if engine is None:
+                self.start_engine(place)
+
+    def kill_engine(self, place: int = 0) -> None:
+        """Kill the engine's process in a place."""
+        engine = self.engines[place]
+        if engine is not None:
+            engine.kill()
+        self.engines[place] = None
+
+    def replace_engine(self, place: int = 0) -> EngineProcess | None:
         """Start another engine while this one is frozen; return that, which is heard no more."""
-        zombie = self.engine
+        zombie = self.engines[place]
         if zombie is not None:
             self.zombies.append(zombie)
-            self.start_engine()
+            self.start_engine(place)
         return zombie
 
     def start_policies(self) -> None:
@@ -136,8 +155,8 @@ class World(Process):
 
     # ------------------------------------------------------------------ set-up
 
-    async def open(self, hosts: int) -> None:
-        """Make a cluster with hosts that are up, an engine and policies."""
+    async def open(self, hosts: int, engines: int = 1) -> None:
+        """Make a cluster with hosts that are up, engines and policies."""
         data_center = await self.do(CreateDataCenter(name="Default"))
         self.cluster = await self.do(CreateCluster(name="Default", data_center=data_center))
         for number in range(hosts):
@@ -148,7 +167,8 @@ class World(Process):
             folder.mkdir(parents=True)
             self.hosts[host] = SimulatedHost(self, host, name, folder)
         self.opened = await self.log.head()
-        self.start_engine()
+        self.engines = [None] * engines
+        self.start_engines()
         self.start_policies()
         self.projection.start()
         for machine in self.hosts.values():
@@ -214,7 +234,8 @@ class World(Process):
         """Go on from a backup: the log is another one, and has forgotten what came after it."""
         for process in (*self.zombies, *self.policies):
             process.kill()
-        self.kill_engine()
+        for place in range(len(self.engines)):
+            self.kill_engine(place)
         self.kill_policies()
         self.zombies.clear()
         self.log = cut_back(self.log, position, self.sources.id())
@@ -260,10 +281,9 @@ class World(Process):
         for zombie in self.zombies:
             zombie.kill()
         self.zombies.clear()
-        if self.engine is None:
-            self.start_engine()
-        for process in (self.engine, *self.policies, self.projection):
-            if process is not None and process.freezer is not None:
+        self.start_engines()
+        for process in (*self.listening(), *self.policies, self.projection):
+            if process.freezer is not None:
                 process.freezer.thaw()
         if not any(process.tasks for process in self.policies):
             self.start_policies()
@@ -285,9 +305,9 @@ class World(Process):
     async def close(self) -> None:
         """End everything."""
         tasks = [*self.tasks]
-        for process in (self, self.engine, self.projection, *self.policies, *self.zombies):
-            if process is not None:
-                process.kill()
+        processes = (*self.listening(), self.projection, *self.policies, *self.zombies)
+        for process in (self, *processes):
+            process.kill()
         for host in self.hosts.values():
             host.kill_agent()
         await asyncio.gather(*tasks, return_exceptions=True)

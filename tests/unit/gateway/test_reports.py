@@ -104,6 +104,31 @@ async def test_a_late_repeat_of_an_older_report_is_refused(bench: Bench) -> None
     assert "vm.stale_copy_found" not in names
 
 
+async def test_a_copy_that_another_engine_finds_late_is_refused_by_the_next_hello(
+    bench: Bench,
+) -> None:
+    """given a report sent to two engines, then what the first found late is not taken for new"""
+    agent = await bench.agent()
+    vm = await started(bench, agent)
+    first, second = bench.engine, bench.new_engine()
+    following = asyncio.create_task(second.follow())
+    agent.engine = second
+    copy = agent.next_report(running(vm))
+    assert (await agent.send(copy)).status == 200  # nothing new: no key remembers it
+
+    assert (await agent.say_hello()).status == 200  # as agents do after an answer that was lost
+    await agent.report(
+        VmStateItem(vm=vm, incarnation=1, state=Reported.PAUSED, pause_reason=PauseReason.NO_SPACE)
+    )
+    names = await bench.names()
+    agent.engine = first
+    assert (await agent.send(copy)).problem == "session-over"
+    assert await bench.names() == names
+    await bench.seen()
+    assert status(bench, vm) is VmStatus.PAUSED
+    following.cancel()
+
+
 async def test_reports_of_one_host_are_taken_in_one_after_the_other(bench: Bench) -> None:
     agent = await bench.agent()
     vm = await placed(bench)

@@ -197,6 +197,42 @@ async def test_a_hello_that_another_overtook_is_no_clones(
     assert (await agent.say_hello(boot=former)).problem == "cloned-identity"
 
 
+async def test_a_hello_of_before_a_reboot_is_no_clones_however_late_it_is_read(
+    bench: Bench,
+) -> None:
+    """given a hello read after the next boot was heard of, then it has to be said again"""
+    agent = await bench.agent()
+    former = agent.boot
+    assert (await agent.say_hello(boot="B", doubt="")).status == 200
+    for doubt in ("", "made up"):
+        late = await agent.say_hello(boot=former, doubt=doubt)
+        assert (late.status, late.problem) == (409, "session-over")
+    assert "host.duplicate_refused" not in await bench.names()
+    assert (await agent.poll()).status == 204
+    word = late.body["doubt"]
+
+    assert (await agent.say_hello(boot="B", doubt="")).status == 200
+    # Said when the former session was the newest: it proves nothing of the time after it.
+    assert (await agent.say_hello(boot=former, doubt=word)).problem == "session-over"
+    assert "host.duplicate_refused" not in await bench.names()
+
+
+async def test_a_clone_is_one_that_speaks_again_when_it_is_doubted(bench: Bench) -> None:
+    agent = await bench.agent()
+    assert (await agent.say_hello(boot="B", doubt="")).status == 200
+    word = (await agent.say_hello(boot=agent.boot, doubt="")).body["doubt"]
+    assert agent.session not in word
+
+    assert (await agent.say_hello(boot=agent.boot, doubt=word)).problem == "cloned-identity"
+    assert (await bench.names()).count("host.duplicate_refused") == 1
+
+
+async def test_another_machine_need_not_be_doubted(bench: Bench) -> None:
+    agent = await bench.agent()
+    answer = await agent.say_hello(hardware="another", doubt="")
+    assert answer.problem == "cloned-identity"
+
+
 async def test_reboots_in_a_row_are_no_clone(bench: Bench) -> None:
     agent = await bench.agent()
     for boot in ("B", "B", "C", "D", "D", "E"):

@@ -49,7 +49,9 @@ class FakeEngine:
         self.outcomes: dict[str, JobItem] = {}
         self.violations: list[str] = []
         self.away = False
+        self.refusing = False
         self.lose_answers = 0
+        self.doubt = ""
         self.poll_s = 2.0
         self.compare_interval_s = 60.0
         self.telemetry_interval_s = 60.0
@@ -114,6 +116,9 @@ class FakeEngine:
     async def hello(self, hello: Hello) -> Welcome:
         self._answer()
         self.hellos.append(hello)
+        if self.doubt and hello.doubt != self.doubt:
+            raise SessionEndedError("say it again", self.doubt)
+        self.doubt = ""
         self.session = f"{self.name}session-{len(self.hellos)}"
         self._news.set()
         return Welcome(
@@ -168,6 +173,8 @@ class FakeEngine:
         self.telemetry.append(telemetry)
 
     def _answer(self) -> None:
+        if self.refusing:
+            raise GatewayAwayError("nobody listens", on_its_way=False)
         if self.away:
             raise GatewayAwayError("away")
 

@@ -28,6 +28,15 @@ async def test_reports_are_numbered_within_their_session(host: Host) -> None:
         assert numbers == list(range(1, len(numbers) + 1))
 
 
+async def test_a_hello_that_is_doubted_is_said_again_with_the_engines_word(host: Host) -> None:
+    host.engine.doubt = "a word"
+    await host.start()
+    await host.engine.until(lambda e: e.reports)
+    host.engine.replace_session()
+    await host.engine.until(lambda e: len(e.hellos) == 3)
+    assert [hello.doubt for hello in host.engine.hellos] == ["", "a word", ""]
+
+
 async def test_a_lost_answer_repeats_the_same_report(host: Host) -> None:
     host.engine.lose_answers = 2
     await host.start()
@@ -35,6 +44,36 @@ async def test_a_lost_answer_repeats_the_same_report(host: Host) -> None:
     host.engine.order(run_item())
 
     await host.engine.until_state(VM, VmState.RUNNING)
+
+
+async def test_what_may_still_be_under_way_is_the_last_of_its_session(host: Host) -> None:
+    """given a report whose answer was lost, then the next one is of another session"""
+    await host.start()
+    await host.engine.until(lambda e: e.reports)
+    host.engine.lose_answers = 2
+    host.engine.order(run_item())
+    await host.engine.until(lambda e: e.session == "session-2")
+    await host.engine.until_state(VM, VmState.RUNNING)
+    await host.engine.until(lambda e: e.reports[-1].session == "session-2")
+
+    assert len(host.engine.hellos) == 2
+    told = [(report.session, report.sequence) for report in host.engine.reports]
+    assert told == sorted(set(told))
+
+
+async def test_what_never_left_ends_no_session(host: Host) -> None:
+    """given an engine where nobody listens for a while, then the session goes on"""
+    await host.start()
+    host.engine.order(run_item())
+    await host.engine.until_state(VM, VmState.RUNNING)
+
+    host.engine.refusing = True
+    host.control(Do.CRASH, VM)
+    await asyncio.sleep(0.1)
+    host.engine.refusing = False
+
+    await host.engine.until_state(VM, VmState.ABSENT)
+    assert len(host.engine.hellos) == 1
 
 
 async def test_a_new_session_begins_with_all_that_is_on_the_host(host: Host) -> None:
