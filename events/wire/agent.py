@@ -85,8 +85,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """The agent opens a session. `boot` is the host's boot id, `hardware` its machine identity.
 
-    `doubt` is what the engine gave when it doubted the last hello, else empty: whoever gives it back
-    speaks now, and is no message that was long under way. None: the agent does not know of it.
+    `doubt` is what the engine gave when it doubted the last hello, else empty: whoever gives it
+    back speaks now, and is no message that was long under way. None: the agent knows nothing of it.
     """
 
     boot: str
