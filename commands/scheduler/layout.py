@@ -29,6 +29,10 @@ class Special(msgspec.Struct, frozen=True, kw_only=True):
     pages: Mapping[int, int] = {}
     nodes: Mapping[int, int] = {}
 
+    def __hash__(self) -> int:
+        """Needs are kept in sets, to look for the same only once."""
+        return hash((frozenset(self.pages.items()), frozenset(self.nodes.items())))
+
 
 NOTHING_SPECIAL = Special()
 
