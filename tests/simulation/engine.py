@@ -28,7 +28,7 @@ from tests.simulation.loop import Freezer
 from tests.simulation.patches import EPOCH
 from tests.simulation.process import Process
 
-PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0)
+PATIENCE = Patience(timeout_s=40.0, grace_s=30.0, interval_s=2.0, failing_s=300.0)
 INTERVALS = Intervals(telemetry_s=100_000.0, poll_s=10.0, compare_s=30.0)
 TIMEOUTS = Timeouts(
     launch_s=60.0,

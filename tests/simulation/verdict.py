@@ -153,12 +153,21 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
         world.break_promise("a host was taken for a clone")
 
 
+def _waiting(world: World, recorded: list[Recorded]) -> set[str]:
+    """Return the VMs that wait to be started again, and may: what they wait for is shown.
+
+    Who waits for its time only is started again some time; but for one whose files were removed in
+    what a restored log has forgotten: that is tried again and again, which each attempt tells.
+    """
+    restarts = [one for one in operations(recorded).values() if one.kind in KINDS.values()]
+    waiting = [one for one in restarts if one.open]
+    gone = {one.target_id for one in restarts if not one.open and "does not exist" in one.reason}
+    forgotten = gone if world.restores else set()
+    return {one.target_id for one in waiting if one.attention or one.target_id in forgotten}
+
+
 def _machines(world: World, recorded: list[Recorded]) -> None:
-    waiting = {
-        operation.target_id
-        for operation in operations(recorded).values()
-        if operation.open and operation.kind in KINDS.values() and operation.attention
-    }
+    waiting = _waiting(world, recorded)
     actual = {key: host.id for host in world.hosts.values() for key in sorted(host.running())}
     for vm in world.vms().values():
         if vm.status not in RESTING and vm.id not in waiting:
