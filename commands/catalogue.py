@@ -58,6 +58,9 @@ from commands.mac_pool import create as mac_pool_create
 from commands.mac_pool import remove as mac_pool_remove
 from commands.mac_pool import update as mac_pool_update
 from commands.operation import cancel
+from commands.scheduling_policy import create as policy_create
+from commands.scheduling_policy import remove as policy_remove
+from commands.scheduling_policy import update as policy_update
 from commands.vm import (
     choose_hosts,
     create,
@@ -98,6 +101,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(create, update, start, resume, shutdown, stop, reboot, suspend, migrate, remove),
     *(create_group, update_group, add_to_group, take_from_group, remove_group),
     *(create_label, update_label, add_to_label, take_from_label, remove_label),
+    *(policy_create, policy_update, policy_remove),
     *(choose_hosts, tune),
     *(cluster_resources, cluster_balancing, cluster_balance),
     *(high_availability, start_with_host, migration),

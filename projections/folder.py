@@ -20,16 +20,13 @@ from events.types import operation as operation_events
 from events.types.base import Event
 from projections.store import Changes, Store, audits_of, changes_of
 from projections.views.inventory import Inventory
-from projections.views.tables import (
+from projections.views.small_tables import (
     AFFINITY_GROUPS,
     AFFINITY_LABELS,
-    CLUSTERS,
-    DATA_CENTERS,
-    HOSTS,
     MAC_POOLS,
-    OPERATIONS,
-    VMS,
+    SCHEDULING_POLICIES,
 )
+from projections.views.tables import CLUSTERS, DATA_CENTERS, HOSTS, OPERATIONS, VMS
 
 CACHED_MAX = 20_000
 """How many VMs, and how many operations, are kept in memory between batches."""
@@ -138,6 +135,7 @@ class Folder:
             (AFFINITY_GROUPS, self._inventory.affinity_groups),
             (AFFINITY_LABELS, self._inventory.affinity_labels),
             (MAC_POOLS, self._inventory.mac_pools),
+            (SCHEDULING_POLICIES, self._inventory.scheduling_policies),
         ):
             for document in await self.store.load_all(table):
                 shelf.documents[document.id] = document

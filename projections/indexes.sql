@@ -24,6 +24,8 @@ CREATE INDEX affinity_groups_name ON inventory.affinity_groups (name, id);
 CREATE INDEX affinity_groups_position ON inventory.affinity_groups (position);
 CREATE INDEX affinity_labels_name ON inventory.affinity_labels (name, id);
 CREATE INDEX affinity_labels_position ON inventory.affinity_labels (position);
+CREATE INDEX scheduling_policies_name ON inventory.scheduling_policies (name, id);
+CREATE INDEX scheduling_policies_position ON inventory.scheduling_policies (position);
 CREATE INDEX mac_pools_name ON inventory.mac_pools (name, id);
 CREATE INDEX mac_pools_position ON inventory.mac_pools (position);
 

@@ -115,6 +115,15 @@ CREATE TABLE inventory.affinity_labels (
     document bytea NOT NULL
 ) WITH (toast_tuple_target = 8160);
 
+CREATE TABLE inventory.scheduling_policies (
+    id text COLLATE "C" PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL,
+    search text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    document bytea NOT NULL
+) WITH (toast_tuple_target = 8160);
+
 CREATE TABLE inventory.mac_pools (
     id text COLLATE "C" PRIMARY KEY,
     name text COLLATE "C" NOT NULL,
@@ -148,6 +157,7 @@ ALTER TABLE inventory.vms ALTER COLUMN summary SET STORAGE EXTERNAL;
 ALTER TABLE inventory.operations ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.affinity_groups ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.affinity_labels ALTER COLUMN document SET STORAGE EXTERNAL;
+ALTER TABLE inventory.scheduling_policies ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.mac_pools ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.events ALTER COLUMN document SET STORAGE EXTERNAL;
 

@@ -17,13 +17,12 @@ from projections import statements
 from projections.connection import Connection
 from projections.statements import MANY, Part
 from projections.views.inventory import Inventory
+from projections.views.table import Row, Table
 from projections.views.tables import (
     AUDIT_COLUMNS,
     REMOVED_COLUMNS,
     TABLES,
     VMS,
-    Row,
-    Table,
     audit_row,
     shelves,
 )

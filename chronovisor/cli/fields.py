@@ -43,6 +43,8 @@ KINDS = {
     "cluster": "clusters",
     "host": "hosts",
     "mac_pool": "mac_pools",
+    "scheduling_policy": "scheduling_policies",
+    "copy_of": "scheduling_policies",
 }
 """Fields that hold the id of an object of another kind; the CLI takes its name as well."""
 

@@ -55,6 +55,14 @@ KINDS: tuple[Kind, ...] = (
         sort="name",
     ),
     Kind(
+        word="scheduling-policy",
+        collection="scheduling_policies",
+        one="scheduling policy",
+        columns=("name", "balancer", "description", "id"),
+        filters=_NAMED,
+        sort="name",
+    ),
+    Kind(
         word="mac-pool",
         collection="mac_pools",
         one="MAC pool",

@@ -17,6 +17,7 @@ _GROUPS = {
     "cluster": "Clusters.",
     "host": "Hosts.",
     "vm": "Virtual machines.",
+    "scheduling-policy": "Scheduling policies of your own.",
     "mac-pool": "MAC pools: where NICs get their addresses from.",
     "affinity-group": "Affinity groups: which VMs belong together, apart, or on which hosts.",
     "affinity-label": "Affinity labels: named sets of VMs and hosts.",

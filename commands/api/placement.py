@@ -19,6 +19,7 @@ from commands.kernel.fold import Fold
 from commands.kernel.refusal import NotFound
 from commands.state.affinity import AFFINITY_GROUP, AFFINITY_LABEL, resolve
 from commands.state.cluster import CLUSTER, ClusterState
+from commands.state.scheduling_policy import SCHEDULING_POLICY, resolved
 from events.codec import CODEC
 from events.log.port import LogReader
 
@@ -68,13 +69,17 @@ async def caught_up(placement: Placement, reader: LogReader) -> None:
 
 
 async def cluster_of(reader: LogReader, cluster_id: str) -> ClusterState:
-    """Return a cluster as of the log's head; raises NotFound."""
+    """Return a cluster as of the log's head, as its scheduling policy has it; raises NotFound."""
     state: ClusterState | None = None
     for stored in await reader.load(CLUSTER.stream(cluster_id)):
         state = CLUSTER.evolve(state, CODEC.decode(stored))
     if state is None or state.removed:
         raise NotFound("The cluster is not there.")
-    return state
+    custom = state.scheduling.custom
+    if custom is None:
+        return state
+    policies = await _folded(reader, SCHEDULING_POLICY, [SCHEDULING_POLICY.stream(custom)])
+    return resolved(state, policies.get(custom))
 
 
 async def learn_affinity(placement: Placement, reader: LogReader, cluster: ClusterState) -> None:

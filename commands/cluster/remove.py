@@ -31,6 +31,9 @@ class RemoveCluster(Command, frozen=True, kw_only=True):
         del context
         state = lookup.cluster(world, self.id)
         removed = ClusterRemoved(
-            name=state.name, data_center=state.data_center, mac_pool=state.mac_pool
+            name=state.name,
+            data_center=state.data_center,
+            mac_pool=state.mac_pool,
+            scheduling_policy=state.scheduling.custom,
         )
         return Decision.of(self.id, *on(f"cluster/{self.id}", removed))

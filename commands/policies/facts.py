@@ -18,6 +18,7 @@ import msgspec
 from commands.kernel.fold import Fold, Loaded, World
 from commands.kernel.shapes import Shape, Tables
 from commands.policies.affinity_facts import AffinityFacts
+from commands.policies.cluster_facts import ClusterFacts
 from commands.policies.host_endings import ended_with_host, given_up
 from commands.policies.observer import Observer
 from commands.policies.traffic import Traffic
@@ -28,6 +29,7 @@ from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.orders import is_outdated
+from commands.state.scheduling_policy import SCHEDULING_POLICY
 from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
@@ -41,7 +43,10 @@ Timer = tuple[dt.datetime, str, str]
 
 
 SHAPE = Shape.of(
-    "facts", 1, (CLUSTER, HOST, VM, OPERATION, AFFINITY_GROUP, AFFINITY_LABEL), versions=int
+    "facts",
+    1,
+    (CLUSTER, HOST, VM, OPERATION, AFFINITY_GROUP, AFFINITY_LABEL, SCHEDULING_POLICY),
+    versions=int,
 )
 
 
@@ -73,7 +78,8 @@ class Facts:
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.position = 0
         self._observers = tuple(observers)
-        self.clusters: dict[str, ClusterState] = {}
+        self.of_clusters = ClusterFacts()
+        self.clusters = self.of_clusters.clusters
         self._versions: dict[str, int] = {}
         self._fleet = Fleet()
         self.affinity = AffinityFacts(self._fleet)
@@ -103,15 +109,16 @@ class Facts:
                 self._take_host(recorded)
             case "operation":
                 self._take_operation(recorded)
-            case "cluster":
-                self._take_cluster(recorded)
+            case "cluster" | "scheduling_policy":
+                for before, after in self.of_clusters.take(recorded):
+                    self._show_cluster(before, after)
             case "affinity_group" | "affinity_label":
                 self.affinity.take(recorded)
 
     def tables(self) -> Tables:
         """Return what a snapshot holds; all else follows from it."""
         return {
-            "cluster": dict(self.clusters),
+            **self.of_clusters.tables(),
             "host": dict(self.hosts),
             "vm": dict(self.vms),
             "operation": dict(self.operations),
@@ -124,8 +131,9 @@ class Facts:
         self.position = position
         self._versions.update(tables["versions"])
         self.affinity.restore(tables)
+        self.of_clusters.policies.update(tables["scheduling_policy"])
         for key, cluster in tables["cluster"].items():
-            self._put_cluster(key, cluster)
+            self._show_cluster(*self.of_clusters.put(key, cluster))
         for host in tables["host"].values():
             self._put_host(host)
         for key, vm in tables["vm"].items():
@@ -356,15 +364,9 @@ class Facts:
             del self.vms[key]
             self._show_vm(vm, None)
 
-    def _take_cluster(self, recorded: Recorded) -> None:
-        after = CLUSTER.evolve(self.clusters.get(recorded.object_id), recorded)
-        if after is not None:
-            self._put_cluster(recorded.object_id, after)
-
-    def _put_cluster(self, key: str, cluster: ClusterState) -> None:
+    def _show_cluster(self, before: ClusterState | None, after: ClusterState) -> None:
         for observer in self._observers:
-            observer.cluster(self.clusters.get(key), cluster)
-        self.clusters[key] = cluster
+            observer.cluster(before, after)
 
     def _show_vm(self, before: VmState | None, after: VmState | None) -> None:
         self.traffic.vm(before, after)
@@ -395,5 +397,6 @@ _FOLDED: dict[str, Callable[[Facts], dict[str, Any]]] = {
     "affinity_group": lambda facts: facts.affinity.groups,
     "affinity_label": lambda facts: facts.affinity.labels,
     "operation": lambda facts: facts.operations,
+    "scheduling_policy": lambda facts: facts.of_clusters.policies,
 }
 """The kinds of streams that are folded, and where their states are."""

@@ -16,6 +16,7 @@ from commands.scheduler.units import Filter
 from commands.state.host import HostStatus
 from events.types.cluster import SchedulingPolicy
 from events.types.host import Capabilities
+from events.types.scheduling_units import FilterUnit
 
 VCPU_CONSUMPTION_PERCENT = 10
 """What a virtual CPU is reckoned to take of a CPU: oVirt's VcpuConsumptionPercentage."""
@@ -175,7 +176,10 @@ def _maintained(need: Need, _candidate: Candidate) -> str | None:
 
 
 def _in_maintenance(need: Need) -> bool:
-    return need.starts and need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE
+    scheduling = need.scheduling
+    if scheduling.filters is not None:
+        return need.starts and FilterUnit.CLUSTER_IN_MAINTENANCE in scheduling.filters
+    return need.starts and scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE
 
 
 def _nowhere(need: Need, columns: Columns) -> Mask | None:
@@ -185,7 +189,7 @@ def _nowhere(need: Need, columns: Columns) -> Mask | None:
 def _memory(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None:
-        return "It has not said yet what it can do."
+        return None
     given_out = ordinary_memory_of(abilities) * need.memory_percent // 100
     free = given_out - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
     if need.memory_bytes <= free:
@@ -193,11 +197,15 @@ def _memory(need: Need, candidate: Candidate) -> str | None:
     return f"It has {max(free, 0) >> 20} MiB of memory free, {need.memory_bytes >> 20} are needed."
 
 
+def _told(_need: Need, candidate: Candidate) -> str | None:
+    return None if candidate.host.capabilities else "It has not said yet what it can do."
+
+
 def _enough_memory(need: Need, columns: Columns) -> Mask:
     free = columns.memory_free
     if need.memory_percent != 100:  # noqa: PLR2004
         free = free + columns.over_commit(need.memory_percent)
-    mask: Mask = columns.known & (free >= need.memory_bytes)
+    mask: Mask = ~columns.known | (free >= need.memory_bytes)
     return mask
 
 
@@ -311,6 +319,7 @@ FILTERS: tuple[Filter, ...] = (
         objection=_folder,
     ),
     Filter(name="ClusterInMaintenance", passing=_nowhere, objection=_maintained),
+    Filter(name="Capabilities", passing=lambda _need, columns: columns.known, objection=_told),
     Filter(
         name="Memory",
         passing=_enough_memory,
@@ -345,24 +354,7 @@ FILTERS: tuple[Filter, ...] = (
 )
 """All filters, in the order in which their reasons are told.
 
-Every policy has them all; ClusterInMaintenance objects under its own policy only. `Status`,
-`Tried`, `StartsAtOnce`, `ShuttingDown`, `StorageFolder`, `Storage` and `Balancing` have no name in
-oVirt.
+Every built-in policy has them all; ClusterInMaintenance objects under its own policy only.
+`Status`, `Capabilities`, `Tried`, `StartsAtOnce`, `TakingIn`, `ShuttingDown`, `StorageFolder`,
+`Storage` and `Balancing` have no name in oVirt.
 """
-
-
-def objections(need: Need, candidate: Candidate) -> tuple[str, ...]:
-    """Return every reason why a host cannot take it; none where it can."""
-    return tuple(
-        reason for each in FILTERS if (reason := each.objection(need, candidate)) is not None
-    )
-
-
-def passing(need: Need, columns: Columns) -> Mask:
-    """Return which hosts every filter lets through."""
-    mask = columns.up
-    for each in FILTERS[1:]:
-        found = each.passing(need, columns)
-        if found is not None:
-            mask = mask & found
-    return mask

@@ -13,10 +13,9 @@ import numpy as np
 
 from commands.scheduler.bounds import Affinities
 from commands.scheduler.columns import Columns, Numbers, Rows
-from commands.scheduler.filters import objections, passing
 from commands.scheduler.layout import NOTHING_SPECIAL, Special, added, special_of
 from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
-from commands.scheduler.policies import POLICIES
+from commands.scheduler.policies import objections, passing, weights_of
 from commands.scheduler.weights import ranked
 from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, HostStatus
@@ -179,7 +178,7 @@ class Fleet:
         scores = _scores(need, columns, rows)
         weights = {
             each.weight.name: weights.tolist() if weights is not None else [0] * len(rows)
-            for each in POLICIES[need.scheduling.policy]
+            for each in weights_of(need.scheduling)
             for weights in (each.weight.weigh(need, columns, rows),)
         }
         order = np.argsort(-scores, kind="stable").tolist()
@@ -253,14 +252,14 @@ def _rows(mask: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.intp]:
 def _scores(need: Need, columns: Columns, rows: Rows) -> Numbers:
     """Return each host's ranks, times their factors, summed: the most is the best."""
     total: Numbers | None = None
-    for each in POLICIES[need.scheduling.policy]:
+    for each in weights_of(need.scheduling):
         weights = each.weight.weigh(need, columns, rows)
         if weights is None:
             continue
         ranks = ranked(weights) * each.factor
         total = ranks if total is None else total + ranks
-    assert total is not None  # noqa: S101 - every policy has a weight
-    return total
+    # A policy of somebody's own may have no weight that tells hosts apart.
+    return np.zeros(len(columns.up[rows]), np.int64) if total is None else total
 
 
 def _refused(need: Need, columns: Columns) -> Choice:

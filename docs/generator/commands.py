@@ -23,6 +23,7 @@ KINDS = {
     "data_center": "Data centers",
     "cluster": "Clusters",
     "mac_pool": "MAC pools",
+    "scheduling_policy": "Scheduling policies",
     "affinity_group": "Affinity groups",
     "affinity_label": "Affinity labels",
     "host": "Hosts",

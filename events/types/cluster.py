@@ -11,6 +11,7 @@ from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, event
 from events.types.cluster_requirements import Requirements
 from events.types.run_spec import SerialNumber
+from events.types.scheduling_units import FilterUnit, WeightFactor
 
 
 def name_key(data_center: str, name: str) -> str:
@@ -35,6 +36,10 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     EnableAutomaticHostPowerManagement and HostsInReserve.
 
     A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
+
+    A cluster with a policy of somebody's own has its id as `custom`; of the parameters those count
+    that it has itself (`own`), and else the policy's. `filters` and `weights` are those of such a
+    policy; without them, and without `custom`, the built-in `policy` has its usual ones.
     """
 
     policy: SchedulingPolicy = SchedulingPolicy.NONE
@@ -49,6 +54,10 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     scale_down: int = 1
     automatic_host_power_management: bool = False
     hosts_in_reserve: int = 0
+    custom: str | None = None
+    own: tuple[str, ...] = ()
+    filters: tuple[FilterUnit, ...] | None = None
+    weights: tuple[WeightFactor, ...] | None = None
 
 
 @event("cluster.created")
@@ -123,6 +132,7 @@ class ClusterSchedulingSet(Event, frozen=True, kw_only=True):
 
     name: str
     scheduling: Scheduling
+    previous_custom: str | None = None
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
@@ -132,6 +142,16 @@ class ClusterSchedulingSet(Event, frozen=True, kw_only=True):
             " by {actor}.",
         ),
     )
+
+    def claims(self, stream: str) -> tuple[Claim, ...]:
+        """Keep a policy of somebody's own from being removed; let go of the one before."""
+        old, new = self.previous_custom, self.scheduling.custom
+        if old == new:
+            return ()
+        return (
+            *((release(f"scheduling_policy/{old}", stream),) if old is not None else ()),
+            *((shared(f"scheduling_policy/{new}", stream),) if new is not None else ()),
+        )
 
 
 @event("cluster.affinity_groups_listed")
@@ -148,6 +168,7 @@ class ClusterRemoved(Event, frozen=True, kw_only=True):
 
     name: str
     data_center: str
+    scheduling_policy: str | None = None
     mac_pool: str | None = None
 
     audits: ClassVar[tuple[Audit, ...]] = (
@@ -158,7 +179,9 @@ class ClusterRemoved(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Free name, data center and MAC pool; nobody may refer to the cluster any more."""
+        policy = self.scheduling_policy
         return (
+            *((release(f"scheduling_policy/{policy}", stream),) if policy else ()),
             *((release(f"mac_pool/{self.mac_pool}", stream),) if self.mac_pool else ()),
             release(name_key(self.data_center, self.name), stream),
             release(f"data_center/{self.data_center}", stream),

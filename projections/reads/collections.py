@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 from events.types.base import Severity
-from projections.views import tables
+from projections.views import small_tables, tables
 from projections.views.audit import AuditDocument
 from projections.views.data_center import DataCenterStatus
 from projections.views.host import HostStatus
@@ -183,31 +183,40 @@ OPERATIONS = Collection(
 )
 AFFINITY_GROUPS = Collection(
     name="affinity_groups",
-    kind=tables.AFFINITY_GROUPS.kind,
+    kind=small_tables.AFFINITY_GROUPS.kind,
     one="affinity group",
-    document=tables.AFFINITY_GROUPS.document,
+    document=small_tables.AFFINITY_GROUPS.document,
     filters={"name": NAME, "search": SEARCH, "cluster": CLUSTER},
     sorts={"name": BY_NAME, "created": BY_CREATION},
     default_sort="name",
 )
 AFFINITY_LABELS = Collection(
     name="affinity_labels",
-    kind=tables.AFFINITY_LABELS.kind,
+    kind=small_tables.AFFINITY_LABELS.kind,
     one="affinity label",
-    document=tables.AFFINITY_LABELS.document,
+    document=small_tables.AFFINITY_LABELS.document,
     filters={"name": NAME, "search": SEARCH},
     sorts={"name": BY_NAME, "created": BY_CREATION},
     default_sort="name",
 )
 MAC_POOLS = Collection(
     name="mac_pools",
-    kind=tables.MAC_POOLS.kind,
+    kind=small_tables.MAC_POOLS.kind,
     one="MAC pool",
-    document=tables.MAC_POOLS.document,
+    document=small_tables.MAC_POOLS.document,
     filters={"name": NAME, "search": SEARCH},
     sorts={"name": BY_NAME, "created": BY_CREATION},
     default_sort="name",
     versioned=True,
+)
+SCHEDULING_POLICIES = Collection(
+    name="scheduling_policies",
+    kind=small_tables.SCHEDULING_POLICIES.kind,
+    one="scheduling policy",
+    document=small_tables.SCHEDULING_POLICIES.document,
+    filters={"name": NAME, "search": SEARCH},
+    sorts={"name": BY_NAME, "created": BY_CREATION},
+    default_sort="name",
 )
 EVENTS = Collection(
     name="events",
@@ -241,6 +250,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     AFFINITY_GROUPS,
     AFFINITY_LABELS,
     MAC_POOLS,
+    SCHEDULING_POLICIES,
     EVENTS,
 )
 BY_KIND: dict[str, Collection] = {collection.kind: collection for collection in COLLECTIONS}

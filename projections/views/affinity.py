@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 
 from events.envelope import Recorded
 from events.types import affinity as e
 from projections.views.parts import Changes, Reference, Time, View
+from projections.views.shelf import Shelf
 
 
 class AffinityGroupDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An affinity group as the API shows it.
 
     `vm_rule` is about its VMs among each other, `host_rule` about its VMs and its hosts. Labels
-    stand for what they name. Names are those that members had when the group was last changed.
+    stand for what they name. Names are those that members have now; with `at`, those that they had
+    when the group was last changed before that time.
     """
 
     id: str
@@ -41,7 +44,8 @@ class AffinityGroupDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False)
 class AffinityLabelDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An affinity label as the API shows it: a named set of VMs and hosts.
 
-    Names are those that members had when the label was last changed.
+    Names are those that members have now; with `at`, those that they had when the label was last
+    changed before that time.
     """
 
     id: str
@@ -58,6 +62,38 @@ class AffinityLabelDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False)
 
 def _references(members: Iterable[e.Member]) -> tuple[Reference, ...]:
     return tuple(Reference(id=member.id, name=member.name) for member in members)
+
+
+_MEMBERS = ("vms", "hosts", "vm_labels", "host_labels")
+Named = TypeVar("Named", AffinityGroupDocument, AffinityLabelDocument)
+
+
+def known(before: Named | None, after: Named | None) -> Named | None:
+    """Return a changed document with the names that its members had in it.
+
+    Those followed every renaming; an event has the names of when each member was added.
+    """
+    if before is None or after is None or after is before:
+        return after
+    names = {member.id: member for kind in _MEMBERS for member in getattr(before, kind, ())}
+    changes = {
+        kind: tuple(names.get(member.id, member) for member in getattr(after, kind))
+        for kind in _MEMBERS
+        if hasattr(after, kind)
+    }
+    return msgspec.structs.replace(after, **changes)
+
+
+def rename(shelf: Shelf[Named], name: Reference, position: int) -> None:
+    """Have all groups, or labels, that an object is a member of call it by its new name."""
+    for document in list(shelf.documents.values()):
+        changes = {}
+        for kind in _MEMBERS:
+            members: tuple[Reference, ...] = getattr(document, kind, ())
+            if any(member.id == name.id for member in members):
+                changes[kind] = tuple(name if each.id == name.id else each for each in members)
+        if changes:
+            shelf.put(document.id, msgspec.structs.replace(document, **changes), position)
 
 
 def _said(affinity: e.Affinity) -> Changes:

@@ -7,35 +7,44 @@ batches, so an inventory that is built anew equals the one that it replaces, byt
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from events.audit import AuditRecord, audit_record
 from events.envelope import Recorded
 from events.types import data_center as data_center_events
-from projections.views import affinity, cluster, data_center, host, mac_pool, operation, vm
+from projections.views import (
+    affinity,
+    cluster,
+    data_center,
+    host,
+    mac_pool,
+    operation,
+    scheduling_policy,
+    vm,
+)
 from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.cluster import ClusterDocument
-from projections.views.data_center import DataCenterDocument, HostCounts
-from projections.views.host import HostDocument, HostStatus
+from projections.views.data_center import DataCenterDocument
+from projections.views.host import HostDocument
 from projections.views.mac_pool import MacPoolDocument
 from projections.views.operation import OperationDocument, in_progress
-from projections.views.parts import (
-    Counts,
-    OperationInProgress,
-    Reference,
-    with_operation,
-    without_operation,
-)
+from projections.views.parts import OperationInProgress, Reference, View
+from projections.views.scheduling_policy import SchedulingPolicyDocument
 from projections.views.shelf import Shelf
+from projections.views.telling import (
+    count,
+    counts_differ,
+    host_counts,
+    is_mute,
+    matters_to_others,
+    show_operation,
+)
 from projections.views.vm_document import VmDocument, VmStatus
 
 AnyDocument = VmDocument | HostDocument | ClusterDocument | DataCenterDocument | OperationDocument
 
-_JOINING = frozenset(
-    {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
-)
 IGNORED_KINDS = frozenset({"policy", "log"})
 """Kinds of streams that no view shows: who runs a policy is of no interest in the inventory, and a
 restore shows in the audit log and at the hosts.
@@ -54,6 +63,7 @@ class Inventory:
         self.affinity_groups: Shelf[AffinityGroupDocument] = Shelf()
         self.affinity_labels: Shelf[AffinityLabelDocument] = Shelf()
         self.mac_pools: Shelf[MacPoolDocument] = Shelf()
+        self.scheduling_policies: Shelf[SchedulingPolicyDocument] = Shelf()
         self.audits: list[AuditRecord] = []
         self._shelves: tuple[Shelf[Any], ...] = (
             self.data_centers,
@@ -64,6 +74,7 @@ class Inventory:
             self.affinity_groups,
             self.affinity_labels,
             self.mac_pools,
+            self.scheduling_policies,
         )
         self._vms_on: dict[str, set[str]] = {}
         self._vm_counts: dict[tuple[str, str], list[int]] = {}
@@ -74,7 +85,10 @@ class Inventory:
             "data_center": self._apply_data_center,
             "affinity_group": self._apply_affinity_group,
             "affinity_label": self._apply_affinity_label,
-            "mac_pool": self._apply_mac_pool,
+            "mac_pool": lambda _id, recorded: self._turn(mac_pool.VIEW, self.mac_pools, recorded),
+            "scheduling_policy": lambda _id, recorded: self._turn(
+                scheduling_policy.VIEW, self.scheduling_policies, recorded
+            ),
             "operation": self._apply_operation,
         }
 
@@ -95,11 +109,11 @@ class Inventory:
         """Bring the counts of VMs up to date, which are kept apart while a batch is folded."""
         for (kind, object_id), (total, up, position) in self._vm_counts.items():
             if kind == "host":
-                _count(self.hosts, object_id, total, up, position)
+                count(self.hosts, object_id, total, up, position)
             elif kind == "cluster":
-                _count(self.clusters, object_id, total, up, position)
+                count(self.clusters, object_id, total, up, position)
             else:
-                _count(self.data_centers, object_id, total, up, position)
+                count(self.data_centers, object_id, total, up, position)
         self._vm_counts.clear()
 
     def written(self, *, places_known: bool = False) -> None:
@@ -137,10 +151,12 @@ class Inventory:
                 self.vms.create(object_id, after, recorded.position)
             if after.host is not None and (before is None or before.host is not after.host):
                 where = self.hosts.get(after.host.id)
-                if where is not None and _is_mute(where):
+                if where is not None and is_mute(where):
                     after = vm.silenced(after, recorded)
             self.vms.put(object_id, after, recorded.position)
-        if before is None or after is None or _counts_differ(before, after):
+            if before is not None and before.name != after.name:
+                self._renamed(after, recorded.position)
+        if before is None or after is None or counts_differ(before, after):
             self._count_vm(before, after, recorded.position)
             self._moved(object_id, before, after)
 
@@ -205,7 +221,9 @@ class Inventory:
                 after = self._named_host(after, recorded)
                 self.hosts.create(object_id, after, recorded.position)
             self.hosts.put(object_id, after, recorded.position)
-        if before is None or after is None or _matters_to_others(before, after):
+            if before is not None and before.name != after.name:
+                self._renamed(after, recorded.position)
+        if before is None or after is None or matters_to_others(before, after):
             self._count_host(before, after, recorded.position)
             self._tell_vms(before, after, recorded)
 
@@ -227,12 +245,12 @@ class Inventory:
                 continue
             where = self.clusters.get(document.cluster.id)
             if where is not None and where.hosts is not None:
-                hosts = _host_counts(where.hosts, document, one)
+                hosts = host_counts(where.hosts, document, one)
                 changed = msgspec.structs.replace(where, hosts=hosts)
                 self.clusters.put(where.id, changed, position)
             center = self.data_centers.get(document.data_center.id)
             if center is not None and center.hosts is not None:
-                hosts = _host_counts(center.hosts, document, one)
+                hosts = host_counts(center.hosts, document, one)
                 self.data_centers.put(
                     center.id, msgspec.structs.replace(center, hosts=hosts), position
                 )
@@ -240,8 +258,8 @@ class Inventory:
     def _tell_vms(
         self, before: HostDocument | None, after: HostDocument | None, recorded: Recorded
     ) -> None:
-        was = before is not None and _is_mute(before)
-        silent = after is not None and _is_mute(after)
+        was = before is not None and is_mute(before)
+        silent = after is not None and is_mute(after)
         if was is silent:
             return
         host_id = recorded.object_id
@@ -310,17 +328,28 @@ class Inventory:
             where = self.clusters.get(after.cluster.id)
             name = Reference(id=after.cluster.id, name=where.name if where else "")
             after = msgspec.structs.replace(after, cluster=name)
+        after = affinity.known(before, after)
         self.affinity_groups.turn(object_id, before, after, recorded.position)
 
     def _apply_affinity_label(self, object_id: str, recorded: Recorded) -> None:
         before = self.affinity_labels.get(object_id)
-        after = affinity.LABEL_VIEW.evolve(before, recorded)
+        after = affinity.known(before, affinity.LABEL_VIEW.evolve(before, recorded))
         self.affinity_labels.turn(object_id, before, after, recorded.position)
+        if before is not None and after is not None and before.name != after.name:
+            name = Reference(id=after.id, name=after.name)
+            affinity.rename(self.affinity_groups, name, recorded.position)
 
-    def _apply_mac_pool(self, object_id: str, recorded: Recorded) -> None:
-        before = self.mac_pools.get(object_id)
-        after = mac_pool.VIEW.evolve(before, recorded)
-        self.mac_pools.turn(object_id, before, after, recorded.position)
+    def _renamed(self, now: VmDocument | HostDocument, position: int) -> None:
+        """Have groups and labels call a member by its new name."""
+        name = Reference(id=now.id, name=now.name)
+        affinity.rename(self.affinity_groups, name, position)
+        affinity.rename(self.affinity_labels, name, position)
+
+    def _turn(self, view: View[Any], shelf: Shelf[Any], recorded: Recorded) -> None:
+        """Fold an event of an object that nothing else shows."""
+        before = shelf.get(recorded.object_id)
+        after = view.evolve(before, recorded)
+        shelf.turn(recorded.object_id, before, after, recorded.position)
 
     # ----------------------------------------------------------------------------- operations
 
@@ -340,13 +369,13 @@ class Inventory:
         target = document.target.id
         match document.target.kind:
             case "vm":
-                _show_operation(self.vms, target, document.id, shown, position)
+                show_operation(self.vms, target, document.id, shown, position)
             case "host":
-                _show_operation(self.hosts, target, document.id, shown, position)
+                show_operation(self.hosts, target, document.id, shown, position)
             case "cluster":
-                _show_operation(self.clusters, target, document.id, shown, position)
+                show_operation(self.clusters, target, document.id, shown, position)
             case "data_center":
-                _show_operation(self.data_centers, target, document.id, shown, position)
+                show_operation(self.data_centers, target, document.id, shown, position)
 
     def _operations_on(
         self, kind: str, object_id: str, recorded: Recorded
@@ -357,63 +386,3 @@ class Inventory:
             return ()
         shown = in_progress(document)
         return (shown,) if shown is not None else ()
-
-
-def _counts_differ(before: VmDocument, after: VmDocument) -> bool:
-    if before.host is not after.host:
-        return True
-    return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
-
-
-def _is_mute(document: HostDocument) -> bool:
-    """Tell whether a host is not heard, so that what runs there is not known."""
-    return document.status is HostStatus.NON_RESPONSIVE or document.duplicate
-
-
-def _matters_to_others(before: HostDocument, after: HostDocument) -> bool:
-    """Tell whether a host's change shows in the counts, or at the VMs that run there."""
-    if before.status is not after.status or before.cluster.id != after.cluster.id:
-        return True
-    return _is_mute(before) is not _is_mute(after)
-
-
-def _host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:
-    joining = document.status in _JOINING
-    return HostCounts(
-        total=counts.total + one,
-        up=counts.up + (one if document.status is HostStatus.UP else 0),
-        joining=counts.joining + (one if joining else 0),
-    )
-
-
-Counted = TypeVar("Counted", HostDocument, ClusterDocument, DataCenterDocument)
-
-
-def _count(shelf: Shelf[Counted], object_id: str, total: int, up: int, position: int) -> None:
-    document = shelf.get(object_id)
-    if document is None or document.vms is None:
-        return
-    counts = Counts(total=document.vms.total + total, up=document.vms.up + up)
-    position = max(position, shelf.changed.get(object_id, 0))
-    shelf.put(object_id, msgspec.structs.replace(document, vms=counts), position)
-
-
-Target = TypeVar("Target", VmDocument, HostDocument, ClusterDocument, DataCenterDocument)
-
-
-def _show_operation(
-    shelf: Shelf[Target],
-    target: str,
-    operation_id: str,
-    shown: OperationInProgress | None,
-    position: int,
-) -> None:
-    document = shelf.get(target)
-    if document is None:
-        return
-    if shown is None:
-        operations = without_operation(document.operations, operation_id)
-    else:
-        operations = with_operation(document.operations, shown)
-    if operations != document.operations:
-        shelf.put(target, msgspec.structs.replace(document, operations=operations), position)

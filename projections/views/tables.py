@@ -6,69 +6,33 @@ A column here is one in `projections/schema.sql`; the order of the columns is th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 
 from events.audit import AuditRecord
 from events.types.catalogue import TYPES
 from projections.views import data_center, host, vm_words
-from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.audit import AuditDocument, document_of
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument
 from projections.views.host import HostDocument
 from projections.views.inventory import Inventory
-from projections.views.mac_pool import MacPoolDocument
 from projections.views.operation import OperationDocument
 from projections.views.shelf import Shelf
+from projections.views.small_tables import (
+    AFFINITY_GROUPS,
+    AFFINITY_LABELS,
+    MAC_POOLS,
+    SCHEDULING_POLICIES,
+)
+from projections.views.table import Row, Table, encode, folded
 from projections.views.vm_document import VmDocument, summary_of
 
 REVISION = 1
 """Raise it where the documents' meaning changes and nothing else would show it."""
-
-Document = TypeVar("Document", bound=msgspec.Struct)
-Row = tuple[Any, ...]
-_encode = msgspec.json.Encoder().encode
-
-
-class Table(Generic[Document]):
-    """A table of documents: `columns` are its names and SQL types, `row` makes what they hold."""
-
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        document: type[Document],
-        columns: dict[str, str],
-        row: Callable[[Document, int], Row],
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.document = document
-        self.columns = columns
-        self.row = row
-        self.decoder = msgspec.json.Decoder(document)
-
-    def rows(self, shelf: Shelf[Document]) -> tuple[list[Row], list[Row]]:
-        """Return the rows of the documents that changed, by id: those that are new, and the rest.
-
-        A new one is in no table yet, so that it can be written without looking for it.
-        """
-        row, documents, created = self.row, shelf.documents, shelf.created
-        fresh: list[Row] = []
-        changed: list[Row] = []
-        for object_id, position in sorted(shelf.changed.items()):
-            rows = fresh if object_id in created else changed
-            rows.append(row(documents[object_id], position))
-        return fresh, changed
-
-
-def _folded(*parts: str) -> str:
-    """What a search looks through: lower case, one part a line."""
-    return "\n".join(part for part in parts if part).casefold()
 
 
 def _vm_row(document: VmDocument, position: int) -> Row:
@@ -87,7 +51,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
         shown.high_availability.priority if shown.high_availability.enabled else None,
         shown.created_at,
         shown.configuration_version,
-        _folded(
+        folded(
             shown.name,
             shown.description,
             shown.hostname,
@@ -96,8 +60,8 @@ def _vm_row(document: VmDocument, position: int) -> Row:
             *shown.addresses,
         ),
         position,
-        _encode(summary_of(shown)),
-        _encode(shown),
+        encode(summary_of(shown)),
+        encode(shown),
     )
 
 
@@ -111,9 +75,9 @@ def _host_row(document: HostDocument, position: int) -> Row:
         shown.cluster.id,
         shown.data_center.id,
         shown.created_at,
-        _folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name),
+        folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name),
         position,
-        _encode(shown),
+        encode(shown),
     )
 
 
@@ -123,9 +87,9 @@ def _cluster_row(document: ClusterDocument, position: int) -> Row:
         document.name.casefold(),
         document.data_center.id,
         document.created_at,
-        _folded(document.name, document.description, document.data_center.name),
+        folded(document.name, document.description, document.data_center.name),
         position,
-        _encode(document),
+        encode(document),
     )
 
 
@@ -137,9 +101,9 @@ def _data_center_row(document: DataCenterDocument, position: int) -> Row:
         str(shown.status),
         shown.created_at,
         shown.configuration_version,
-        _folded(shown.name, shown.description),
+        folded(shown.name, shown.description),
         position,
-        _encode(shown),
+        encode(shown),
     )
 
 
@@ -154,51 +118,9 @@ def _operation_row(document: OperationDocument, position: int) -> Row:
         document.actor,
         document.started_at,
         document.ended_at,
-        _folded(document.name, document.kind, document.reason),
+        folded(document.name, document.kind, document.reason),
         position,
-        _encode(document),
-    )
-
-
-def _affinity_group_row(document: AffinityGroupDocument, position: int) -> Row:
-    members = (*document.vms, *document.hosts, *document.vm_labels, *document.host_labels)
-    return (
-        document.id,
-        document.name.casefold(),
-        document.cluster.id,
-        document.created_at,
-        _folded(
-            document.name,
-            document.description,
-            document.cluster.name,
-            *(member.name for member in members),
-        ),
-        position,
-        _encode(document),
-    )
-
-
-def _affinity_label_row(document: AffinityLabelDocument, position: int) -> Row:
-    members = (*document.vms, *document.hosts)
-    return (
-        document.id,
-        document.name.casefold(),
-        document.created_at,
-        _folded(document.name, document.description, *(member.name for member in members)),
-        position,
-        _encode(document),
-    )
-
-
-def _mac_pool_row(document: MacPoolDocument, position: int) -> Row:
-    return (
-        document.id,
-        document.name.casefold(),
-        document.created_at,
-        document.configuration_version,
-        _folded(document.name, document.description),
-        position,
-        _encode(document),
+        encode(document),
     )
 
 
@@ -216,7 +138,7 @@ def audit_row(record: AuditRecord) -> Row:
         document.object.id,
         record.correlation,
         record.message,
-        _encode(document),
+        encode(document),
     )
 
 
@@ -313,50 +235,6 @@ OPERATIONS: Table[OperationDocument] = Table(
     },
     _operation_row,
 )
-AFFINITY_GROUPS: Table[AffinityGroupDocument] = Table(
-    "affinity_groups",
-    "affinity_group",
-    AffinityGroupDocument,
-    {
-        "id": "text",
-        "name": "text",
-        "cluster_id": "text",
-        "created_at": "timestamptz",
-        "search": "text",
-        "position": "int8",
-        "document": "bytea",
-    },
-    _affinity_group_row,
-)
-AFFINITY_LABELS: Table[AffinityLabelDocument] = Table(
-    "affinity_labels",
-    "affinity_label",
-    AffinityLabelDocument,
-    {
-        "id": "text",
-        "name": "text",
-        "created_at": "timestamptz",
-        "search": "text",
-        "position": "int8",
-        "document": "bytea",
-    },
-    _affinity_label_row,
-)
-MAC_POOLS: Table[MacPoolDocument] = Table(
-    "mac_pools",
-    "mac_pool",
-    MacPoolDocument,
-    {
-        "id": "text",
-        "name": "text",
-        "created_at": "timestamptz",
-        "configuration_version": "int4",
-        "search": "text",
-        "position": "int8",
-        "document": "bytea",
-    },
-    _mac_pool_row,
-)
 AUDIT_COLUMNS = {
     "position": "int8",
     "time": "timestamptz",
@@ -373,7 +251,7 @@ AUDIT_COLUMNS = {
 REMOVED_COLUMNS = {"kind": "text", "id": "text", "position": "int8"}
 TABLES: tuple[Table[Any], ...] = (
     *(DATA_CENTERS, CLUSTERS, HOSTS, VMS, OPERATIONS),
-    *(AFFINITY_GROUPS, AFFINITY_LABELS, MAC_POOLS),
+    *(AFFINITY_GROUPS, AFFINITY_LABELS, MAC_POOLS, SCHEDULING_POLICIES),
 )
 
 
@@ -387,6 +265,7 @@ def shelves(inventory: Inventory) -> Iterator[tuple[Table[Any], Shelf[Any]]]:
     yield AFFINITY_GROUPS, inventory.affinity_groups
     yield AFFINITY_LABELS, inventory.affinity_labels
     yield MAC_POOLS, inventory.mac_pools
+    yield SCHEDULING_POLICIES, inventory.scheduling_policies
 
 
 def schema_hash() -> str:

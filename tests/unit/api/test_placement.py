@@ -52,6 +52,8 @@ async def test_a_dry_run_ranks_hosts_and_says_why_not(asked: Asked) -> None:
     assert [one["host"] for one in found["hosts"]] == [idle, busy, gone]
     assert [one["rank"] for one in found["hosts"]] == [1, 2, None]
     assert found["hosts"][0]["weights"].keys() == {
+        "CPU and NUMA pinning compatibility",
+        "CPU for high performance VMs",
         "OptimalForCpuEvenDistribution",
         "OptimalForMemoryEvenDistribution",
         "OptimalForHaReservation",
@@ -98,3 +100,25 @@ async def test_who_asks_badly_is_refused(asked: Asked) -> None:
     problem(await asked.post(f"/v1/vms/{NOBODY}/placement"), 404, "not-found")
     problem(await asked.post(path, {"host": "x"}), 400, "not-json")
     assert (await asked.post(path, {})).json()["hosts"] == []
+
+
+async def test_a_dry_run_goes_by_a_policy_of_ones_own(asked: Asked) -> None:
+    cluster = await asked.cluster()
+    host = await _host(asked, cluster, "alpha")
+    body = {
+        "name": "mine",
+        "filters": ["CPU"],
+        "weights": [{"unit": "PreferredHosts", "factor": 3}],
+    }
+    policy = await asked.made("/v1/scheduling_policies", body)
+    scheduled = {"scheduling_policy": policy}
+    answer = await asked.post(f"/v1/clusters/{cluster}/scheduling", scheduled)
+    assert answer.status_code == 200, answer.text
+    # more memory than the host has, which this policy does not look at
+    vm = await asked.made("/v1/vms", {"name": "w", "cluster": cluster, "memory_bytes": 64 * GIB})
+    await asked.catch_up()
+    found = (await asked.post(f"/v1/vms/{vm}/placement")).json()
+    assert found["host"] == host
+    assert found["hosts"][0]["weights"].keys() == {"PreferredHosts"}
+    assert found["scheduling"]["custom"] == policy
+    assert found["scheduling"]["filters"] == ["CPU"]

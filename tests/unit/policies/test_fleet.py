@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.scheduler.bounds import Bounds, HostBound, Tie, Wish
-from commands.scheduler.filters import FILTERS, objections
+from commands.scheduler.filters import FILTERS
 from commands.scheduler.fleet import Fleet, Share
 from commands.scheduler.layout import Special
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
-from commands.scheduler.policies import POLICIES
+from commands.scheduler.policies import objections, weights_of
 from commands.state.host import Duty, HostState, Identity
 from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
 from events.types.run_spec import Topology
+from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
 from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members
 from tests.unit.policies.stage import CAPABILITIES
 
@@ -130,7 +131,7 @@ REFUSED = [
         "It has 100 MiB of memory free, 101 are needed.",
     ),
     (
-        "Memory",
+        "Capabilities",
         host(1, capabilities=None),
         Need(cluster="c"),
         "It has not said yet what it can do.",
@@ -536,6 +537,17 @@ NEEDS = st.builds(
         vcpu_to_physical_cpu_ratio=st.sampled_from([0.0, 0.5, 1.0]),
         max_free_memory_for_over_utilized_bytes=st.sampled_from([None, 5 * MIB]),
         min_free_memory_for_under_utilized_bytes=st.sampled_from([None, 20 * MIB]),
+        filters=st.none() | st.lists(st.sampled_from(FilterUnit), max_size=6).map(tuple),
+        weights=st.none()
+        | st.lists(
+            st.builds(
+                WeightFactor,
+                unit=st.sampled_from(sorted({*WeightUnit} - {WeightUnit.ONE_NODE})),
+                factor=st.integers(1, 9),
+            ),
+            max_size=4,
+            unique_by=lambda each: each.unit,
+        ).map(tuple),
     ),
 )
 HOSTS = st.tuples(
@@ -567,7 +579,7 @@ def naive(need: Need, candidates: list[Candidate]) -> str | None:
     """What the policies say, host by host."""
     fitting = [c for c in candidates if not objections(need, c)]
     scores = dict.fromkeys((c.host.id for c in fitting), 0)
-    for each in POLICIES[need.scheduling.policy]:
+    for each in weights_of(need.scheduling):
         weights = {c.host.id: weigh(each.weight.name, need, c, fitting) for c in fitting}
         for key, weight in weights.items():
             worse = sum(other > weight for other in weights.values())

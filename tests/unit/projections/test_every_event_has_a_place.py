@@ -4,7 +4,16 @@ import pytest
 
 from events.types.base import Event
 from events.types.catalogue import TYPES
-from projections.views import affinity, cluster, data_center, host, mac_pool, operation, vm
+from projections.views import (
+    affinity,
+    cluster,
+    data_center,
+    host,
+    mac_pool,
+    operation,
+    scheduling_policy,
+    vm,
+)
 from projections.views.inventory import IGNORED_KINDS
 from projections.views.parts import View
 
@@ -12,7 +21,7 @@ VIEWS: dict[str, View] = {  # type: ignore[type-arg]
     view.kind: view
     for view in (
         *(data_center.VIEW, cluster.VIEW, host.VIEW, vm.VIEW, operation.VIEW),
-        *(affinity.GROUP_VIEW, affinity.LABEL_VIEW, mac_pool.VIEW),
+        *(affinity.GROUP_VIEW, affinity.LABEL_VIEW, mac_pool.VIEW, scheduling_policy.VIEW),
     )
 }
 

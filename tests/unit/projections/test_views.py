@@ -7,11 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from events.types import affinity as a
 from events.types import data_center as data_center_events
 from events.types import host as host_events
 from events.types import operation as operation_events
 from events.types import vm as vm_events
+from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.job import JobKind
+from events.types.scheduling_policy import SchedulingPolicyCreated, SchedulingPolicyRemoved
+from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
 from projections.views.inventory import Inventory
 from projections.views.tables import shelves
 from tests.unit.projections.history import GIB, History
@@ -529,3 +533,73 @@ def test_the_audit_log_has_the_rendered_records(
     assert records[-1].code == 119
     assert records[-1].message.endswith("(crashed). QEMU died.")
     assert [record.position for record in records] == sorted(r.position for r in records)
+
+
+def test_groups_and_labels_call_their_members_by_the_names_that_they_have_now() -> None:
+    history = History()
+    center = history.make_data_center("Berlin")
+    where = history.make_cluster(center, "main")
+    vm_id = history.make_vm(center, where)
+    made = history.recorded()[-1].event
+    assert isinstance(made, vm_events.VmCreated)
+    member = a.Member(id=vm_id, name="web01")
+    label, group = history.new_id(), history.new_id()
+    said = a.Affinity(vms=(member,), vm_labels=(a.Member(id=label, name="front"),))
+    history.add(f"affinity_label/{label}", a.AffinityLabelCreated(name="front", vms=(member,)))
+    history.add(
+        f"affinity_group/{group}",
+        a.AffinityGroupCreated(name="pair", cluster=where, affinity=said),
+    )
+
+    def names() -> list[str]:
+        found = [shown(history, "affinity_group", group), shown(history, "affinity_label", label)]
+        return [
+            one["name"]
+            for document in found
+            if document is not None
+            for one in (*document["vms"], *document.get("vm_labels", ()))
+        ]
+
+    assert names() == ["web01", "front", "web01"]
+    renamed = msgspec.structs.replace(_updated(center, made.configuration), name="web02")
+    history.add(f"vm/{vm_id}", renamed)
+    history.add(
+        f"affinity_label/{label}",
+        a.AffinityLabelUpdated(name="edge", former_name="front", vms=(member,)),
+    )
+    assert names() == ["web02", "edge", "web02"]
+    # what decisions know of members is what they were called when they were added
+    other = a.Member(id=history.new_id(), name="db01")
+    history.add(
+        f"affinity_group/{group}",
+        a.AffinityGroupUpdated(
+            name="pair",
+            former_name="pair",
+            cluster=where,
+            affinity=msgspec.structs.replace(said, vms=(member, other)),
+        ),
+    )
+    assert names() == ["web02", "db01", "edge", "web02"]
+
+
+def test_a_scheduling_policy_shows_its_units_and_parameters() -> None:
+    history = History()
+    key = history.new_id()
+    scheduling = Scheduling(
+        policy=SchedulingPolicy.POWER_SAVING,
+        filters=(FilterUnit.CPU,),
+        weights=(WeightFactor(unit=WeightUnit.PREFERRED_HOSTS, factor=9),),
+        hosts_in_reserve=2,
+    )
+    history.add(
+        f"scheduling_policy/{key}",
+        SchedulingPolicyCreated(name="mine", description="d", scheduling=scheduling),
+    )
+    document = shown(history, "scheduling_policy", key)
+    assert document is not None
+    assert (document["name"], document["balancer"]) == ("mine", "power_saving")
+    assert document["filters"] == ["CPU"]
+    assert document["weights"] == [{"unit": "PreferredHosts", "factor": 9}]
+    assert document["parameters"]["hosts_in_reserve"] == 2
+    history.add(f"scheduling_policy/{key}", SchedulingPolicyRemoved(name="mine"))
+    assert shown(history, "scheduling_policy", key) is None

@@ -1,0 +1,87 @@
+"""What a change of one object shows at others: counts, and operations that are in progress."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from projections.views.cluster import ClusterDocument
+from projections.views.data_center import DataCenterDocument, HostCounts
+from projections.views.host import HostDocument, HostStatus
+from projections.views.parts import (
+    Counts,
+    OperationInProgress,
+    with_operation,
+    without_operation,
+)
+from projections.views.shelf import Shelf
+from projections.views.vm_document import VmDocument, VmStatus
+
+_JOINING = frozenset(
+    {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
+)
+
+
+def counts_differ(before: VmDocument, after: VmDocument) -> bool:
+    """Tell whether a VM's change shows in the counts of its host or its cluster."""
+    if before.host is not after.host:
+        return True
+    return (before.status is VmStatus.UP) is not (after.status is VmStatus.UP)
+
+
+def is_mute(document: HostDocument) -> bool:
+    """Tell whether a host is not heard, so that what runs there is not known."""
+    return document.status is HostStatus.NON_RESPONSIVE or document.duplicate
+
+
+def matters_to_others(before: HostDocument, after: HostDocument) -> bool:
+    """Tell whether a host's change shows in the counts, or at the VMs that run there."""
+    if before.status is not after.status or before.cluster.id != after.cluster.id:
+        return True
+    return is_mute(before) is not is_mute(after)
+
+
+def host_counts(counts: HostCounts, document: HostDocument, one: int) -> HostCounts:
+    """Return counts with a host more, or one less."""
+    joining = document.status in _JOINING
+    return HostCounts(
+        total=counts.total + one,
+        up=counts.up + (one if document.status is HostStatus.UP else 0),
+        joining=counts.joining + (one if joining else 0),
+    )
+
+
+Counted = TypeVar("Counted", HostDocument, ClusterDocument, DataCenterDocument)
+
+
+def count(shelf: Shelf[Counted], object_id: str, total: int, up: int, position: int) -> None:
+    """Count VMs at an object that is at hand."""
+    document = shelf.get(object_id)
+    if document is None or document.vms is None:
+        return
+    counts = Counts(total=document.vms.total + total, up=document.vms.up + up)
+    position = max(position, shelf.changed.get(object_id, 0))
+    shelf.put(object_id, msgspec.structs.replace(document, vms=counts), position)
+
+
+Target = TypeVar("Target", VmDocument, HostDocument, ClusterDocument, DataCenterDocument)
+
+
+def show_operation(
+    shelf: Shelf[Target],
+    target: str,
+    operation_id: str,
+    shown: OperationInProgress | None,
+    position: int,
+) -> None:
+    """Show how an operation is at its target, or, with None, that it has ended."""
+    document = shelf.get(target)
+    if document is None:
+        return
+    if shown is None:
+        operations = without_operation(document.operations, operation_id)
+    else:
+        operations = with_operation(document.operations, shown)
+    if operations != document.operations:
+        shelf.put(target, msgspec.structs.replace(document, operations=operations), position)
