@@ -41,9 +41,11 @@ def _libvirt_missing() -> str | None:
 
 # Each component that a test may need: answers why it is missing, or nothing if it is there.
 COMPONENTS: dict[str, Callable[[], str | None]] = {
+    "firewalld": _program("firewalld", "firewall-cmd", "dbus-daemon", "nft"),
     "ipmi": _program("ipmi_sim", "ipmitool", "fence_ipmilan"),
     "kafka": _kafka_missing,
     "libvirt": _libvirt_missing,
+    "packages": _program("apt-get", "dnf", "rpmbuild", "createrepo_c", "tini", "nsenter"),
     "qemu": _program("qemu-system-x86_64"),
     "qemu-img": _program("qemu-img", "prlimit"),
     "shellcheck": _program("shellcheck"),

@@ -14,6 +14,8 @@ packages=(
   libvirt-dev pkg-config
   # machines that become hosts over SSH
   ca-certificates nftables openssh-server python3-libvirt sudo
+  # package managers and a firewall that an installation speaks to, and what makes a repository
+  createrepo-c dbus dnf firewalld rpm
   # BMCs that switch the tests' hosts, and the programs that talk to them
   fence-agents ipmitool openipmi
   # an SNMP manager, certificates, a second PostgreSQL beside the wheel
