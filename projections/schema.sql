@@ -59,6 +59,7 @@ CREATE TABLE inventory.hosts (
     created_at timestamptz NOT NULL,
     search text COLLATE "C" NOT NULL,
     position bigint NOT NULL,
+    summary bytea NOT NULL,
     document bytea NOT NULL
 ) WITH (toast_tuple_target = 8160);
 
@@ -152,6 +153,7 @@ CREATE TABLE inventory.events (
 ALTER TABLE inventory.data_centers ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.clusters ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.hosts ALTER COLUMN document SET STORAGE EXTERNAL;
+ALTER TABLE inventory.hosts ALTER COLUMN summary SET STORAGE EXTERNAL;
 ALTER TABLE inventory.vms ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.vms ALTER COLUMN summary SET STORAGE EXTERNAL;
 ALTER TABLE inventory.operations ALTER COLUMN document SET STORAGE EXTERNAL;

@@ -10,7 +10,7 @@ from events.types.base import Severity
 from projections.views import small_tables, tables
 from projections.views.audit import AuditDocument
 from projections.views.data_center import DataCenterStatus
-from projections.views.host import HostStatus
+from projections.views.host_document import HostStatus, HostSummary
 from projections.views.operation import OperationStatus
 from projections.views.vm_document import VmStatus, VmSummary
 
@@ -124,6 +124,7 @@ HOSTS = Collection(
     kind=tables.HOSTS.kind,
     one="host",
     document=tables.HOSTS.document,
+    summary=HostSummary,
     filters={
         "name": NAME,
         "search": SEARCH_MANY,

@@ -11,7 +11,7 @@ from projections.reads.collections import HOSTS
 from projections.reads.context import POSITION_HEADER, Reads, building
 from projections.reads.lists import check_parameters
 from projections.reads.objects import missing, require_key, statement
-from projections.views.host import HostDocument
+from projections.views.host_document import HostDocument
 
 PARTS: dict[str, type[msgspec.Struct]] = {
     "nics": HostNic,

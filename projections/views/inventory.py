@@ -27,7 +27,7 @@ from projections.views import (
 from projections.views.affinity import AffinityGroupDocument, AffinityLabelDocument
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument
-from projections.views.host import HostDocument
+from projections.views.host_document import HostDocument
 from projections.views.mac_pool import MacPoolDocument
 from projections.views.operation import OperationDocument, in_progress
 from projections.views.parts import OperationInProgress, Reference, View

@@ -14,11 +14,11 @@ import msgspec
 
 from events.audit import AuditRecord
 from events.types.catalogue import TYPES
-from projections.views import data_center, host, vm_words
+from projections.views import data_center, host_document, host_words, vm_words
 from projections.views.audit import AuditDocument, document_of
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument
-from projections.views.host import HostDocument
+from projections.views.host_document import HostDocument
 from projections.views.inventory import Inventory
 from projections.views.operation import OperationDocument
 from projections.views.shelf import Shelf
@@ -66,7 +66,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
 
 
 def _host_row(document: HostDocument, position: int) -> Row:
-    shown = host.explained(document)
+    shown = host_words.explained(document)
     return (
         shown.id,
         shown.name.casefold(),
@@ -77,6 +77,7 @@ def _host_row(document: HostDocument, position: int) -> Row:
         shown.created_at,
         folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name),
         position,
+        encode(host_document.summary_of(shown)),
         encode(shown),
     )
 
@@ -180,6 +181,7 @@ HOSTS: Table[HostDocument] = Table(
         "created_at": "timestamptz",
         "search": "text",
         "position": "int8",
+        "summary": "bytea",
         "document": "bytea",
     },
     _host_row,

@@ -8,7 +8,7 @@ import msgspec
 
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument, HostCounts
-from projections.views.host import HostDocument, HostStatus
+from projections.views.host_document import HostDocument, HostStatus
 from projections.views.parts import (
     Counts,
     OperationInProgress,

@@ -23,7 +23,8 @@ from events.stream.port import Cursor, OtherLogError
 from events.types.vm import VmCreated
 from projections.projector import Projector, ProjectorStatus
 from projections.store import NEXT, Changes, Store
-from projections.views.tables import TABLES, Table
+from projections.views.table import Table
+from projections.views.tables import TABLES
 from tests.harness.postgres import Database, PostgresServer
 from tests.unit.projections.history import History, ListStream, busy_history, write_log
 from tests.unit.projections.test_batches import build

@@ -13,7 +13,8 @@ from events.stream.direct import DirectStream
 from events.stream.port import START, Cursor, OtherLogError
 from projections.folder import Folder
 from projections.store import Changes, FencedError
-from projections.views.tables import TABLES, VMS, Table
+from projections.views.table import Table
+from projections.views.tables import TABLES, VMS
 from tests.simulation.loop import Freezer
 from tests.simulation.process import Process
 

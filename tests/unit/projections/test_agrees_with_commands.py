@@ -13,8 +13,8 @@ from events.types.base import Event
 from events.types.host_failing import HostFailing, HostRecovered
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.host_maintenance import HostEvacuationBegun
-from projections.views.host import HostDocument
-from projections.views.host import HostStatus as ShownHostStatus
+from projections.views.host_document import HostDocument
+from projections.views.host_document import HostStatus as ShownHostStatus
 from projections.views.inventory import Inventory
 from projections.views.vm_document import VmDocument
 from projections.views.vm_document import VmStatus as ShownVmStatus

@@ -12,8 +12,9 @@ from events.types import host as h
 from events.types import host_power as e
 from events.types.base import Event, type_of
 from projections.views import host as view
-from projections.views.host import HostDocument
+from projections.views.host_document import HostDocument
 from projections.views.host_power import BEING_FENCED
+from projections.views.host_words import explained
 from projections.views.parts import OperationInProgress
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -88,10 +89,10 @@ def test_the_last_word_of_the_agents_is_shown_with_its_time_and_doubt() -> None:
 
 
 def test_a_host_that_was_turned_off_says_so_until_it_is_heard() -> None:
-    document = view.explained(shown(SILENT, OFF))
+    document = explained(shown(SILENT, OFF))
     assert document.power.fenced_off
     assert "verified to be off" in document.status_reason
-    again = view.explained(shown(SILENT, OFF, HELLO))
+    again = explained(shown(SILENT, OFF, HELLO))
     assert not again.power.fenced_off
     assert "off" not in again.status_reason
 
@@ -99,10 +100,10 @@ def test_a_host_that_was_turned_off_says_so_until_it_is_heard() -> None:
 def test_a_silent_host_says_that_it_is_being_fenced_or_what_that_waits_for() -> None:
     operation = OperationInProgress(id="op", kind="host.fence", status="running")
     document = msgspec.structs.replace(shown(SILENT), operations=(operation,))
-    assert view.explained(document).next == BEING_FENCED
+    assert explained(document).next == BEING_FENCED
     stuck = msgspec.structs.replace(operation, reason="bmc is deaf.", remedy="Look at it.")
     document = msgspec.structs.replace(shown(SILENT), operations=(stuck,))
-    assert view.explained(document).next == "bmc is deaf. Look at it."
+    assert explained(document).next == "bmc is deaf. Look at it."
 
 
 def test_configuration_and_dumps_are_shown() -> None:

@@ -603,3 +603,19 @@ def test_a_scheduling_policy_shows_its_units_and_parameters() -> None:
     assert document["parameters"]["hosts_in_reserve"] == 2
     history.add(f"scheduling_policy/{key}", SchedulingPolicyRemoved(name="mine"))
     assert shown(history, "scheduling_policy", key) is None
+
+
+def test_a_list_shows_little_of_a_host() -> None:
+    history = History()
+    center = history.make_data_center("Berlin")
+    host = history.make_host(center, history.make_cluster(center, "main"))
+    inventory = fold(history)
+    (table,) = (each for each, _ in shelves(inventory) if each.kind == "host")
+    document = inventory.hosts.documents[host]
+    columns = dict(zip(table.columns, table.row(document, 7), strict=True))
+    whole, short = json.loads(columns["document"]), json.loads(columns["summary"])
+    assert short.keys() < {*whole, "cpus", "memory_bytes"}
+    able = whole["capabilities"]
+    assert (short.pop("cpus"), short.pop("memory_bytes")) == (able["cpus"], able["memory_bytes"])
+    assert short == {name: whole[name] for name in short}
+    assert {"name", "status", "status_reason", "cluster", "vms"} <= short.keys()
