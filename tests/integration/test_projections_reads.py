@@ -24,13 +24,16 @@ from events.types import host_hardware as hw
 from events.types import vm as vm_events
 from events.types.vm_availability import VmHighAvailabilityChanged
 from projections.projector import Projector, ProjectorStatus
-from projections.reads import host_parts
+from projections.reads import host_parts, pages
+from projections.reads.cache import DocumentCache, PageCache
+from projections.reads.context import Reads
 from projections.reads.openapi import openapi_components, openapi_paths
+from projections.reads.pages import NEWS_MAX
 from projections.reads.routes import ReadApi
 from projections.views.vm_document import VmSummary
 from tests.harness.postgres import Database
 from tests.integration.test_projections_projector import running, until
-from tests.unit.projections.history import CAPABILITIES, History, write_log
+from tests.unit.projections.history import CAPABILITIES, History, Life, write_log
 
 pytestmark = pytest.mark.integration
 
@@ -119,6 +122,30 @@ async def fleet(site: Site) -> Site:
     history.silence(hosts[1], "host2")
     await site.settle()
     return site
+
+
+@contextlib.asynccontextmanager
+async def api_of(site: Site) -> AsyncIterator[tuple[httpx.AsyncClient, Reads]]:
+    """Another read API over the same inventory, and what it reads with."""
+    async with PostgresLogReader.open(site.dsn) as log:
+        api = ReadApi(dsn=site.dsn, log=log, authenticate=authenticate)
+        async with api.open():
+            transport = httpx.ASGITransport(Starlette(routes=api.routes()))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield client, api._reads
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """What the function of this name in `pages` returns from now on."""
+    returned: list[Any] = []
+    function = getattr(pages, name)
+
+    def call(*given: Any) -> Any:
+        returned.append(function(*given))
+        return returned[-1]
+
+    monkeypatch.setattr(pages, name, call)
+    return returned
 
 
 async def first_id(site: Site, path: str, **parameters: Any) -> str:
@@ -260,6 +287,46 @@ class TestList:
         await fleet.settle()
         after = (await fleet.get("/v1/vms", limit="3")).json()
         assert after == before | {"position": before["position"] + 1}
+
+    async def test_asked_again_after_many_changes_is_as_if_asked_for_the_first_time(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kept pages, in which changes are exchanged, against an API that keeps nothing."""
+        exchanged = counted(monkeypatch, "spliced")
+        life = Life(site.history, vms=30, hosts=4)
+        await site.settle()
+        where = life.clusters[0]
+        asked = [
+            *("/v1/vms", "/v1/vms?limit=7", "/v1/vms?sort=-status_since&limit=5"),
+            *("/v1/vms?fields=*", "/v1/vms?fields=name,status&sort=-created", "/v1/hosts"),
+            *(f"/v1/vms?cluster={where}&limit=6&sort=-name", "/v1/vms?status=up", "/v1/clusters"),
+            *("/v1/vms?sort=memory&limit=4", "/v1/events?limit=10", "/v1/operations?open=true"),
+        ]
+        first = (await site.client.get("/v1/vms?limit=7")).json()["next"]
+        async with api_of(site) as (fresh, reads):
+            for _ in range(40):
+                for path in (*asked, first):
+                    reads.pages, reads.cache = PageCache(), DocumentCache()
+                    kept, anew = await site.client.get(path), await fresh.get(path)
+                    assert kept.status_code == 200
+                    assert kept.json() == anew.json(), path
+                life.step()
+                await site.settle()
+        assert sum(page is not None for page in exchanged) > 20
+        assert any(page is None for page in exchanged)
+
+    async def test_with_more_changes_than_are_exchanged_is_of_now(self, site: Site) -> None:
+        history = site.history
+        center = history.make_data_center()
+        where = history.make_cluster(center)
+        vms = [history.make_vm(center, where, f"vm{n:03}") for n in range(NEWS_MAX + 5)]
+        await site.settle()
+        assert len((await site.get("/v1/vms", limit="1000")).json()["items"]) == len(vms)
+        for number, vm_id in enumerate(vms):
+            history.ready(vm_id, f"vm{number:03}")
+        await site.settle()
+        items = (await site.get("/v1/vms", limit="1000")).json()["items"]
+        assert {item["status"] for item in items} == {"down"}
 
     async def test_of_another_inventory_is_read_anew(self, fleet: Site) -> None:
         """Where the log is another one, equal positions say nothing."""
