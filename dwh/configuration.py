@@ -12,9 +12,25 @@ from typing import Any
 import msgspec
 
 from events.envelope import Recorded
-from events.types.cluster import ClusterCreated, ClusterRemoved
+from events.types.affinity import (
+    Affinity,
+    AffinityGroupCreated,
+    AffinityGroupRemoved,
+    AffinityGroupUpdated,
+    AffinityLabelCreated,
+    AffinityLabelRemoved,
+    AffinityLabelUpdated,
+    Member,
+)
+from events.types.base import Event
+from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterUpdated
 from events.types.data_center import DataCenterCreated, DataCenterRemoved, DataCenterRenamed
-from events.types.host import HostAdded, HostCapabilitiesReported, HostRemoved
+from events.types.host import (
+    HostAdded,
+    HostCapabilitiesReported,
+    HostClusterChanged,
+    HostRemoved,
+)
 from events.types.run_spec import VmConfiguration
 from events.types.vm import VmCreated, VmRemoved, VmUpdated
 
@@ -30,8 +46,10 @@ class Versioned(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: str
-    events: tuple[type, ...]
+    events: tuple[type[Event], ...]
     fold: Callable[[Row | None, Any], Row | None]
+    revision: int = 1
+    """Raised where rows follow from events in another way: all are worked out anew then."""
 
     @property
     def table(self) -> str:
@@ -66,14 +84,17 @@ def _data_center(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401  on
 
 
 def _cluster(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
-    del row
-    if not isinstance(event, ClusterCreated):
-        return None
+    match event:
+        case ClusterCreated():
+            place = {"data_center": event.data_center, "architecture": event.architecture}
+        case ClusterUpdated():
+            place = row or {}
+        case _:
+            return None
     return {
+        **place,
         "name": event.name,
-        "data_center": event.data_center,
         "description": event.description,
-        "architecture": event.architecture,
         "cpu_model": event.cpu_model,
         "machine_type": event.machine_type,
         "compatibility_version": event.compatibility_version,
@@ -89,6 +110,8 @@ def _host(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
                 "data_center": event.data_center,
                 "address": event.address,
             }
+        case HostClusterChanged():
+            return {**(row or {}), "cluster": event.cluster}
         case HostCapabilitiesReported():
             able = event.capabilities
             return {
@@ -143,15 +166,75 @@ def _vm(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
             return None
 
 
+def _ids(members: Iterable[Member]) -> list[str]:
+    return [member.id for member in members]
+
+
+def _rules(affinity: Affinity) -> Row:
+    return {
+        "vm_rule": affinity.vm_rule.polarity.value,
+        "vm_enforcing": affinity.vm_rule.enforcing,
+        "host_rule": affinity.host_rule.polarity.value,
+        "host_enforcing": affinity.host_rule.enforcing,
+        "priority": affinity.priority,
+        "vms": _ids(affinity.vms),
+        "hosts": _ids(affinity.hosts),
+        "vm_labels": _ids(affinity.vm_labels),
+        "host_labels": _ids(affinity.host_labels),
+    }
+
+
+def _affinity_group(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
+    del row
+    if not isinstance(event, AffinityGroupCreated | AffinityGroupUpdated):
+        return None
+    return {
+        "name": event.name,
+        "cluster": event.cluster,
+        "description": event.description,
+        **_rules(event.affinity),
+    }
+
+
+def _affinity_label(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
+    del row
+    if not isinstance(event, AffinityLabelCreated | AffinityLabelUpdated):
+        return None
+    return {
+        "name": event.name,
+        "description": event.description,
+        "vms": _ids(event.vms),
+        "hosts": _ids(event.hosts),
+    }
+
+
 VERSIONED: tuple[Versioned, ...] = (
     Versioned(
         kind="data_center",
         events=(DataCenterCreated, DataCenterRenamed, DataCenterRemoved),
         fold=_data_center,
     ),
-    Versioned(kind="cluster", events=(ClusterCreated, ClusterRemoved), fold=_cluster),
-    Versioned(kind="host", events=(HostAdded, HostCapabilitiesReported, HostRemoved), fold=_host),
+    Versioned(
+        kind="cluster",
+        events=(ClusterCreated, ClusterUpdated, ClusterRemoved),
+        fold=_cluster,
+    ),
+    Versioned(
+        kind="host",
+        events=(HostAdded, HostCapabilitiesReported, HostClusterChanged, HostRemoved),
+        fold=_host,
+    ),
     Versioned(kind="vm", events=(VmCreated, VmUpdated, VmRemoved), fold=_vm),
+    Versioned(
+        kind="affinity_group",
+        events=(AffinityGroupCreated, AffinityGroupUpdated, AffinityGroupRemoved),
+        fold=_affinity_group,
+    ),
+    Versioned(
+        kind="affinity_label",
+        events=(AffinityLabelCreated, AffinityLabelUpdated, AffinityLabelRemoved),
+        fold=_affinity_label,
+    ),
 )
 """All kinds. To keep another: a table in schema.sql, a fold here, and a line in this tuple."""
 

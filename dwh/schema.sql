@@ -112,6 +112,43 @@ CREATE TABLE IF NOT EXISTS vm_configuration (
     valid_to TIMESTAMP
 );
 
+-- Affinity groups and labels; their members by their ids.
+CREATE TABLE IF NOT EXISTS affinity_group_configuration (
+    affinity_group VARCHAR NOT NULL,
+    name VARCHAR,
+    cluster VARCHAR,
+    description VARCHAR,
+    vm_rule VARCHAR,
+    vm_enforcing BOOLEAN,
+    host_rule VARCHAR,
+    host_enforcing BOOLEAN,
+    priority DOUBLE,
+    vms VARCHAR[],
+    hosts VARCHAR[],
+    vm_labels VARCHAR[],
+    host_labels VARCHAR[],
+    position BIGINT NOT NULL,
+    valid_from TIMESTAMP NOT NULL,
+    valid_to TIMESTAMP
+);
+
+CREATE TABLE IF NOT EXISTS affinity_label_configuration (
+    affinity_label VARCHAR NOT NULL,
+    name VARCHAR,
+    description VARCHAR,
+    vms VARCHAR[],
+    hosts VARCHAR[],
+    position BIGINT NOT NULL,
+    valid_from TIMESTAMP NOT NULL,
+    valid_to TIMESTAMP
+);
+
+-- How the rows of each kind's configurations were worked out: another revision, and all are anew.
+CREATE TABLE IF NOT EXISTS configuration_revisions (
+    kind VARCHAR NOT NULL,
+    revision INTEGER NOT NULL
+);
+
 -- Samples, as the hosts sent them; the time is the host's own.
 CREATE TABLE IF NOT EXISTS host_samples (
     time TIMESTAMP NOT NULL,

@@ -21,6 +21,7 @@ import structlog
 from dwh import rows
 from dwh.configuration import VERSIONED, Row, Versioned, changes
 from dwh.deduplication import Key, Mark, Watermarks
+from dwh.history import stored_again
 from events.audit import audit_record
 from events.codec import CODEC, Codec, UnknownEventError
 from events.envelope import Recorded, Stored
@@ -77,6 +78,7 @@ class Warehouse:
         # that does nothing else.
         self._for_queries = self._connection.cursor()
         self._watermarks = Watermarks(self._rows("FROM telemetry_watermarks"))
+        self._bring_configurations_up_to_date()
         self.events_taken = 0
         self.samples_taken = 0
 
@@ -207,6 +209,23 @@ class Warehouse:
                 )
         if result.rows:
             self._insert(kind.table, self._configuration_table(kind, result.rows))
+
+    def _bring_configurations_up_to_date(self) -> None:
+        """Work configurations out anew that came later than the events, or follow otherwise now."""
+        known = dict(self._rows("SELECT kind, revision FROM configuration_revisions"))
+        for kind in VERSIONED:
+            if known.get(kind.kind) == kind.revision:
+                continue
+            with self._transaction():
+                self._connection.execute(f"DELETE FROM {kind.table}")  # noqa: S608 - one of ours
+                for batch in stored_again(self._connection.cursor(), kind):
+                    self._store_configuration(kind, [self._codec.decode(one) for one in batch])
+                self._connection.execute(
+                    "DELETE FROM configuration_revisions WHERE kind = ?", [kind.kind]
+                )
+                self._connection.execute(
+                    "INSERT INTO configuration_revisions VALUES (?, ?)", [kind.kind, kind.revision]
+                )
 
     def _open_rows(self, kind: Versioned, ids: Sequence[str]) -> Mapping[str, Row]:
         statement = (

@@ -5,7 +5,22 @@ from __future__ import annotations
 import datetime as dt
 
 from dwh.configuration import VERSIONED, Changes, Row, changes
+from events.types.affinity import (
+    Affinity,
+    AffinityGroupCreated,
+    AffinityGroupRemoved,
+    AffinityGroupUpdated,
+    AffinityLabelCreated,
+    AffinityLabelRemoved,
+    AffinityLabelUpdated,
+    Member,
+    Polarity,
+    Rule,
+)
 from events.types.base import Event
+from events.types.cluster import ClusterCreated, ClusterUpdated
+from events.types.cluster_requirements import Requirements
+from events.types.host import HostClusterChanged
 from tests.unit.dwh.samples import (
     MIB,
     START,
@@ -73,3 +88,52 @@ def test_a_removal_ends_the_last_row() -> None:
 
 def test_other_events_do_nothing() -> None:
     assert apply("vm", vm_up()) == Changes(closed={}, rows=[])
+
+
+def test_a_cluster_and_a_hosts_cluster_follow_their_changes() -> None:
+    made = ClusterCreated(
+        name="main",
+        data_center="dc1",
+        architecture="x86_64",
+        cpu_model="Nehalem",
+        machine_type="pc-q35-7.1",
+        compatibility_version="1.0",
+    )
+    changed = ClusterUpdated(
+        name="main",
+        description="newer",
+        cpu_model="EPYC",
+        machine_type="pc-q35-7.2",
+        compatibility_version="1.0",
+        requirements=Requirements(),
+    )
+    first, second = apply("cluster", made, changed).rows
+    assert (first["cpu_model"], first["valid_to"]) == ("Nehalem", at(2))
+    assert (second["cpu_model"], second["data_center"]) == ("EPYC", "dc1")
+    assert (second["architecture"], second["valid_to"]) == ("x86_64", None)
+    moved = HostClusterChanged(
+        name="node1", cluster="c2", cluster_name="other", previous_cluster="c1"
+    )
+    assert [row["cluster"] for row in apply("host", host_added(), moved).rows] == ["c1", "c2"]
+
+
+def test_groups_and_labels_have_their_members_over_time() -> None:
+    one, two = Member(id="v1", name="web01"), Member(id="v2", name="web02")
+    apart = Rule(polarity=Polarity.NEGATIVE, enforcing=True)
+    made = AffinityGroupCreated(
+        name="apart", cluster="c1", affinity=Affinity(vm_rule=apart, vms=(one,))
+    )
+    more = AffinityGroupUpdated(
+        name="apart",
+        former_name="apart",
+        cluster="c1",
+        affinity=Affinity(vm_rule=apart, vms=(one, two), priority=2.0),
+    )
+    gone = AffinityGroupRemoved(name="apart", cluster="c1")
+    first, second = apply("affinity_group", made, more, gone).rows
+    assert (first["vms"], first["vm_rule"], first["vm_enforcing"]) == (["v1"], "negative", True)
+    assert (second["vms"], second["priority"], second["valid_to"]) == (["v1", "v2"], 2.0, at(3))
+    label = AffinityLabelCreated(name="front", vms=(one,))
+    renamed = AffinityLabelUpdated(name="edge", former_name="front", vms=(one,), hosts=(two,))
+    found = apply("affinity_label", label, renamed, AffinityLabelRemoved(name="edge")).rows
+    assert [(row["name"], row["hosts"]) for row in found] == [("front", []), ("edge", ["v2"])]

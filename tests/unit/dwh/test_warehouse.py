@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import pytest
 
-from dwh.warehouse import Warehouse, WarehouseUnavailableError
+from dwh.warehouse import EVENT_TABLES, Warehouse, WarehouseUnavailableError
 from events.codec import UnknownEventError
 from events.stream.port import START as BEGINNING
 from events.stream.port import Cursor
+from events.types.affinity import Affinity, AffinityGroupCreated, Member
 from events.wire.telemetry import TelemetryBatch
 from tests.unit.dwh.samples import (
     LOG,
@@ -147,3 +149,28 @@ def test_a_second_process_is_told(tmp_path: Path) -> None:
     (tmp_path / "warehouse.duckdb").write_bytes(b"this is no database" * 1000)
     with pytest.raises(WarehouseUnavailableError, match=r"warehouse\.duckdb cannot be opened"):
         Warehouse(tmp_path)
+
+
+def test_tables_that_came_later_are_filled_from_the_events(tmp_path: Path) -> None:
+    """given a warehouse of a release without some tables, they tell what was before as well"""
+    group = AffinityGroupCreated(
+        name="pair", cluster="c1", affinity=Affinity(vms=(Member(id="v1", name="web01"),))
+    )
+    first = Warehouse(tmp_path)
+    first.take_events(batch(*LIFE, stored(5, "affinity_group/g1", group)))
+    wanted = {
+        name: rows(first, f"FROM {name}")
+        for name in EVENT_TABLES
+        if name.endswith("_configuration")
+    }
+    first.close()
+    assert wanted["affinity_group_configuration"]
+    with duckdb.connect(tmp_path / "warehouse.duckdb") as older:
+        older.execute("DROP TABLE affinity_group_configuration")
+        older.execute("DROP TABLE configuration_revisions")
+        older.execute("UPDATE vm_configuration SET name = 'of an older fold'")
+    second = Warehouse(tmp_path)
+    assert {name: rows(second, f"FROM {name}") for name in wanted} == wanted
+    second.take_events(batch(stored(6, "vm/v1", vm_updated(), 4)))
+    assert rows(second, "SELECT count(*) FROM vm_configuration WHERE valid_to IS NULL") == [(1,)]
+    second.close()
