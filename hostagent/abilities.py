@@ -12,6 +12,7 @@ import structlog
 from events.types.host import Capabilities
 from hostagent.driver import Driver, DriverError
 from hostagent.files import read_bounded, write_atomically
+from hostagent.memory_keeper import MemoryKeeper
 from hostagent.power import Power
 from hostagent.timings import Timings
 
@@ -21,6 +22,9 @@ COMPATIBILITY_VERSIONS = ("1.0",)
 CAPABILITIES_NAME = "capabilities.json"
 FREE_STORAGE_CHANGE = 0.1
 """Free storage is reported anew when it changed by this part of what was reported."""
+
+SAVED_CHANGE = 0.01
+"""What KSM saves is reported anew when it changed by this part of the host's memory."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +40,9 @@ class Abilities:
         *,
         migration_address: str = "",
         power: Power | None = None,
+        memory: MemoryKeeper | None = None,
     ) -> None:
+        self._memory = memory
         self._power = power
         self._migration_address = migration_address
         self._driver = driver
@@ -68,8 +74,10 @@ class Abilities:
         except (DriverError, TimeoutError) as error:
             _log.warning("abilities not known", error=repr(error))
             return None
+        ksm = await asyncio.to_thread(self._memory.ksm) if self._memory is not None else None
         return msgspec.structs.replace(
             able,
+            ksm=ksm,
             agent_version=AGENT_VERSION,
             hostname=able.hostname or platform.node(),
             migration_address=self._migration_address,
@@ -90,10 +98,13 @@ class Abilities:
 
 
 def _differs(able: Capabilities, reported: Capabilities | None) -> bool:
-    """Whether abilities are worth a word: free storage changes all the time."""
+    """Whether abilities are worth a word: free storage, and what KSM saves, change all the time."""
     if reported is None:
         return True
-    if msgspec.structs.replace(able, storage_free_bytes=reported.storage_free_bytes) != reported:
+    free, saved = reported.storage_free_bytes, reported.ksm.saved_bytes if reported.ksm else 0
+    ksm = able.ksm and msgspec.structs.replace(able.ksm, saved_bytes=saved)
+    if msgspec.structs.replace(able, storage_free_bytes=free, ksm=ksm) != reported:
         return True
-    change = abs(able.storage_free_bytes - reported.storage_free_bytes)
-    return change > FREE_STORAGE_CHANGE * max(1, reported.storage_free_bytes)
+    if abs((able.ksm.saved_bytes if able.ksm else 0) - saved) > SAVED_CHANGE * able.memory_bytes:
+        return True
+    return abs(able.storage_free_bytes - free) > FREE_STORAGE_CHANGE * max(1, free)

@@ -39,6 +39,7 @@ from hostagent.jobs import CANCELLABLE, Jobs
 from hostagent.journal import Journal
 from hostagent.lanes import Lanes
 from hostagent.link import Link
+from hostagent.memory_keeper import MemoryKeeper, MemorySetup
 from hostagent.metrics import Metrics
 from hostagent.migrations import MigrationSetup, Mover
 from hostagent.power import Power
@@ -57,7 +58,7 @@ _log = structlog.get_logger(__name__)
 class HostAgent:
     """One host's agent. `run` works until it is cancelled."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts of a host, some of which not every host has
         self,
         identity: Identity,
         driver: Driver,
@@ -68,6 +69,7 @@ class HostAgent:
         metrics: Metrics | None = None,
         migrations: MigrationSetup | None = None,
         power: Power | None = None,
+        memory: MemorySetup | None = None,
     ) -> None:
         self.identity = identity
         self.metrics = metrics or Metrics()
@@ -84,8 +86,14 @@ class HostAgent:
         self._jobs = Jobs(self.desk, self.lanes, self._mover)
         address = self._mover.address if self._mover is not None else ""
         self._fencer = Fencer(self.desk, power) if power is not None else None
+        self._memory = MemoryKeeper(self.desk, memory) if memory is not None else None
         self._abilities = Abilities(
-            driver, journal.folder, timings, migration_address=address, power=power
+            driver,
+            journal.folder,
+            timings,
+            migration_address=address,
+            power=power,
+            memory=self._memory,
         )
         self._resets: Counter[RunKey] = Counter()
         self._full_due = False
@@ -108,6 +116,7 @@ class HostAgent:
                     self.link.run(),
                     *((self._mover.run(),) if self._mover is not None else ()),
                     *((self._fencer.run(),) if self._fencer is not None else ()),
+                    *((self._memory.run(),) if self._memory is not None else ()),
                 )
             )
         finally:

@@ -12,6 +12,7 @@ import datetime as dt
 import time
 from collections.abc import Callable
 
+from events.types.host_memory import MemoryPolicy
 from events.types.host_power import FenceOrder
 from events.types.job import Job
 from events.types.migration import CopyProgress, Held
@@ -65,6 +66,7 @@ class Desk:
         self.told_since_full = False
         self.told_all = False
         self.reported: dict[RunKey, VmStateItem] = {}
+        self.memory: MemoryPolicy | None = None
         self._contact = -float("inf")
         self._ended: dict[RunKey, asyncio.Event] = {}
         self.on_withdrawn: Callable[[Job], None] = lambda _job: None
@@ -82,6 +84,7 @@ class Desk:
         unwanted = self._unwanted(welcome.intent)
         self.jobs = {job.id: job for job in (*welcome.intent.jobs, *unwanted)}
         self.fences = {order.id: order for order in welcome.intent.fences}
+        self.memory = welcome.intent.memory or self.memory
         self.reported.clear()
         self.told_all = False
         self.outbox.reset()
@@ -115,6 +118,7 @@ class Desk:
             if job.id not in self.withdrawn:
                 self.jobs[job.id] = job
         self.fences |= {order.id: order for order in changes.fences}
+        self.memory = changes.memory or self.memory
         for job_id in changes.jobs_withdrawn:
             self.fences.pop(job_id, None)
             self.withdrawn.add(job_id)

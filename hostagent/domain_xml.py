@@ -118,7 +118,7 @@ def domain_xml(spec: RunSpec, facts: HostFacts, console: Console) -> str:
     _disks(devices, spec, facts)
     for nic in spec.configuration.nics:
         _nic(devices, nic, _boot_order(spec).get(nic.id))
-    _fixed_devices(devices)
+    _fixed_devices(devices, ballooning=spec.configuration.ballooning)
     _console(devices, console)
     return etree.tostring(root, encoding="unicode", pretty_print=True)
 
@@ -342,16 +342,19 @@ def _nic(devices: etree._Element, nic: Nic, order: int | None) -> None:
     _pci(element, bus=nic.pci_bus)
 
 
-def _fixed_devices(devices: etree._Element) -> None:
-    """What every VM has."""
+def _fixed_devices(devices: etree._Element, *, ballooning: bool) -> None:
+    """What every VM has; one without a balloon keeps that one's place free."""
     serial = _element(devices, "serial", type="pty")
     _element(serial, "target", type="isa-serial", port="0")
     channel = _element(devices, "channel", type="unix")
     _element(channel, "target", type="virtio", name=GUEST_AGENT_CHANNEL)
     _element(channel, "address", type="virtio-serial", controller="0", bus="0", port="1")
-    balloon = _element(devices, "memballoon", model="virtio")
-    _element(balloon, "stats", period=str(BALLOON_STATISTICS_PERIOD_S))
-    _pci(balloon, bus=FixedPciBus.BALLOON)
+    if ballooning:
+        balloon = _element(devices, "memballoon", model="virtio")
+        _element(balloon, "stats", period=str(BALLOON_STATISTICS_PERIOD_S))
+        _pci(balloon, bus=FixedPciBus.BALLOON)
+    else:
+        _element(devices, "memballoon", model="none")  # libvirt would add one by itself
     random = _element(devices, "rng", model="virtio")
     _text(random, "backend", "/dev/urandom", model="random")
     _pci(random, bus=FixedPciBus.RNG)

@@ -22,6 +22,8 @@ from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
 from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
 from hostagent.journal import Journal
 from hostagent.libvirt_host import HostDriver
+from hostagent.memory_files import MemoryFiles
+from hostagent.memory_keeper import MemorySetup
 from hostagent.metrics import Metrics
 from hostagent.migration_line import Line, TlsFiles, TlsLine
 from hostagent.migration_port import PORT_NAME, SharedPort
@@ -52,7 +54,7 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part. Simulated
     hosts take VMs in at one port of their process. `power` is how it switches other machines off;
-    without it the host is no proxy.
+    without it the host is no proxy. Under `memory_root` lie the kernel's files on memory.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
     migration_address: str = ""
     shares_port: bool = False
     power: Power | None = None
+    memory_root: Path = Path("/")
 
 
 class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,6 +219,11 @@ class Fleet:
             metrics=self.metrics,
             migrations=self._migrations(setup, identity.host, driver),
             power=setup.power,
+            memory=(
+                MemorySetup(driver.balloons, MemoryFiles(setup.memory_root))
+                if isinstance(driver, HostDriver)
+                else None
+            ),
         )
 
     def _migrations(self, setup: HostSetup, host: str, driver: Driver) -> MigrationSetup | None:

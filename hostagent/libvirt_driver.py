@@ -361,6 +361,12 @@ class Libvirt:
         return [(domain.UUIDString(), figures) for domain, figures in answer]
 
     @_translated
+    def set_balloon(self, connection: Connection, uuid: str, size_kib: int) -> None:
+        """Ask a guest to make do with so much memory."""
+        domain = self._needed(connection, uuid)
+        domain.setMemoryFlags(size_kib, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    @_translated
     def figures(self, connection: Connection) -> HostFigures:
         """Return what is known of the host."""
         return HostFigures(

@@ -33,6 +33,7 @@ from hostagent.driver import (
     UnknownStateError,
 )
 from hostagent.libvirt_abilities import reported
+from hostagent.libvirt_balloons import LibvirtBalloons
 from hostagent.libvirt_capabilities import bridges
 from hostagent.libvirt_events import HELD
 from hostagent.libvirt_guest import read_guest
@@ -109,6 +110,7 @@ class HostDriver:
         self._unwanted: set[tuple[str, int]] = set()
         self._facts: HostFacts | None = None
         self.sender = Sender(hypervisor, self._watch, self._needed)
+        self.balloons = LibvirtBalloons(hypervisor, self._watch, self._needed)
 
     async def open(self) -> None:
         """Connect and keep connected; tells RECONNECTED when it is, LOST when it is not."""

@@ -149,6 +149,10 @@ class Hypervisor(Protocol):
         """Return the figures of all active domains, by uuid, without waiting for any of them."""
         ...
 
+    def set_balloon(self, connection: Connection, uuid: str, size_kib: int) -> None:
+        """Ask a running domain's guest to make do with so much memory."""
+        ...
+
     def figures(self, connection: Connection) -> HostFigures:
         """Return what is known of the host."""
         ...

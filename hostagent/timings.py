@@ -29,6 +29,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     renew_retry_min_s: float = 30.0
     fence_poll_s: float = 5.0
     witness_timeout_s: float = 3.0
+    memory_interval_s: float = 10.0
 
     def scaled(self, time_scale: float) -> Timings:
         """Return all of them multiplied by `time_scale`.
@@ -55,4 +56,5 @@ _LEAST_S = {
     "renew_retry_min_s": 1.0,
     "fence_poll_s": 0.5,
     "witness_timeout_s": 1.0,
+    "memory_interval_s": 0.5,
 }

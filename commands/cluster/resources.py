@@ -37,27 +37,28 @@ class SetClusterResources(Command, frozen=True, kw_only=True):
     With a memory_percent above 100 VMs get more memory than a host has: it must have swap, or VMs
     must not use all of theirs. Without threads_as_cores a host has as many CPUs as cores, where its
     agent tells how many these are. With ha_reservation it is checked that the highly available VMs
-    of any one host fit on the others; an alert says when they do not. Fields that are not given
-    stay as they are.
+    of any one host fit on the others; an alert says when they do not. Hosts on which less than a
+    fifth of the memory is free merge equal pages of VMs, if ksm says so (across NUMA nodes unless
+    ksm_merge_across_nodes is false), and with ballooning take back what guests do not use, down to
+    what each VM is guaranteed. Fields that are not given stay as they are.
     """
 
     id: Id
     memory_percent: MemoryPercent | None = None
     threads_as_cores: bool | None = None
     ha_reservation: bool | None = None
+    ksm: bool | None = None
+    ksm_merge_across_nodes: bool | None = None
+    ballooning: bool | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Set what differs; no event where nothing does."""
         del context
         state = lookup.cluster(world, self.id)
         given = {
-            name: value
-            for name, value in (
-                ("memory_percent", self.memory_percent),
-                ("threads_as_cores", self.threads_as_cores),
-                ("ha_reservation", self.ha_reservation),
-            )
-            if value is not None
+            name: getattr(self, name)
+            for name in state.resources.__struct_fields__
+            if getattr(self, name) is not None
         }
         wanted = msgspec.structs.replace(state.resources, **given)
         if wanted == state.resources:

@@ -12,8 +12,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
 
+import msgspec
+
 from commands.gateway.aftermath import Aftermath
 from commands.gateway.fencing import Fences
+from commands.gateway.memory import MemoryPolicies
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
@@ -22,6 +25,7 @@ from commands.state.mac_book import MacBook
 from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostEnrolmentTokenIssued
+from events.types.host_memory import MemoryPolicy
 from events.types.job import Job
 from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
 from events.wire.agent import Intent, IntentVm, Receiving, Role
@@ -38,6 +42,8 @@ SHAPE = Shape.of(
     changed=dict[str, int],
     withdrawn=tuple[tuple[int, str], ...],
     versions=int,
+    memory=MemoryPolicy,
+    told=int,
 )
 
 
@@ -76,6 +82,7 @@ class GatewayView:
             lambda: deque(maxlen=WITHDRAWN_JOBS_MAX)
         )
         self._restore = Aftermath()
+        self._memory = MemoryPolicies()
         self._fences = Fences()
         self._signals: dict[str, asyncio.Event] = {}
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -91,6 +98,9 @@ class GatewayView:
             self._take_host(recorded)
         elif recorded.kind == "vm":
             self._take_vm(recorded)
+        elif recorded.kind == "cluster":
+            for host in self._memory.take_cluster(recorded, self.hosts):
+                self._wake(host)
         while self._awaited and self._awaited[0][0] <= self.position:
             reached = heapq.heappop(self._awaited)[-1]
             if not reached.done():
@@ -135,6 +145,8 @@ class GatewayView:
             "changed": {host: dict(vms) for host, vms in self._changed.items() if vms},
             "withdrawn": {host: tuple(jobs) for host, jobs in self._withdrawn.items() if jobs},
             "versions": dict(self._versions),
+            "memory": dict(self._memory.policies),
+            "told": dict(self._memory.told),
         }
 
     def restore(self, position: int, tables: Tables) -> None:
@@ -153,6 +165,8 @@ class GatewayView:
                 self._vms_of[where].add(key)
         self._changed.update(tables["changed"])
         self._versions.update(tables["versions"])
+        self._memory.policies.update(tables["memory"])
+        self._memory.told.update(tables["told"])
         for where, jobs in tables["withdrawn"].items():
             self._withdrawn[where].extend(jobs)
 
@@ -166,7 +180,8 @@ class GatewayView:
         """Return all that should be on a host as of `position`; nothing while it is unconfirmed."""
         if self._restore.waits_for(host):
             return Intent(position=self.position)
-        return self._intent_of(host, self._vms_of.get(host, set()), ())
+        whole = self._intent_of(host, self._vms_of.get(host, set()), ())
+        return msgspec.structs.replace(whole, memory=self._memory.of(self.hosts.get(host)))
 
     def changes(self, host: str, after: int) -> Intent | None:
         """Return what changed on a host after a position, None if nothing did.
@@ -180,9 +195,13 @@ class GatewayView:
         if len(withdrawn) == WITHDRAWN_JOBS_MAX and withdrawn[0][0] > after:
             raise TooOldError
         jobs = tuple(job for position, job in withdrawn if position > after)
-        if not vms and not jobs and not self._fences.orders(host, after):
+        told = self._memory.told.get(host, 0) > after
+        if not vms and not jobs and not told and not self._fences.orders(host, after):
             return None
-        return self._intent_of(host, vms, jobs)
+        changes = self._intent_of(host, vms, jobs)
+        if not told:
+            return changes
+        return msgspec.structs.replace(changes, memory=self._memory.of(self.hosts.get(host)))
 
     def fences(self, host: str, after: int = 0) -> tuple[FenceTry, ...]:
         """Return what a host is to do with the power of others, as ordered after a position."""
@@ -234,7 +253,8 @@ class GatewayView:
             for host in _hosts(self.vms[vm]):
                 self._changed[host][vm] = recorded.position
                 self._wake(host)
-        if before is None or _voice(before) != _voice(after):
+        other_memory = self._memory.take_host(before, after, recorded.position)
+        if other_memory or before is None or _voice(before) != _voice(after):
             self._wake(key)
         if before is not None and _bars(before, after) and self.on_barred is not None:
             self.on_barred(key)

@@ -27,6 +27,14 @@ Memory = Annotated[
     int,
     msgspec.Meta(ge=64 * MIB, le=4 * 1024 * 1024 * MIB, description="Memory, in bytes."),
 ]
+Guaranteed = Annotated[
+    int,
+    msgspec.Meta(
+        ge=64 * MIB,
+        le=4 * 1024 * 1024 * MIB,
+        description="What the VM's host leaves it of its memory when it runs short, in bytes.",
+    ),
+]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=PROCESSORS_MAX)]
 _Device = Annotated[str, msgspec.Meta(pattern="^(disk|cdrom|network)" + END)]
 
@@ -83,6 +91,10 @@ class _Wanted(Protocol):
     @property
     def memory_bytes(self) -> int: ...
     @property
+    def memory_guaranteed_bytes(self) -> int | None: ...
+    @property
+    def ballooning(self) -> bool: ...
+    @property
     def cpu(self) -> Processors: ...
     @property
     def boot(self) -> BootInput: ...
@@ -94,6 +106,16 @@ class _Wanted(Protocol):
     def nics(self) -> Sequence[_NicWanted]: ...
     @property
     def serial_number(self) -> SerialNumberInput | None: ...
+
+
+def require_within(memory_bytes: int, guaranteed_bytes: int | None) -> None:
+    """Raise InvalidField where a VM would be guaranteed more memory than it has."""
+    if guaranteed_bytes is not None and guaranteed_bytes > memory_bytes:
+        raise InvalidField(
+            f"{guaranteed_bytes} bytes are guaranteed to a VM of {memory_bytes}.",
+            remedy="Guarantee at most its memory, or give it more.",
+            field="memory_guaranteed_bytes",
+        )
 
 
 def topology(cpu: Processors) -> Topology:
@@ -167,8 +189,11 @@ def configuration(
     _require_distinct([d.name for d in disks], "disks")
     _require_distinct([n.name for n in nics], "nics")
     _require_distinct([n.mac for n in nics], "nics")
+    require_within(wanted.memory_bytes, wanted.memory_guaranteed_bytes)
     return VmConfiguration(
         memory_bytes=wanted.memory_bytes,
+        memory_guaranteed_bytes=wanted.memory_guaranteed_bytes,
+        ballooning=wanted.ballooning,
         topology=topology(wanted.cpu),
         boot=boot(wanted.boot),
         disks=tuple(disks),

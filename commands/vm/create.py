@@ -18,7 +18,7 @@ from commands.state.availability_input import (
     of_new,
     require_restartable,
 )
-from commands.state.hardware import BootInput, Memory, Processors, configuration
+from commands.state.hardware import BootInput, Guaranteed, Memory, Processors, configuration
 from commands.state.mac_input import Mac
 from commands.state.mac_pool import MacPoolExhausted, free_addresses, pool_of, told_of
 from commands.state.migration_input import MigrationInput
@@ -74,6 +74,8 @@ class CreateVm(Command, frozen=True, kw_only=True):
     description: Description = ""
     delete_protected: bool = False
     memory_bytes: Memory = 1024 * MIB
+    memory_guaranteed_bytes: Guaranteed | None = None
+    ballooning: bool = True
     cpu: Processors = Processors()
     boot: BootInput = BootInput()
     cdrom: FileName | None = None

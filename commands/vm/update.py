@@ -16,7 +16,15 @@ from commands.kernel.refusal import (
     WrongState,
 )
 from commands.state import lookup
-from commands.state.hardware import BootInput, Memory, Processors, boot, topology
+from commands.state.hardware import (
+    BootInput,
+    Guaranteed,
+    Memory,
+    Processors,
+    boot,
+    require_within,
+    topology,
+)
 from commands.state.serial_input import SerialNumberInput
 from commands.state.tuning_input import require_consistent
 from commands.state.vm import VmState, VmStatus
@@ -44,7 +52,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
 
     Fields that are not given stay as they are. Name, description and delete protection count at
     once, hardware from the VM's next run. `cdrom: null` takes the disc out, `serial_number: null`
-    makes it the cluster's policy again.
+    makes it the cluster's policy again, `memory_guaranteed_bytes: null` guarantees all its memory.
     """
 
     id: Id
@@ -52,6 +60,8 @@ class UpdateVm(Command, frozen=True, kw_only=True):
     description: Description | None = None
     delete_protected: bool | None = None
     memory_bytes: Memory | None = None
+    memory_guaranteed_bytes: Guaranteed | UnsetType | None = UNSET
+    ballooning: bool | None = None
     cpu: Processors | None = None
     boot: BootInput | None = None
     cdrom: FileName | UnsetType | None = UNSET
@@ -80,6 +90,12 @@ class UpdateVm(Command, frozen=True, kw_only=True):
         wanted = msgspec.structs.replace(
             now,
             memory_bytes=now.memory_bytes if self.memory_bytes is None else self.memory_bytes,
+            memory_guaranteed_bytes=(
+                now.memory_guaranteed_bytes
+                if isinstance(self.memory_guaranteed_bytes, UnsetType)
+                else self.memory_guaranteed_bytes
+            ),
+            ballooning=now.ballooning if self.ballooning is None else self.ballooning,
             topology=now.topology if self.cpu is None else topology(self.cpu),
             boot=now.boot if self.boot is None else boot(self.boot),
             cdrom=now.cdrom if self.cdrom is UNSET else self.cdrom,
@@ -89,6 +105,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
                 else self.serial_number and self.serial_number.settings()
             ),
         )
+        require_within(wanted.memory_bytes, wanted.memory_guaranteed_bytes)
         return require_consistent(wanted)
 
 

@@ -15,12 +15,17 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     VMs get up to `memory_percent` of a host's memory. With `threads_as_cores` each thread of a
     core counts as a CPU, otherwise each core does. With `ha_reservation`, the highly available
-    VMs of any one host are to fit on the others, and an alert says when they do not.
+    VMs of any one host are to fit on the others, and an alert says when they do not. Hosts that run
+    short of memory merge equal pages with `ksm`, across NUMA nodes with `ksm_merge_across_nodes`,
+    and take back from guests what these are not guaranteed with `ballooning`.
     """
 
     memory_percent: int = 100
     threads_as_cores: bool = True
     ha_reservation: bool = False
+    ksm: bool = False
+    ksm_merge_across_nodes: bool = True
+    ballooning: bool = False
 
 
 class BalancingMode(enum.StrEnum):

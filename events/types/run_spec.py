@@ -99,7 +99,9 @@ class SerialNumber(msgspec.Struct, frozen=True, kw_only=True):
 class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What admins set of a VM's hardware; a change counts from the VM's next run.
 
-    Without a `serial_number` of its own the VM has one by its cluster's policy.
+    Without a `serial_number` of its own the VM has one by its cluster's policy. Its host leaves it
+    at least `memory_guaranteed_bytes`, without which all of its memory is; without `ballooning` it
+    has no balloon, and its host does not know how much memory the guest uses.
     """
 
     memory_bytes: int
@@ -111,6 +113,8 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     pci_bus_next: int = FIRST_PCI_BUS
     tuning: Tuning = UNTUNED
     serial_number: SerialNumber | None = None
+    memory_guaranteed_bytes: int | None = None
+    ballooning: bool = True
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):

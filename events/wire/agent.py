@@ -16,6 +16,7 @@ import enum
 import msgspec
 
 from events.types.host import Capabilities
+from events.types.host_memory import MemoryPolicy
 from events.types.host_power import AgentAnswer, FenceOrder, PowerState
 from events.types.job import Job
 from events.types.migration import CopyProgress, Held
@@ -72,7 +73,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
     `jobs_withdrawn` are ids of jobs, and of orders about power, that are no longer wanted.
     `fences` are orders about the power of other hosts; an agent that does not know them is given
-    none, since it does not tell which fence agents it has.
+    none, since it does not tell which fence agents it has. `memory` is there in the answer to
+    hello, and where the cluster's settings changed.
     """
 
     position: int
@@ -80,6 +82,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     jobs_withdrawn: tuple[str, ...] = ()
     fences: tuple[FenceOrder, ...] = ()
+    memory: MemoryPolicy | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):

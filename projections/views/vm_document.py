@@ -117,6 +117,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     disks: tuple[DiskDocument, ...]
     nics: tuple[Nic, ...]
     serial_number: SerialNumber | None = None
+    memory_guaranteed_bytes: int | None = None
+    ballooning: bool = True
     delete_protected: bool
     next_run_configuration_exists: bool = False
     running_configuration: VmConfiguration | None = None
@@ -195,6 +197,8 @@ def hardware(configuration: VmConfiguration, disks: dict[str, DiskStatus]) -> Ch
         ),
         "nics": configuration.nics,
         "serial_number": configuration.serial_number,
+        "memory_guaranteed_bytes": configuration.memory_guaranteed_bytes,
+        "ballooning": configuration.ballooning,
     }
 
 
@@ -208,6 +212,8 @@ def configuration_of(document: VmDocument) -> VmConfiguration:
         cdrom=document.cdrom,
         nics=document.nics,
         serial_number=document.serial_number,
+        memory_guaranteed_bytes=document.memory_guaranteed_bytes,
+        ballooning=document.ballooning,
         disks=tuple(
             Disk(
                 id=disk.id,

@@ -42,6 +42,7 @@ class FakeLibvirt:
         self.processes = processes
         self.domains: dict[str, Listed] = {}
         self.saved: dict[str, str] = {}
+        self.balloons: list[tuple[str, int]] = []
         self.calls: list[str] = []
         self.connections = 0
         self.before: Callable[[str], None] = lambda _: None
@@ -187,6 +188,10 @@ class FakeLibvirt:
     def statistics(self, connection: object) -> Sequence[tuple[str, Mapping[str, Any]]]:
         self._called("statistics")
         return [(uuid, {"cpu.time": 1}) for uuid in self.domains]
+
+    def set_balloon(self, connection: object, uuid: str, size_kib: int) -> None:
+        self._called("set_balloon")
+        self.balloons.append((uuid, size_kib))
 
     def figures(self, connection: object) -> HostFigures:
         self._called("figures")

@@ -105,6 +105,25 @@ class TestIdentity:
         assert text.replace("\r", "\n") == expected.replace("\r", "\n")
 
 
+class TestBalloon:
+    def test_a_vm_has_a_balloon_that_tells_what_the_guest_uses(self) -> None:
+        root = build(a_spec())
+        assert found(root, "devices/memballoon/@model") == "virtio"
+        assert found(root, "devices/memballoon/stats/@period") == "10"
+        assert found(root, "devices/memballoon/address/@bus") == f"{FixedPciBus.BALLOON:#04x}"
+
+    def test_one_without_keeps_every_other_device_where_it_is(self) -> None:
+        spec = a_spec()
+        configuration = msgspec.structs.replace(spec.configuration, ballooning=False)
+        root = build(msgspec.structs.replace(spec, configuration=configuration))
+        assert found(root, "devices/memballoon/@model") == "none"
+        assert count(root, "devices/memballoon/*") == 0
+        before = places(build(spec))
+        after = places(root)
+        assert set(before) - set(after) == {"memballoon None virtio "}
+        assert {name: before[name] for name in after} == after
+
+
 class TestMachine:
     def test_what_it_is_made_of(self) -> None:
         root = build(a_spec())

@@ -1,0 +1,135 @@
+"""Memory that is guaranteed to VMs, and what clusters have their hosts do when it runs short."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from commands.cluster.create import CreateCluster
+from commands.cluster.resources import SetClusterResources
+from commands.gateway.view import GatewayView
+from commands.host.update import UpdateHost
+from commands.kernel.refusal import InvalidField
+from commands.vm.create import CreateVm
+from commands.vm.update import UpdateVm
+from events.types import vm as v
+from events.types.balancing import ClusterResourcesSet, Resources
+from events.types.host import HostMaintenanceEntered, HostMaintenanceRequested
+from events.types.host_memory import MemoryPolicy
+from tests.unit.commands.samples import CLUSTER, MIB, VM_ID, place, vm
+from tests.unit.commands.test_mac_pools import center_of
+from tests.unit.policies.stage import Stage
+
+
+class TestVms:
+    def test_all_of_it_is_guaranteed_unless_said_otherwise(self) -> None:
+        made = place().when(CreateVm(name="a", cluster=CLUSTER)).event(v.VmCreated).configuration
+        assert (made.memory_guaranteed_bytes, made.ballooning) == (None, True)
+        wanted = CreateVm(
+            name="a",
+            cluster=CLUSTER,
+            memory_bytes=512 * MIB,
+            memory_guaranteed_bytes=128 * MIB,
+            ballooning=False,
+        )
+        made = place().when(wanted).event(v.VmCreated).configuration
+        assert (made.memory_guaranteed_bytes, made.ballooning) == (128 * MIB, False)
+
+    def test_it_can_be_changed_and_given_up(self) -> None:
+        changed = vm().when(UpdateVm(id=VM_ID, memory_guaranteed_bytes=100 * MIB))
+        made = changed.event(v.VmUpdated).configuration
+        assert made.memory_guaranteed_bytes == 100 * MIB
+        given_up = changed.follows().when(UpdateVm(id=VM_ID, memory_guaranteed_bytes=None))
+        assert given_up.event(v.VmUpdated).configuration.memory_guaranteed_bytes is None
+
+    def test_no_more_than_its_memory(self) -> None:
+        wanted = CreateVm(
+            name="a", cluster=CLUSTER, memory_bytes=64 * MIB, memory_guaranteed_bytes=65 * MIB
+        )
+        place().when(wanted).refused(InvalidField, "are guaranteed", "give it more")
+        history = vm().when(UpdateVm(id=VM_ID, memory_guaranteed_bytes=256 * MIB)).follows()
+        less = UpdateVm(id=VM_ID, memory_bytes=128 * MIB)
+        history.when(less).refused(InvalidField, "are guaranteed")
+        both = UpdateVm(id=VM_ID, memory_bytes=128 * MIB, memory_guaranteed_bytes=None)
+        assert history.when(both).event(v.VmUpdated).configuration.memory_bytes == 128 * MIB
+
+
+def test_a_cluster_says_what_its_hosts_do() -> None:
+    when = place().when(SetClusterResources(id=CLUSTER, ksm=True, ballooning=True))
+    when.then(ClusterResourcesSet(name="Default", resources=Resources(ksm=True, ballooning=True)))
+    again = SetClusterResources(id=CLUSTER, ksm=True, memory_percent=150)
+    changed = when.follows().when(again).event(ClusterResourcesSet)
+    assert changed.resources == Resources(ksm=True, ballooning=True, memory_percent=150)
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    stage = Stage()
+    await stage.open()
+    return stage
+
+
+class TestHostsAreTold:
+    async def test_with_their_intent_and_where_it_changes(self, stage: Stage) -> None:
+        (host,) = await stage.hosts()
+        assert (await stage.intent(host)).memory == MemoryPolicy()
+        position = (await stage.view()).position
+
+        await stage.do(SetClusterResources(id=stage.cluster, ksm=True))
+
+        view = await stage.view()
+        changes = view.changes(host, position)
+        assert changes is not None
+        assert changes.memory == MemoryPolicy(ksm=True)
+        assert view.intent(host).memory == MemoryPolicy(ksm=True)
+        assert view.changes(host, view.position) is None
+
+    async def test_and_not_of_what_does_not_concern_them(self, stage: Stage) -> None:
+        (host,) = await stage.hosts()
+        position = (await stage.view()).position
+        await stage.do(SetClusterResources(id=stage.cluster, memory_percent=150))
+        assert (await stage.view()).changes(host, position) is None
+
+    async def test_whoever_waits_is_woken(self, stage: Stage) -> None:
+        (host,) = await stage.hosts()
+        view = await stage.view()
+        signal = view.signal(host)
+        await stage.do(SetClusterResources(id=stage.cluster, ballooning=True))
+        for recorded in (await stage.history())[view.position :]:
+            view.take(recorded)
+        assert signal.is_set()
+
+    async def test_a_host_in_another_cluster_does_as_that_one_says(self, stage: Stage) -> None:
+        (host,) = await stage.hosts()
+        other = await stage.do(CreateCluster(name="x", data_center=await center_of(stage)))
+        await stage.do(SetClusterResources(id=other, ksm=True, ksm_merge_across_nodes=False))
+        name = (await stage.host(host)).name
+        await stage.append(
+            f"host/{host}", HostMaintenanceRequested(name=name), HostMaintenanceEntered(name=name)
+        )
+        position = (await stage.view()).position
+
+        await stage.do(UpdateHost(id=host, cluster=other))
+
+        changes = (await stage.view()).changes(host, position)
+        assert changes is not None
+        assert changes.memory == MemoryPolicy(ksm=True, merge_across_nodes=False)
+
+    async def test_a_snapshot_keeps_it(self, stage: Stage) -> None:
+        (host,) = await stage.hosts()
+        position = (await stage.view()).position
+        await stage.do(SetClusterResources(id=stage.cluster, ksm=True))
+        view = await stage.view()
+        tables = {
+            name: {
+                key: msgspec.json.decode(msgspec.json.encode(state), type=type(state))
+                for key, state in states.items()
+            }
+            for name, states in view.tables().items()
+        }
+        restored = GatewayView()
+        restored.restore(view.position, tables)
+        changes = restored.changes(host, position)
+        assert changes is not None
+        assert changes.memory == MemoryPolicy(ksm=True)
+        assert restored.intent(host).memory == MemoryPolicy(ksm=True)

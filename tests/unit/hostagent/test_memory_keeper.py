@@ -1,0 +1,203 @@
+"""The keeper of a host's memory: over files as the kernel has them, and balloons that obey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events.types.host_memory import MemoryPolicy
+from events.types.run_spec import RunSpec
+from events.wire.agent import IntentVm, Role
+from hostagent.balloon_port import BalloonReading
+from hostagent.desk import Desk
+from hostagent.driver import Domain, DriverError
+from hostagent.journal import Journal
+from hostagent.memory_files import KSM_FOLDER, MEMINFO, MemoryFiles
+from hostagent.memory_keeper import MemoryKeeper, MemorySetup
+from hostagent.records import RunKey
+from hostagent.simulated import SimulatedDriver
+from hostagent.timings import Timings
+from tests.unit.hostagent.samples import a_spec
+
+GIB = 1 << 30
+KEY = RunKey("00000000-0000-0000-0000-0000000000e1", 1)
+
+
+class Guests:
+    """Guests whose balloons obey at once."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[RunKey, int] = {KEY: 4 * GIB}
+        self.refuses = False
+
+    async def read(self) -> Mapping[RunKey, BalloonReading]:
+        return {
+            key: BalloonReading(
+                defined_bytes=4 * GIB, current_bytes=size, usable_bytes=size - GIB // 2
+            )
+            for key, size in self.sizes.items()
+        }
+
+    async def set(self, key: RunKey, size_bytes: int) -> None:
+        if self.refuses:
+            raise DriverError("no balloon")
+        self.sizes[key] = size_bytes
+
+
+def kernel(root: Path, *, free_gib: float, ksm: bool = True) -> Path:
+    """Files as a kernel has them."""
+    (root / MEMINFO).parent.mkdir(parents=True, exist_ok=True)
+    free = int(free_gib * GIB / 1024)
+    (root / MEMINFO).write_text(f"MemTotal: {9 * GIB // 2048} kB\nMemAvailable: {free} kB\n")
+    if ksm and not (root / KSM_FOLDER).exists():
+        (root / KSM_FOLDER).mkdir(parents=True)
+        values = {"run": 0, "merge_across_nodes": 1, "pages_to_scan": 100, "sleep_millisecs": 20}
+        for name, value in (values | {"pages_shared": 0, "pages_sharing": 512}).items():
+            (root / KSM_FOLDER / name).write_text(f"{value}\n")
+    return root
+
+
+def file(root: Path, name: str) -> int:
+    return int((root / KSM_FOLDER / name).read_text())
+
+
+class Bench:
+    """A keeper, its desk and its guests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = kernel(folder / "root", free_gib=0.3)
+        driver = SimulatedDriver(folder / "machine", name="h")
+        journal = Journal.open(folder / "journal")
+        self.desk = Desk(driver, journal, Timings().scaled(0.01), "boot")
+        self.guests = Guests()
+        self.keeper = MemoryKeeper(self.desk, MemorySetup(self.guests, MemoryFiles(self.root)))
+        self.runs(guaranteed=2 * GIB)
+
+    def runs(
+        self,
+        *,
+        guaranteed: int | None,
+        role: Role = Role.RUN,
+        ballooning: bool = True,
+        paused: bool = False,
+    ) -> None:
+        """Have the VM run, or be on its way."""
+        spec: RunSpec = a_spec(KEY.vm, KEY.incarnation)
+        configuration = msgspec.structs.replace(
+            spec.configuration,
+            memory_bytes=4 * GIB,
+            memory_guaranteed_bytes=guaranteed,
+            ballooning=ballooning,
+        )
+        spec = msgspec.structs.replace(spec, configuration=configuration)
+        item = IntentVm(vm=KEY.vm, incarnation=1, role=role, position=1, spec=spec)
+        self.desk.intent[KEY] = item
+        self.desk.domains[KEY] = Domain(vm=KEY.vm, incarnation=1, paused=paused)
+
+    async def looks(self, policy: MemoryPolicy, times: int = 1) -> int:
+        """Look so many times; return what the guest has then."""
+        for _ in range(times):
+            await self.keeper.look(policy)
+        return self.guests.sizes[KEY]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+BALLOONS = MemoryPolicy(ballooning=True)
+
+
+async def test_a_guest_gives_way_step_by_step_down_to_its_guarantee(bench: Bench) -> None:
+    assert await bench.looks(BALLOONS) == 4 * GIB - round(4 * GIB * 0.05)
+    assert await bench.looks(BALLOONS, 30) == 2 * GIB
+
+    # and gets it back once there is room again
+    kernel(bench.root, free_gib=4.2)
+    assert await bench.looks(BALLOONS, 30) == 4 * GIB
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"guaranteed": None},
+        {"guaranteed": 2 * GIB, "ballooning": False},
+        {"guaranteed": 2 * GIB, "role": Role.OUTGOING},
+        {"guaranteed": 2 * GIB, "role": Role.INCOMING},
+        {"guaranteed": 2 * GIB, "paused": True},
+    ],
+)
+async def test_who_keeps_its_memory(bench: Bench, how: dict[str, object]) -> None:
+    bench.runs(**how)  # type: ignore[arg-type]
+    assert await bench.looks(BALLOONS, 5) == 4 * GIB
+
+
+async def test_a_guest_that_the_engine_did_not_order_keeps_its_memory(bench: Bench) -> None:
+    bench.desk.intent.clear()
+    assert await bench.looks(BALLOONS, 5) == 4 * GIB
+
+
+async def test_a_balloon_that_does_not_obey_holds_nothing_up(bench: Bench) -> None:
+    other = RunKey("other", 1)
+    bench.guests.refuses = True
+    bench.guests.sizes[other] = GIB
+    policy = MemoryPolicy(ballooning=True, ksm=True)
+    assert await bench.looks(policy, 2) == 4 * GIB
+    assert file(bench.root, "run") == 1
+
+
+async def test_ksm_follows_the_policy_and_tells_what_it_saves(bench: Bench) -> None:
+    await bench.looks(MemoryPolicy(ksm=True, merge_across_nodes=False))
+    assert (file(bench.root, "run"), file(bench.root, "merge_across_nodes")) == (1, 0)
+    assert file(bench.root, "pages_to_scan") == 400
+    told = bench.keeper.ksm()
+    assert told is not None
+    assert (told.running, told.merge_across_nodes, told.problem) == (True, False, "")
+    assert told.saved_bytes == 512 * 4096
+
+    await bench.looks(MemoryPolicy())
+    assert file(bench.root, "run") == 0
+
+
+async def test_what_the_kernel_refuses_is_told(bench: Bench) -> None:
+    place = bench.root / KSM_FOLDER / "run"
+    place.unlink()
+    assert bench.keeper.ksm() is None
+    await bench.looks(MemoryPolicy(ksm=True))
+
+    class Refusing(MemoryFiles):
+        def write_ksm(self, name: str, value: int) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    place.write_text("0")
+    keeper = MemoryKeeper(bench.desk, MemorySetup(bench.guests, Refusing(bench.root)))
+    await keeper.look(MemoryPolicy(ksm=True))
+    told = keeper.ksm()
+    assert told is not None
+    assert "cannot be set to" in told.problem
+    assert "Permission denied" in told.problem
+
+
+async def test_a_kernel_without_ksm_is_no_failure(tmp_path: Path, bench: Bench) -> None:
+    root = kernel(tmp_path / "bare", free_gib=0.3, ksm=False)
+    keeper = MemoryKeeper(bench.desk, MemorySetup(bench.guests, MemoryFiles(root)))
+    await keeper.look(MemoryPolicy(ksm=True, ballooning=True))
+    assert keeper.ksm() is None
+    assert bench.guests.sizes[KEY] < 4 * GIB
+
+
+async def test_nothing_is_touched_until_the_engine_has_said_what_it_wants(bench: Bench) -> None:
+    (bench.root / KSM_FOLDER / "run").write_text("1")
+    running = asyncio.create_task(bench.keeper.run())
+    await asyncio.sleep(0.1)
+    assert file(bench.root, "run") == 1
+    bench.desk.memory = MemoryPolicy()
+    async with asyncio.timeout(10):
+        while file(bench.root, "run"):
+            await asyncio.sleep(0.05)
+    running.cancel()
