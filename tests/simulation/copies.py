@@ -37,6 +37,7 @@ class Copies:
 
     def began(self, host: SimulatedHost, spec: RunSpec) -> None:
         """Check what must hold when a domain comes to be on a host."""
+        self._world.look_at_proofs()
         what = f"VM {spec.name} incarnation {spec.incarnation}"
         self._world.note(f"{what} begins on {host.name}")
         if host.vouched:
@@ -54,6 +55,7 @@ class Copies:
 
     def executes(self, host: SimulatedHost, key: tuple[str, int]) -> None:
         """Check what must hold when a guest begins to run, or goes on."""
+        self._world.look_at_proofs()
         for other in self._world.hosts.values():
             for found in sorted(other.executing()):
                 if other.id != host.id and found[0] == key[0]:
@@ -79,7 +81,9 @@ class Copies:
     ) -> None:
         here = {(*one, host.id) for one in host.running() if one[0] == key[0]}
         excused = sorted(({(*key, other.id)} | here) & self.left)
-        if not excused:
+        # After a restore such a copy may be the one that goes on, and move.
+        moved = {copy[:2] for copy in self.left} & {key, *(copy[:2] for copy in here)}
+        if not excused and not (moved and self._world.restores):
             self._world.break_promise(words)
         for copy in excused:
             self.doubled.setdefault(copy, len(self._world.log._events))

@@ -18,6 +18,7 @@ from commands.gateway.tls import PEER_CERTIFICATE
 from commands.gateway.view import GatewayView
 from commands.kernel.command import Context
 from commands.kernel.handler import Handler
+from commands.policies.fence_rules import FenceRules
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner
 from commands.policies.saga import RestartRules, Timeouts
@@ -34,6 +35,7 @@ TIMEOUTS = Timeouts(
     launch_s=60.0,
     retry_s=20.0,
     restarts=RestartRules(long_interval_s=120.0, well_s=120.0, starts_per_host=2),
+    fencing=FenceRules(off_timeout_s=60.0, on_timeout_s=60.0, margin_s=10.0, retry_s=60.0),
 )
 
 

@@ -91,6 +91,8 @@ class SimulatedHost:
     """One machine, the agent on it, and the lines to the engine and to other hosts.
 
     `vouched`: somebody said that it is off, while it was on; so it is until it is welcome again.
+    `partitioned`: the engine does not hear it; `isolated`: nothing reaches it. `unplugged`: there
+    is no power, for its board neither.
     """
 
     def __init__(self, world: World, host: str, name: str, folder: Path) -> None:
@@ -101,6 +103,8 @@ class SimulatedHost:
         self.powered = False
         self.held_off = False
         self.partitioned = False
+        self.isolated = False
+        self.unplugged = False
         self.vouched = False
         self.certificates = [f"{host} 1".encode()]
         self.welcome_by: uuid.UUID | None = None
@@ -122,7 +126,7 @@ class SimulatedHost:
 
     def boot(self) -> None:
         """Give the machine power, or start the agent's process anew."""
-        self.powered = True
+        self.powered, self.unplugged = True, False
         self.process = Process(Freezer())
         context = copy_context()
         context.run(PROCESS.set, self.process.freezer)
@@ -187,6 +191,7 @@ class SimulatedHost:
 
     def is_welcome(self, log_id: uuid.UUID) -> None:
         """Take note that the engine knows the host again, by this log."""
+        self.world.look_at_proofs()
         self.welcome_by = log_id
         self.vouched = False
 

@@ -9,6 +9,7 @@ from typing import Any
 from commands.host.confirm_off import ConfirmHostOff
 from hostagent.simulated_state import Do, MigrationFault
 from hostagent.simulated_state import Faults as HypervisorFaults
+from tests.simulation.boards import Lie
 from tests.simulation.chaos import Admins
 from tests.simulation.machine import SimulatedHost
 from tests.simulation.restore import last_command
@@ -42,6 +43,8 @@ class Misfortune:
             (self._projection_suffers, 2),
         ]
         # What costs a promise its ground happens in some runs only.
+        if world.boards is not None:
+            self._happenings += [(self._boards_fail, 4), (self._host_is_cut_off, 4)]
         if world.dice.random() < RARE:
             self._happenings.append((self._someone_vouches_falsely, 2))
         if world.dice.random() < RARE:
@@ -81,21 +84,50 @@ class Misfortune:
             return
         host.lose_power()
         self._world.note(f"{host.name} is off")
+        host.unplugged = self._world.dice.random() < 0.5
         if self._world.dice.random() < 0.5:
-            host.held_off = True
+            host.held_off = host.unplugged = True
             await asyncio.sleep(self._lasts_s(60))
             self._world.note(f"{host.name} is seen to be off")
             await self._admins.give(ConfirmHostOff(id=host.id, name=host.name))
             host.held_off = False
         await asyncio.sleep(6.0 + self._lasts_s(40))
+        host.unplugged = False
         if not host.powered:
-            host.boot()
+            self._turn_on(host)
             self._world.note(f"{host.name} is on again")
+
+    def _turn_on(self, host: SimulatedHost) -> None:
+        if self._world.boards is not None:
+            self._world.boards.power_is_back(host)
+        host.boot()
 
     async def _network_fails(self, host: SimulatedHost) -> None:
         host.partitioned = True
         await asyncio.sleep(self._lasts_s(60))
         host.partitioned = False
+
+    async def _host_is_cut_off(self, host: SimulatedHost) -> None:
+        """Nothing reaches a host, or the engine alone does not, for as long as fencing takes."""
+        world = self._world
+        host.partitioned = True
+        host.isolated = world.dice.random() < 0.5
+        if host.isolated:
+            world.network.break_lines(host.id)
+            world.network.cut.add(host.id)
+        world.note(f"{host.name} {'is isolated' if host.isolated else 'is not heard'}")
+        await asyncio.sleep(60 + self._lasts_s(120))
+        host.partitioned = host.isolated = False
+        world.network.cut.discard(host.id)
+
+    async def _boards_fail(self, host: SimulatedHost) -> None:
+        boards = self._world.boards
+        assert boards is not None
+        for address in boards.of(host):
+            boards.lies[address] = self._world.dice.choice(list(Lie))
+        self._world.note(f"{[boards.lies[address].value for address in boards.of(host)]}")
+        await asyncio.sleep(self._lasts_s(300))
+        boards.lie(host, Lie.NONE)
 
     async def _hypervisor_fails(self, host: SimulatedHost) -> None:
         dice = self._world.dice

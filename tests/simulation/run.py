@@ -66,7 +66,12 @@ def simulate(seed: int, hosts: int = 3) -> Result:
 
 async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result:
     world = World(seed, folder)
+    fenced = world.dice.random() < 0.5
+    if fenced:
+        world.give_boards()
     await world.open(hosts, world.dice.choice([1, 2]))
+    if fenced:
+        await world.attach_boards()
     admins = Admins(world)
     misfortune = Misfortune(world, admins)
     pace_s = world.dice.choice([3.0, 8.0, 20.0])

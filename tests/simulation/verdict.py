@@ -6,6 +6,7 @@ import traceback
 
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
+from commands.policies.host_fence import KIND as FENCING
 from commands.policies.vm_restart import KINDS
 from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
@@ -13,7 +14,7 @@ from commands.state.vm import VmState, VmStatus
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
-from events.types.host import HostSessionStarted
+from events.types.host import HostSessionStarted, HostUnmanagedDomainsFound
 from events.types.vm import VmStaleCopyFound
 from tests.simulation.projection import differences, rebuilt
 from tests.simulation.world import World
@@ -69,6 +70,7 @@ def _waits_for(operation: OperationState, vm: VmState) -> set[str]:
 
 def in_the_end(world: World) -> None:
     """Check that everything came to rest, and that log, claims, folds and hosts agree."""
+    world.look_at_proofs()
     recorded = history(world)
     _claims(world, recorded)
     _operations(world, recorded)
@@ -100,8 +102,17 @@ def _doubles(world: World, recorded: list[Recorded]) -> None:
         for one in recorded
         if isinstance(one.event, VmStaleCopyFound)
     }
-    for copy in sorted(world.copies.doubled.keys() - found - world.copies.gone):
-        world.break_promise(f"{copy} ran beside another and nobody was told")
+    shown = {
+        (one.object_id, domain)
+        for one in recorded
+        if isinstance(one.event, HostUnmanagedDomainsFound)
+        for domain in one.event.domains
+    }
+    for vm, incarnation, host in sorted(world.copies.doubled.keys() - found - world.copies.gone):
+        # What a restored log has forgotten is shown as not managed.
+        if (host, f"{vm} (incarnation {incarnation})") not in shown or not world.restores:
+            copy = (vm, incarnation, host)
+            world.break_promise(f"{copy} ran beside another and nobody was told")
 
 
 def _reports(world: World, recorded: list[Recorded]) -> None:
@@ -145,6 +156,9 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
             world.break_promise(f"{operation.kind} of {operation.name} never ended: {operation}")
         elif operation.open and not operation.attention:
             world.break_promise(f"{operation.kind} waits without a word")
+    for operation in states.values():
+        if operation.open and operation.kind == FENCING:
+            world.break_promise(f"the fencing of {operation.name} never ended: {operation}")
     for key, host in sorted(world.engine.view.hosts.items()) if world.engine else ():
         if host.status not in _IN_THE_END:
             world.break_promise(f"host {world.hosts[key].name} is {host.status} in the end")

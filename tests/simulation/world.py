@@ -32,6 +32,7 @@ from hostagent.power import Power
 from hostagent.simulated_state import Faults as HypervisorFaults
 from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
+from tests.simulation.boards import Boards
 from tests.simulation.copies import Copies
 from tests.simulation.engine import EngineProcess, PoliciesProcess, Sources
 from tests.simulation.machine import SimulatedHost
@@ -69,6 +70,7 @@ class World(Process):
         self.engines: list[EngineProcess | None] = [None]
         self.policies: list[PoliciesProcess] = []
         self.power: Power | None = None
+        self.boards: Boards | None = None
         self.network = MemoryNetwork(self._start_on)
         self.zombies: list[EngineProcess] = []
         self.projection = Projection(self)
@@ -175,6 +177,23 @@ class World(Process):
             machine.boot()
         await asyncio.sleep(5)
 
+    def give_boards(self) -> Boards:
+        """Have the hosts be turned off and on by boards; before the world is opened."""
+        self.boards = self.power = Boards(self)
+        return self.boards
+
+    async def attach_boards(self) -> None:
+        """Tell of the boards of every host: one, two supplies, or one after the other."""
+        assert self.boards is not None
+        for host in self.hosts.values():
+            await self.boards.attach(host, self.dice.choice([(1,), (1, 1), (1, 2)]))
+        self.opened = await self.log.head()
+
+    def look_at_proofs(self) -> None:
+        """Judge the proofs that hosts are off, before anything is judged by them."""
+        if self.boards is not None:
+            self.boards.look()
+
     async def do(self, command: Any) -> str:
         """Run an admin's command; return the object's id. Raises its refusal."""
         self.commands += 1
@@ -259,6 +278,8 @@ class World(Process):
                 await self.renew(host)  # its key is known, whatever certificate it shows
                 host.certificates = host.certificates[-1:]
         self.copies.forget_what_was_found()
+        if self.boards is not None:
+            self.boards.begin_anew()
         self.projection.follow_another_log()
 
     # ------------------------------------------------------------------ what must hold always
@@ -294,8 +315,10 @@ class World(Process):
         self.faults = Faults()
         self.run_all()
         self.network.cut.clear()
+        if self.boards is not None:
+            self.boards.mend()
         for host in self.hosts.values():
-            host.partitioned = False
+            host.partitioned = host.isolated = False
             host.certificates = host.certificates[-1:]  # it asks for the newest, with any of them
             host.thaw()
             if not host.alive:
