@@ -103,6 +103,7 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
         "serial number": (root.findtext("sysinfo/system/entry[@name='serial']") or "").strip()
         != (spec.vm if spec.serial is None else spec.serial),
         "memory": root.findtext("memory") != str(configuration.memory_bytes // 1024),
+        "CPU pinning and NUMA nodes": not same_places(root, configuration),
         "disks": set(disk_files(root))
         != {storage_path(storage_folder, disk.volume) for disk in configuration.disks},
         "networks": nics != {(nic.mac, nic.bridge) for nic in configuration.nics},
@@ -122,7 +123,6 @@ def _of(element: etree._Element, tag: str, name: str) -> str:
 
 
 def _same_cpu(root: etree._Element, spec: RunSpec) -> bool:
-        "CPU pinning and NUMA nodes": not same_places(root, configuration),
     """Tell whether the CPU is the run's model; libvirt adds each feature that the guest sees."""
     processor = root.find("cpu")
     if processor is None or processor.get("mode") != "custom":
