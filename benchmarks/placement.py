@@ -14,26 +14,42 @@ import random
 import time
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks._report import compare
 from commands.scheduler.fleet import Fleet, Share
+from commands.scheduler.layout import Special
 from commands.scheduler.need import HOST_RESERVE_BYTES, Need
 from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, Identity
 from events.types.affinity import Polarity, Rule
 from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host import Capabilities
+from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
+from events.types.run_spec import Topology
+from events.types.vm_tuning import CpuPin, GuestNumaNode, Tuning, members
 
 GIB = 1024**3
 ROUNDS = 5
 PLACEMENTS = 300
-SHARE = Share(memory_bytes=GIB, processors=2, highly_available=True)
+PAGE_BYTES = 2 * 1024**2
+PAGES, PAGES_OF_HOST = 16, 4_096
+SPECIAL = Special(pages={PAGE_BYTES: PAGES}, nodes={0: GIB})
+SHARE = Share(memory_bytes=GIB, processors=2, highly_available=True, special=SPECIAL)
+TUNING = Tuning(
+    pins=(CpuPin(vcpu=0, cpus="0-3"), CpuPin(vcpu=1, cpus="8-11")),
+    numa_nodes=(GuestNumaNode(vcpus="0-1", memory_bytes=GIB, host_nodes="0"),),
+    high_performance=True,
+)
+TSC_HZ = 2_000_000_000
 SEED = 13
 WEIGHT_MAX = 1_000
 MEMORY_PERCENT = 150
 OTHER_HOST = 3
+PINNED_TO = 12
+"""The CPU after the last one that the VM is pinned to."""
 
 Numbers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -54,6 +70,7 @@ def hosts(count: int) -> list[HostState]:
             bridges=("br0", "br1") if dice.random() < 0.95 else ("br0",),  # noqa: PLR2004
             storage_free_bytes=GIB,
         )
+        abilities = msgspec.structs.replace(abilities, hardware=hardware(abilities, dice))
         found.append(
             HostState(
                 id=f"h{number}",
@@ -68,6 +85,22 @@ def hosts(count: int) -> list[HostState]:
             )
         )
     return found
+
+
+def hardware(abilities: Capabilities, dice: random.Random) -> Hardware:
+    """Return hardware with two NUMA nodes; on some hosts the pinned CPUs are not on the first."""
+    half, whole = abilities.cpus // 2, abilities.cpus
+    cpus = (f"0-{half - 1}", f"{half}-{whole - 1}")
+    near = dice.random() < 0.5  # noqa: PLR2004
+    return Hardware(
+        tsc_hz=TSC_HZ if dice.random() < 0.95 else 2 * TSC_HZ,  # noqa: PLR2004
+        topology=CpuTopology(sockets=dice.choice((1, 2)), cores=half, threads=1),
+        numa_nodes=tuple(
+            NumaNode(node=number, cpus=cpus[number ^ (not near)], memory_bytes=half * GIB)
+            for number in range(2)
+        ),
+        huge_pages=(HugePages(size_bytes=PAGE_BYTES, count=PAGES_OF_HOST),),
+    )
 
 
 def need_under(policy: SchedulingPolicy, count: int) -> Need:
@@ -94,6 +127,10 @@ def need_under(policy: SchedulingPolicy, count: int) -> Need:
         memory_percent=MEMORY_PERCENT,
         highly_available=True,
         ha_reservation=True,
+        topology=Topology(sockets=2),
+        tuning=TUNING,
+        special=SPECIAL,
+        tsc_hz=TSC_HZ,
     )
 
 
@@ -137,9 +174,20 @@ class Bare:
         self.highly_available = np.zeros(len(states), np.int64)
         self.cpus = np.array([each.cpus for each in known], np.int64)
         self.per_cpu = 1 / self.cpus
-        self.free = np.array([each.memory_bytes - HOST_RESERVE_BYTES for each in known], np.int64)
-        self.extra = np.array(
-            [each.memory_bytes * (MEMORY_PERCENT - 100) // 100 for each in known], np.int64
+        memory = [each.memory_bytes - PAGES_OF_HOST * PAGE_BYTES for each in known]
+        self.free = np.array([each - HOST_RESERVE_BYTES for each in memory], np.int64)
+        self.extra = np.array([each * (MEMORY_PERCENT - 100) // 100 for each in memory], np.int64)
+        described = [each.hardware for each in known if each.hardware is not None]
+        self.cpus_there = self.cpus >= PINNED_TO
+        self.nodes_there = np.array([len(each.numa_nodes) > 0 for each in described])
+        self.node_free = np.array([each.numa_nodes[0].memory_bytes for each in described], np.int64)
+        self.pages_free = np.full(len(states), PAGES_OF_HOST, np.int64)
+        self.same_tsc = np.array([each.tsc_hz == TSC_HZ for each in described])
+        self.sockets = np.array([each.topology.sockets for each in described], np.int64)
+        self.cores = np.array([each.topology.cores for each in described], np.int64)
+        self.threads = np.array([each.topology.threads for each in described], np.int64)
+        self.near = np.array(
+            [{*range(4), *range(8, 12)} <= members(each.numa_nodes[0].cpus) for each in described]
         )
         self.taken = np.zeros(len(states), np.int64)
         self.vms = np.zeros(len(states), np.int64)
@@ -155,6 +203,8 @@ class Bare:
         mask = self.up & self.elsewhere & self.known & enough & self.pinned & self.allowed
         mask &= self.cpus >= SHARE.processors
         mask &= self.taken * 10 <= self.cpus * 80
+        mask &= self.cpus_there & self.nodes_there & (self.node_free >= GIB)
+        mask &= (self.pages_free >= PAGES) & self.same_tsc
         mask &= self.machine & self.model & self.bridge_0 & self.bridge_1 & self.stores
         rows = np.flatnonzero(mask)
         return int(rows[np.argmax(self._score(policy, rows) + self._score_of_all(rows))])
@@ -168,6 +218,9 @@ class Bare:
             total += _ranks(-(-(counts - least) * 100 // (most - least)))
         total += _ranks(self.with_other[rows].astype(np.int64))
         total += 20 * _ranks((~self.wished[rows]).astype(np.int64))
+        enough = (self.sockets >= 2) & (self.cores >= 1) & (self.threads >= 1)  # noqa: PLR2004
+        total += 4 * _ranks(np.where(enough[rows], 0, WEIGHT_MAX))
+        total += 5 * _ranks(np.where(self.near[rows], 0, WEIGHT_MAX))
         return total
 
     def _score(self, policy: SchedulingPolicy, rows: npt.NDArray[np.intp]) -> Numbers:
@@ -204,6 +257,8 @@ class Bare:
         self.taken[row] += SHARE.processors
         self.vms[row] += 1
         self.highly_available[row] += 1
+        self.node_free[row] -= GIB
+        self.pages_free[row] -= PAGES
 
 
 def _ranks(weights: Numbers) -> Numbers:

@@ -107,6 +107,55 @@ def test_a_pinned_vm_starts_on_its_host_and_leaves_a_group_when_it_is_removed(
     )
 
 
+def test_a_policy_of_ones_own_and_names_that_follow(product: Product) -> None:
+    cluster = product.cluster()
+    body = {"name": "dense", "like": "power_saving", "filters": ["CPU"], "hosts_in_reserve": 2}
+    policy = str(product.post("/v1/scheduling_policies", body)["id"])
+    product.post(
+        f"/v1/clusters/{cluster}/scheduling",
+        {"scheduling_policy": policy, "high_utilization_percent": 91},
+    )
+    shown = product.get(f"/v1/scheduling_policies/{policy}")
+    assert (shown["balancer"], shown["filters"]) == ("power_saving", ["CPU"])
+    assert shown["parameters"]["hosts_in_reserve"] == 2
+    assert product.get(f"/v1/clusters/{cluster}")["scheduling"]["custom"] == policy
+    refused = product.http.delete(f"/v1/scheduling_policies/{policy}")
+    assert refused.status_code == 409, refused.text
+
+    # The policy has no filter Memory: a VM that is larger than any host starts.
+    vm = created(product, "before", memory_bytes=4 * 1024 * 1024 * MIB)
+    placed = product.post(f"/v1/vms/{vm}/placement")
+    assert placed["scheduling"]["high_utilization_percent"] == 91
+    assert len(started(product, vm)) == 1
+    product.http.patch(f"/v1/scheduling_policies/{policy}", json={"filters": ["Memory"]})
+    moved = product.finish(product.post(f"/v1/vms/{vm}/migrate"))
+    assert "MiB of memory free" in moved["reason"]
+
+    grouped(product, "named", vms=[vm])
+    assert product.http.patch(f"/v1/vms/{vm}", json={"name": "after"}).is_success
+    wait_until(
+        lambda: product.items("/v1/affinity_groups", name="named")[0]["vms"][0]["name"] == "after",
+        20,
+        "the group to call its VM by its new name",
+    )
+    product.post(f"/v1/clusters/{cluster}/scheduling", {"policy": "none"})
+    assert product.http.delete(f"/v1/scheduling_policies/{policy}").is_success
+
+
+def test_a_vm_that_no_host_has_the_cpus_for_is_refused_with_the_reason(product: Product) -> None:
+    vm = created(product, "pinned-cpus")
+    pins = {"cpu_pins": [{"vcpu": 0, "cpus": "63"}]}
+    product.post(f"/v1/vms/{vm}/tuning", pins)
+    assert product.get(f"/v1/vms/{vm}")["tuning"]["pins"] == [{"vcpu": 0, "cpus": "63"}]
+    assert len(started(product, vm)) == 1
+    product.post(f"/v1/vms/{vm}/tuning", {"cpu_pins": [{"vcpu": 0, "cpus": "63+64"}]})
+    failed = product.finish(product.post(f"/v1/vms/{vm}/migrate"))
+    assert failed["status"] == "succeeded"  # what it runs with is what counts until its next run
+    product.finish(product.post(f"/v1/vms/{vm}/stop"))
+    refused = product.finish(product.post(f"/v1/vms/{vm}/start"))
+    assert "It has no CPU 64, which the VM is pinned to." in refused["reason"]
+
+
 def _crowded(product: Product, count: int) -> list[str]:
     """Have VMs on one host, too many by the policy."""
     first = hosts(product)[0]
