@@ -119,6 +119,8 @@ class Reception:
                 await self._shake_hands(connection, self._context)
         except (OSError, TimeoutError) as error:  # an SSLError is an OSError too
             log.debug("a connection came to nothing", reason=str(error) or repr(error))
+        except Exception:
+            log.exception("a connection could not be taken up")
 
     async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         loop = asyncio.get_running_loop()
