@@ -67,7 +67,6 @@ class Link:
         self._desk = desk
         self._metrics = metrics
         self._telemetry_due = asyncio.Event()
-        self._doubt = ""
 
     async def run(self) -> None:
         """Hold sessions, one after the other, for ever."""
@@ -94,14 +93,16 @@ class Link:
         self._telemetry_due.set()
 
     async def _greet(self) -> Welcome:
-        hello = msgspec.structs.replace(await self._owner.hello(), doubt=self._doubt)
-        self._doubt = ""
+        hello = msgspec.structs.replace(await self._owner.hello(), doubt="")
         asked_at = moment()
         try:
             welcome = await self._gateway.hello(hello)
         except SessionEndedError as error:
-            self._doubt = error.doubt
-            raise
+            if not error.doubt:
+                raise
+            asked_at = moment()
+            hello = msgspec.structs.replace(hello, doubt=error.doubt)
+            welcome = await self._gateway.hello(hello)
         if welcome.protocol not in hello.protocols:
             raise GatewayRefusedError(
                 f"the engine speaks protocol {welcome.protocol}, this agent {PROTOCOL}"

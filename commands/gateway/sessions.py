@@ -83,9 +83,10 @@ def decide_hello(
     """Open a session, or record that two machines share an identity (`extra["cloned"]`).
 
     A boot id that alternates with a former one (A, B, A), or another machine's hardware, is a
-    clone: neither is heard from then on, until an admin approves the host again. But a hello of a
-    former boot may also have been under way since before the reboot, at an engine that stood still.
-    So it has to be said again, with a word that only who speaks now can know (`Hello.doubt`).
+    clone: neither is heard from then on, until an admin approves the host again. But a hello of
+    another boot than the last may also have been under way since before a reboot, at an engine that
+    stood still. So it has to be said again, with a word that only who speaks now can know
+    (`Hello.doubt`): neither does it prove a clone, nor is it taken for the newest boot, before.
     """
     state = require_speaker(world, host_id, fingerprint)
     protocols = PROTOCOLS & set(hello.protocols)
@@ -97,7 +98,7 @@ def decide_hello(
     if state.duplicate:
         return Decision(id=host_id, extra={"cloned": True})
     other_machine = _is_other_machine(state, hello)
-    if hello.boot in state.former_boots and not other_machine:
+    if state.boot not in {None, hello.boot} and not other_machine:
         require_spoken_now(state, hello)
     if hello.boot in state.former_boots or other_machine:
         boots = tuple(boot for boot in (state.boot, hello.boot) if boot is not None)
@@ -133,7 +134,7 @@ def require_spoken_now(state: HostState, hello: Hello) -> None:
     doubt = hashlib.sha256(f"doubt of {state.session}".encode()).hexdigest()[:32]
     if hello.doubt is not None and hello.doubt != doubt:
         raise SessionOver(
-            "The host has booted again since it booted so.", remedy="Say hello again.", doubt=doubt
+            "It last said hello after another boot.", remedy="Say hello again.", doubt=doubt
         )
 
 

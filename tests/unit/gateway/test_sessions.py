@@ -197,13 +197,20 @@ async def test_a_hello_that_another_overtook_is_no_clones(
     assert (await agent.say_hello(boot=former)).problem == "cloned-identity"
 
 
+async def reboot(agent: Agent, boot: str) -> Answer:
+    """Have the machine say hello of another boot: first, and when it is doubted."""
+    doubted = await agent.say_hello(boot=boot, doubt="")
+    assert (doubted.status, doubted.problem) == (409, "session-over")
+    return await agent.say_hello(boot=boot, doubt=doubted.body["doubt"])
+
+
 async def test_a_hello_of_before_a_reboot_is_no_clones_however_late_it_is_read(
     bench: Bench,
 ) -> None:
     """given a hello read after the next boot was heard of, then it has to be said again"""
     agent = await bench.agent()
     former = agent.boot
-    assert (await agent.say_hello(boot="B", doubt="")).status == 200
+    assert (await reboot(agent, "B")).status == 200
     for doubt in ("", "made up"):
         late = await agent.say_hello(boot=former, doubt=doubt)
         assert (late.status, late.problem) == (409, "session-over")
@@ -217,9 +224,21 @@ async def test_a_hello_of_before_a_reboot_is_no_clones_however_late_it_is_read(
     assert "host.duplicate_refused" not in await bench.names()
 
 
+async def test_a_late_hello_of_a_boot_that_was_never_heard_of_is_not_the_newest(
+    bench: Bench,
+) -> None:
+    """given A, then B that nobody read, then C, when B is read at last, then C is no clone"""
+    agent = await bench.agent()
+    assert (await reboot(agent, "C")).status == 200
+    assert (await agent.say_hello(boot="B", doubt="")).problem == "session-over"
+    assert bench.engine.view.hosts[agent.host].boot == "C"
+    assert (await agent.poll()).status == 204
+    assert (await agent.say_hello(boot="C", doubt="")).status == 200
+
+
 async def test_a_clone_is_one_that_speaks_again_when_it_is_doubted(bench: Bench) -> None:
     agent = await bench.agent()
-    assert (await agent.say_hello(boot="B", doubt="")).status == 200
+    assert (await reboot(agent, "B")).status == 200
     word = (await agent.say_hello(boot=agent.boot, doubt="")).body["doubt"]
     assert agent.session not in word
 
