@@ -75,7 +75,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         wanted = self._wanted(world, state)
         if wanted == state:
             return Decision.of(self.id)
-        _require_version_known(world, wanted)
+        _require_version_not_lowered(state, wanted)
         members = [
             host
             for member in context.hosts_of(self.id)
@@ -123,13 +123,14 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         )
 
 
-def _require_version_known(world: World, wanted: ClusterState) -> None:
-    """Refuse a version below the data center's: its hosts share what that has."""
-    least = lookup.data_center(world, wanted.data_center).compatibility_version
-    if _numbers(wanted.compatibility_version) < _numbers(least):
+def _require_version_not_lowered(state: ClusterState, wanted: ClusterState) -> None:
+    """Refuse a version below the present one, whose features VMs may use: so it never is below the
+    data center's either, with which every cluster begins.
+    """
+    if _numbers(wanted.compatibility_version) < _numbers(state.compatibility_version):
         raise InvalidField(
-            f"The data center's compatibility version is {least}; a cluster's cannot be lower.",
-            remedy=f"Choose {least} or a later one.",
+            f"The compatibility version is {state.compatibility_version}; it is never lowered.",
+            remedy=f"Choose {state.compatibility_version} or a later one.",
             field="compatibility_version",
         )
 

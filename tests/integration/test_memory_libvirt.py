@@ -76,8 +76,8 @@ class Bench:
         text = f"MemTotal: {total // 1024} kB\nMemAvailable: {free // 1024} kB\n"
         (self.root / MEMINFO).write_text(text)
 
-    async def guest(self, *, ballooning: bool = True) -> RunSpec:
-        """Start a guest and wait until it is up."""
+    async def guest(self, *, ballooning: bool = True, up: bool = True) -> RunSpec:
+        """Start a guest, and wait until it is up unless that does not matter."""
         disk = self.rig.guest_disk()
         await self.rig.driver.create_disk(disk, ignore_progress)
         spec = self.rig.spec(str(uuid.uuid4()), disks=(disk,))
@@ -89,7 +89,8 @@ class Bench:
         )
         spec = msgspec.structs.replace(spec, configuration=configuration)
         await self.rig.driver.start(spec)
-        await self.rig.until(Happening.GUEST_AGENT, spec.vm)
+        if up:
+            await self.rig.until(Happening.GUEST_AGENT, spec.vm)
         key = RunKey(spec.vm, spec.incarnation)
         self.desk.intent[key] = IntentVm(
             vm=spec.vm, incarnation=spec.incarnation, role=Role.RUN, position=1, spec=spec
@@ -151,7 +152,7 @@ async def test_a_guest_gives_its_memory_up_and_gets_it_back(bench: Bench) -> Non
 
 async def test_a_vm_without_a_balloon_has_none(bench: Bench) -> None:
     bench.host_has(1024 * MIB, 100 * MIB)
-    spec = await bench.guest(ballooning=False)
+    spec = await bench.guest(ballooning=False, up=False)
     for _ in range(3):
         await bench.keeper.look(BALLOONS)
     assert await bench.size(spec) == DEFINED
@@ -195,7 +196,7 @@ async def test_the_kernel_merges_the_pages_of_two_guests(bench: Bench) -> None:
         assert (KSM / "run").read_text().strip() == "1"
         assert (KSM / "pages_to_scan").read_text().strip() == "1250"
         async with asyncio.timeout(90):
-            while (told := bench.keeper.ksm()) is None or told.saved_bytes < 20 * MIB:
+            while (told := bench.keeper.ksm()) is None or told.saved_bytes < 8 * MIB:
                 await asyncio.sleep(1)
         assert told.running
         print(f"KSM saves {told.saved_bytes // MIB} MiB of {2 * DEFINED // MIB} MiB")  # noqa: T201
@@ -203,9 +204,9 @@ async def test_the_kernel_merges_the_pages_of_two_guests(bench: Bench) -> None:
         # and pages of other NUMA nodes are kept apart once it says so
         await bench.keeper.look(MemoryPolicy(ksm=True, merge_across_nodes=False))
         assert (KSM / "merge_across_nodes").read_text().strip() == "0"
-        assert bench.keeper.ksm() == msgspec.structs.replace(
-            bench.keeper.ksm() or told, running=True, merge_across_nodes=False, problem=""
-        )
+        told = bench.keeper.ksm()
+        assert told is not None
+        assert (told.running, told.merge_across_nodes, told.problem) == (True, False, "")
 
         # and it is stopped where the cluster has no KSM
         await bench.keeper.look(MemoryPolicy())

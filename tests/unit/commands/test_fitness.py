@@ -251,8 +251,15 @@ def test_what_stays_the_same_is_no_event_and_versions_are_compared() -> None:
 
 def test_a_cluster_is_not_older_than_its_data_center() -> None:
     given = host(HostStatus.UP, reported(compatibility_versions=()))
-    members(given, compatibility_version="0.9").refused(InvalidField, "cannot be lower")
+    members(given, compatibility_version="0.9").refused(InvalidField, "never lowered", "1.0 or a")
     assert members(given, compatibility_version="1.10").accepted.events
+
+
+def test_a_compatibility_version_is_never_lowered() -> None:
+    given = host(HostStatus.UP, reported(compatibility_versions=()))
+    raised = members(given, compatibility_version="1.10").follows()
+    members(raised, compatibility_version="1.9").refused(InvalidField, "is 1.10", "1.10 or a")
+    assert members(raised, compatibility_version="1.11").accepted.events
 
 
 def test_cpu_types_are_ovirts_names_for_libvirts_models() -> None:
