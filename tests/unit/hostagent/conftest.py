@@ -9,6 +9,7 @@ import pytest
 from hostagent.agent import HostAgent
 from hostagent.identity import Identity, read_boot_id
 from hostagent.journal import Journal
+from hostagent.memory_keeper import MemorySetup
 from hostagent.migrations import MigrationSetup
 from hostagent.power import Power
 from hostagent.simulated import SimulatedDriver
@@ -38,6 +39,7 @@ TIMINGS = Timings(
     session_settled_s=1.0,
     fence_poll_s=0.02,
     witness_timeout_s=0.2,
+    memory_interval_s=0.02,
 )
 
 
@@ -59,6 +61,7 @@ class Host:
         self.network = network
         self.storage = storage
         self.power: Power | None = None
+        self.memory: MemorySetup | None = None
         self.engine = FakeEngine(name if network is not None else "")
         self.agent: HostAgent
         self.driver: SimulatedDriver
@@ -83,6 +86,7 @@ class Host:
             timings=timings,
             migrations=self._migrations(),
             power=self.power,
+            memory=self.memory,
         )
         self._task = asyncio.create_task(self.agent.run())
 

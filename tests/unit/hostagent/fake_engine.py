@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from events.types.host_memory import MemoryPolicy
 from events.types.host_power import FenceOrder
 from events.types.job import Job
 from events.wire.agent import (
@@ -52,6 +53,7 @@ class FakeEngine:
         self.refusing = False
         self.lose_answers = 0
         self.doubt = ""
+        self.memory: tuple[int, MemoryPolicy | None] = (0, None)
         self.poll_s = 2.0
         self.compare_interval_s = 60.0
         self.telemetry_interval_s = 60.0
@@ -98,6 +100,12 @@ class FakeEngine:
         self._news.set()
         return order
 
+    def order_memory(self, policy: MemoryPolicy) -> None:
+        """Want the host's memory to be kept so."""
+        self.position += 1
+        self.memory = (self.position, policy)
+        self._news.set()
+
     def withdraw(self, job: Job | FenceOrder) -> None:
         """Want a job, or something of another host's power, no more."""
         self.position += 1
@@ -129,6 +137,7 @@ class FakeEngine:
                 vms=tuple(self.vms.values()),
                 jobs=tuple(self.jobs.values()),
                 fences=tuple(order for _at, order in self.fences.values()),
+                memory=self.memory[1],
             ),
             poll_s=self.poll_s,
             compare_interval_s=self.compare_interval_s,
@@ -198,6 +207,7 @@ class FakeEngine:
             ),
             jobs_withdrawn=tuple(job for at, job in self.withdrawn if at > after),
             fences=tuple(order for at, order in self.fences.values() if at > after),
+            memory=self.memory[1] if self.memory[0] > after else None,
         )
 
     def _take(self, item: Item) -> None:

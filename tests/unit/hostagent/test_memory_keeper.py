@@ -11,7 +11,7 @@ import pytest
 
 from events.types.host_memory import MemoryPolicy
 from events.types.run_spec import RunSpec
-from events.wire.agent import IntentVm, Role
+from events.wire.agent import CapabilitiesItem, Hello, IntentVm, Role, VmState
 from hostagent.balloon_port import BalloonReading
 from hostagent.desk import Desk
 from hostagent.driver import Domain, DriverError
@@ -21,7 +21,9 @@ from hostagent.memory_keeper import MemoryKeeper, MemorySetup
 from hostagent.records import RunKey
 from hostagent.simulated import SimulatedDriver
 from hostagent.timings import Timings
-from tests.unit.hostagent.samples import a_spec
+from tests.unit.hostagent.conftest import Host
+from tests.unit.hostagent.fake_engine import FakeEngine
+from tests.unit.hostagent.samples import a_spec, run_item
 
 GIB = 1 << 30
 KEY = RunKey("00000000-0000-0000-0000-0000000000e1", 1)
@@ -201,3 +203,75 @@ async def test_nothing_is_touched_until_the_engine_has_said_what_it_wants(bench:
         while file(bench.root, "run"):
             await asyncio.sleep(0.05)
     running.cancel()
+
+
+class TestAgent:
+    """The keeper within an agent: told by the engine, and telling it."""
+
+    @pytest.fixture
+    def kept(self, host: Host, tmp_path: Path) -> tuple[Host, Path, Guests]:
+        root, guests = kernel(tmp_path / "root", free_gib=0.3), Guests()
+        guests.sizes.clear()
+        host.memory = MemorySetup(guests, MemoryFiles(root))
+        return host, root, guests
+
+    async def test_it_does_what_the_engine_wants_and_tells_what_came_of_it(
+        self, kept: tuple[Host, Path, Guests]
+    ) -> None:
+        # given a host whose engine wants KSM, and a guest that is guaranteed half of its memory
+        host, root, guests = kept
+        host.engine.order_memory(MemoryPolicy(ksm=True))
+        host.engine.compare_interval_s = 0.1
+        spec = a_spec()
+        configuration = msgspec.structs.replace(
+            spec.configuration, memory_bytes=4 * GIB, memory_guaranteed_bytes=2 * GIB
+        )
+        spec = msgspec.structs.replace(spec, configuration=configuration)
+        item = msgspec.structs.replace(run_item(), spec=spec)
+        key = RunKey(item.vm, item.incarnation)
+        guests.sizes[key] = 4 * GIB
+
+        # when its agent comes, then KSM runs, and the engine hears of it
+        await host.start()
+        (hello,) = host.engine.hellos or await greeted(host)
+        assert hello.capabilities.ksm is not None
+        assert not hello.capabilities.ksm.running
+
+        def heard(engine: FakeEngine) -> bool:
+            told = [each for each in engine.items if isinstance(each, CapabilitiesItem)]
+            return any(each.capabilities.ksm and each.capabilities.ksm.running for each in told)
+
+        await host.engine.until(heard)
+        assert file(root, "run") == 1
+        assert guests.sizes[key] == 4 * GIB
+
+        # when the cluster's settings change, then it follows within the session
+        host.engine.order(item)
+        await host.engine.until_state(item.vm, VmState.RUNNING)
+        host.engine.order_memory(MemoryPolicy(ballooning=True))
+        await host.engine.until(lambda _e: guests.sizes[key] == 2 * GIB)
+        assert file(root, "run") == 0
+        assert len(host.engine.hellos) == 1
+
+    async def test_it_goes_on_while_no_engine_answers(
+        self, kept: tuple[Host, Path, Guests]
+    ) -> None:
+        host, root, guests = kept
+        guests.sizes[KEY] = 4 * GIB
+        host.engine.order_memory(MemoryPolicy(ksm=True))
+        await host.start()
+        await greeted(host)
+        host.engine.away = True
+        async with asyncio.timeout(10):
+            while file(root, "run") != 1:
+                await asyncio.sleep(0.02)
+        (root / KSM_FOLDER / "run").write_text("0")
+        async with asyncio.timeout(10):
+            while file(root, "run") != 1:
+                await asyncio.sleep(0.02)
+
+
+async def greeted(host: Host) -> list[Hello]:
+    """Wait for the agent's first hello."""
+    await host.engine.until(lambda e: e.hellos)
+    return host.engine.hellos
