@@ -142,7 +142,7 @@ class Monitor:
             watched, questioned = _is_watched(host), _is_questioned(host)
             if not (watched or questioned) or host.id in self._heard:
                 continue
-            last = self._known.get(host.id, self._hearing.since)
+            last = self._last_word(host, now)
             if self._hearing.silent_s(last, now) <= self._patience.timeout_s:
                 continue
             if watched:
@@ -175,6 +175,16 @@ class Monitor:
                 if heard <= latest:
                     known[host] = max(heard, known.get(host, heard))
         self._known = {host: heard for host, heard in known.items() if host in self._view.hosts}
+
+    def _last_word(self, host: HostState, now: dt.datetime) -> dt.datetime:
+        """Return when a host was last heard of, by contact or by a hello that lies in the log.
+
+        The log may tell of a hello before the contact does: the engine that took it shares what it
+        heard a moment later, and until then a host that was away for long would be silent again.
+        """
+        last = self._known.get(host.id, self._hearing.since)
+        hello, latest = host.session_at, now + dt.timedelta(seconds=CLOCKS_DIFFER_S_MAX)
+        return hello if hello is not None and last < hello <= latest else last
 
     def _has_rested(self, host: HostState, now: dt.datetime) -> bool:
         """Tell whether a host on which starts failed was left alone for long enough."""

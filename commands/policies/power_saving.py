@@ -27,6 +27,7 @@ from commands.state.cluster import ClusterState
 from commands.state.host import Duty, HostState, HostStatus
 from events.types.balancing import BalancingMode, ClusterHostRest, Rest
 from events.types.cluster import SchedulingPolicy
+from events.types.host_power import FenceAction
 
 REASON = "The cluster's policy saves power."
 Decide = Callable[[World, Context], Decision]
@@ -103,6 +104,7 @@ class PowerSaving(Watch):
             return Step(host=gone, host_name="", rest=Rest.UP)
         return (
             _returned(known, resting)
+            or _still_off(facts, known, resting)
             or _needed(cluster, known, idle, hosts)
             or _turned_off(facts, known, resting)
             or self._spared(cluster, idle, hosts, now)
@@ -176,8 +178,23 @@ def _needed(
     if not asleep:
         return None
     host = min(asleep, key=lambda each: (bool(each.proved_off), each.name))
-    decide = PowerStart(id=host.id).decide if host.proved_off else None
-    return _step(host, Rest.ROUSED, decide)
+    # One that was to be turned off may be off although nobody saw it: no harm where it is on.
+    was_told = host.proved_off or resting[host.id] is Rest.OFF
+    return _step(host, Rest.ROUSED, PowerStart(id=host.id).decide if was_told else None)
+
+
+def _still_off(facts: Facts, known: list[HostState], resting: dict[str, Rest]) -> Step | None:
+    """Turn a host on again where that failed: others count on it."""
+    busy = {operation.target for operation in facts.operations.values()}
+    for host in known:
+        if resting[host.id] is not Rest.ROUSED or host.duty is not Duty.MAINTENANCE:
+            continue
+        last = host.power.tries[-1] if host.power.tries else None
+        if last is None or last.open or last.reached or last.outdated:
+            continue
+        if last.order.action is FenceAction.ON and f"host/{host.id}" not in busy:
+            return _step(host, Rest.ROUSED, PowerStart(id=host.id).decide)
+    return None
 
 
 def _turned_off(facts: Facts, known: list[HostState], resting: dict[str, Rest]) -> Step | None:

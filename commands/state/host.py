@@ -89,7 +89,8 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
     `unfit` is what it lacks for its cluster, as it was found at position `unfit_since`.
 
-    `booted` is the position, and `booted_at` the time, at which its present boot was heard of.
+    `booted` is the position, and `booted_at` the time, at which its present boot was heard of;
+    `session_at` is the time of its last hello.
 
     `renewed` is a certificate that was issued and not shown yet. Until it is, the one before it
     counts as well, so that a host which never got it, or died while storing it, is not locked out.
@@ -111,6 +112,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     former_boots: tuple[str, ...] = ()
     booted: int = 0
     booted_at: dt.datetime | None = None
+    session_at: dt.datetime | None = None
     silent: bool = False
     proved_off: int = 0
     duplicate: bool = False
@@ -225,8 +227,12 @@ def _evolve(state: HostState | None, recorded: Recorded) -> HostState | None:
             incarnations_from=event.incarnations_from,
             ssh=host_ssh.restored(state.ssh),
         )
-    if isinstance(event, e.HostSessionStarted) and event.boot != state.boot:
-        state = msgspec.structs.replace(state, booted=recorded.position, booted_at=recorded.time)
+    if isinstance(event, e.HostSessionStarted):
+        if event.boot != state.boot:
+            state = msgspec.structs.replace(
+                state, booted=recorded.position, booted_at=recorded.time
+            )
+        state = msgspec.structs.replace(state, session_at=recorded.time)
     ssh = host_ssh.evolve(state.ssh, recorded, joined=state.identity is not None)
     if ssh is not None:
         return _evolve_ssh(state, ssh, event)

@@ -201,3 +201,27 @@ async def test_a_host_on_which_starts_failed_has_rested_after_a_while(bench: Ben
     await listen(bench, 44)
     assert status(bench, agent.host) is HostStatus.UP
     assert (await bench.names()).count("host.recovered") == 1
+
+
+async def test_a_host_that_comes_back_is_not_silent_to_an_engine_that_did_not_hear_it(
+    bench: Bench,
+) -> None:
+    """given a hello in the log, before the engine that took it has shared the contact"""
+    agent = await bench.agent()
+    other = bench.new_engine()
+    await bench.show(other)
+    await listen(bench, LONG_S + 10, other, bench.engine)
+    assert status(bench, agent.host) is HostStatus.NON_RESPONSIVE
+    await listen(bench, 1_000, other, bench.engine)
+
+    assert (await agent.say_hello()).status == 200
+    await bench.seen()
+    await bench.show(other)
+    await other.monitor.look()
+
+    assert (await bench.names()).count("host.silent") == 1
+    await bench.engine.monitor.look()  # which shares what it heard
+    await listen(bench, PATIENCE.timeout_s - 4, other, bench.engine)
+    assert (await bench.names()).count("host.silent") == 1
+    await listen(bench, 10, other, bench.engine)
+    assert (await bench.names()).count("host.silent") == 2  # it said nothing more

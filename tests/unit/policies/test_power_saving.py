@@ -13,7 +13,7 @@ from commands.state.host import HostStatus
 from events.types.balancing import BalancingMode, Rest
 from events.types.cluster import SchedulingPolicy
 from tests.unit.policies.puppet import play_on
-from tests.unit.policies.puppet_power import manage
+from tests.unit.policies.puppet_power import FENCE, manage
 from tests.unit.policies.stage import Stage
 from tests.unit.policies.test_balancing import cluster, up
 
@@ -43,10 +43,10 @@ async def asked(stage: Stage, reserve: int, *, on: bool = True) -> None:
     )
 
 
-async def minutes(stage: Stage, count: int) -> None:
+async def minutes(stage: Stage, count: int, failing: tuple[str, ...] = ()) -> None:
     for _minute in range(count):
         await stage.pass_time(61)
-        await play_on(stage)
+        await play_on(stage, failing=failing)
 
 
 async def resting(stage: Stage) -> dict[str, Rest]:
@@ -93,6 +93,35 @@ async def test_a_host_is_turned_on_and_activated_when_more_are_to_be_in_reserve(
     await minutes(stage, 2)
     assert await resting(stage) == {}
     assert (await stage.host(hosts[1])).status is HostStatus.UP
+
+
+async def test_a_host_that_could_not_be_turned_on_is_turned_on_again() -> None:
+    """given a BMC that fails, when hosts are needed, then it is tried again, and one is enough"""
+    stage, _hosts = await saving(3)
+    await minutes(stage, 12)
+    assert list((await resting(stage)).values()) == [Rest.OFF, Rest.OFF]
+    await asked(stage, 1)
+    await minutes(stage, 2, failing=(FENCE,))
+    (roused,) = [host for host, rest in (await resting(stage)).items() if rest is Rest.ROUSED]
+    assert "host.fenced_on" not in await stage.names()
+
+    await minutes(stage, 3)
+
+    assert (await stage.names()).count("host.fenced_on") == 1
+    await stage.hello(roused, boot="another")
+    await minutes(stage, 2)
+    assert (await stage.host(roused)).status is HostStatus.UP
+    assert list((await resting(stage)).values()) == [Rest.OFF]
+
+
+async def test_a_host_that_may_be_off_though_nobody_saw_it_is_turned_on_when_needed() -> None:
+    stage, hosts = await saving(2)
+    await minutes(stage, 10, failing=(FENCE,))
+    assert await resting(stage) == {hosts[1]: Rest.OFF}
+    assert not (await stage.host(hosts[1])).proved_off
+    await asked(stage, 1)
+    await minutes(stage, 2)
+    assert (await stage.names()).count("host.fenced_on") == 1
 
 
 async def test_hosts_come_up_again_where_power_is_not_to_be_saved_any_more() -> None:
