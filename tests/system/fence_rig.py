@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -11,8 +13,9 @@ import psycopg
 from chronovisor.installation import Installation
 from tests.harness.bmc import PASSWORD, USER, Bmc
 from tests.harness.guest import Guest
-from tests.harness.libvirt_host import LibvirtHost
-from tests.harness.processes import HarnessError, wait_until
+from tests.harness.libvirt_host import HostProcess, LibvirtHost
+from tests.harness.network import HostNetwork
+from tests.harness.processes import HarnessError, free_port, wait_until
 from tests.harness.stamps import assert_single_writer, read_stamps
 from tests.harness.workspace import Workspace
 from tests.system.product import Json, Product
@@ -29,8 +32,10 @@ port = {port}
 [hosts]
 grace_s = 60
 [fencing]
-kdump_port = 0
+kdump_port = {kdump_port}
 """
+KDUMP_SEND = Path("/usr/libexec/fence-agents/fence_kdump_send")
+"""What a crashed kernel's host runs to tell of its dump: of Debian's fence-agents."""
 SILENT_S = 6.0
 """How long a host may be silent, with these settings."""
 LOOK_S = 0.05
@@ -48,7 +53,22 @@ class FencedHost(RealHost):
         self.migrates = True
         self.bmc = Bmc(workspace, machine, self.start_agent)
 
-    def manage(self, secret: Path) -> None:
+    def crash(self) -> None:
+        """Let its kernel crash: all that ran is gone, and the crash kernel is there, with no agent.
+
+        Its power stays on all the time, as its BMC says.
+        """
+        self.machine.power_off()
+        self.machine.power_on()
+
+    def say_dump(self, port: int) -> HostProcess:
+        """Have the real program say, from now on, that a dump is written."""
+        return self.machine.launch(
+            [KDUMP_SEND, "-p", str(port), "-i", "1", self.machine.manager_address],
+            self.machine.folder / "kdump.log",
+        )
+
+    def manage(self, secret: Path, *, kdump: bool = False) -> None:
         """Tell the product of the BMC, as an admin would with a file that holds the password."""
         secret.write_text(PASSWORD + "\n")
         self.product.post(
@@ -63,7 +83,9 @@ class FencedHost(RealHost):
                 "options": "lanplus=1,cipher=3",
             },
         )
-        answer = self.product.http.patch(f"/v1/hosts/{self.id}/power", json={"enabled": True})
+        answer = self.product.http.patch(
+            f"/v1/hosts/{self.id}/power", json={"enabled": True, "kdump_detection": kdump}
+        )
         assert answer.is_success, answer.text
 
 
@@ -171,3 +193,41 @@ class Rig:
                     continue  # it was turned off at this moment
             self.copies_max = max(self.copies_max, count)
             time.sleep(LOOK_S)
+
+
+@contextlib.contextmanager
+def fenced_pair(
+    workspace: Workspace,
+    network: HostNetwork,
+    make_libvirt_host: Callable[[], LibvirtHost],
+    guest: Guest,
+    *,
+    kdump_port: int = 0,
+) -> Iterator[Rig]:
+    """Two real hosts with BMCs, and a highly available VM that runs on one of them."""
+    settings = SETTINGS.format(address=network.address, port=free_port(), kdump_port=kdump_port)
+    product = Product(workspace, "product", settings, hosts=0)
+    product.start()
+    shared = workspace.make_folder("shared")
+    (shared / "storage-id").write_text("one-folder\n")
+    hosts: list[FencedHost] = []
+    rig = Rig(product, hosts, guest)
+    try:
+        for name in ("kvm01", "kvm02"):
+            host = FencedHost(product, make_libvirt_host(), name, workspace)
+            hosts.append(host)
+            host.storage = shared
+            if len(hosts) == 1:
+                host.stock(guest)
+            host.enrol()
+            host.start_agent()
+            host.await_up()
+            host.bmc.start()
+            host.manage(workspace.make_folder("secret") / "bmc", kdump=bool(kdump_port))
+        rig.begin()
+        yield rig
+    finally:
+        rig.end()
+        for host in hosts:
+            host.bmc.stop()
+        product.stop()

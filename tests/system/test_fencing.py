@@ -14,9 +14,9 @@ from tests.harness.bmc import PASSWORD
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
-from tests.harness.processes import free_port, wait_until
+from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
-from tests.system.fence_rig import SETTINGS, SILENT_S, FencedHost, Rig
+from tests.system.fence_rig import SILENT_S, Rig, fenced_pair
 from tests.system.product import Product
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,32 +32,8 @@ def rig(
     """Two real hosts with BMCs, and a highly available VM that runs on one of them."""
     require("libvirt")
     require("ipmi")
-    settings = SETTINGS.format(address=host_network.address, port=free_port())
-    product = Product(workspace, "product", settings, hosts=0)
-    product.start()
-    shared = workspace.make_folder("shared")
-    (shared / "storage-id").write_text("one-folder\n")
-    hosts: list[FencedHost] = []
-    rig = Rig(product, hosts, guest)
-    try:
-        for name in ("kvm01", "kvm02"):
-            host = FencedHost(product, make_libvirt_host(), name, workspace)
-            hosts.append(host)
-            host.storage = shared
-            if len(hosts) == 1:
-                host.stock(guest)
-            host.enrol()
-            host.start_agent()
-            host.await_up()
-            host.bmc.start()
-            host.manage(workspace.make_folder("secret") / "bmc")
-        rig.begin()
+    with fenced_pair(workspace, host_network, make_libvirt_host, guest) as rig:
         yield rig
-    finally:
-        rig.end()
-        for host in hosts:
-            host.bmc.stop()
-        product.stop()
 
 
 def test_the_plug_of_a_host_is_pulled_and_its_vm_comes_up_on_the_other(rig: Rig) -> None:
