@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.harness.libvirt_host import FILES, HostProcess, LibvirtHost
+from tests.harness.package_repository import INSTALLED, make_repository
 from tests.harness.processes import run_command, wait_until
 
 PORT = 22
@@ -108,64 +109,45 @@ class SshMachine:
         """Take such a program away."""
         self.host.run(["/usr/bin/rm", "-f", f"/usr/local/sbin/{name}"])
 
-    def become_el(self) -> None:
-        """Look like an Enterprise Linux: rpm and dnf are fakes that keep a list, and record it."""
-        release = 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="AlmaLinux 9"\n'
-        self.host.run(["sh", "-c", f"rm /etc/os-release; printf '{release}' >/etc/os-release"])
-        self.host.run(["sh", "-c", "echo bash >/etc/fake-rpms"])
-        self.fake_program(
-            "rpm", 'case "$1" in -qa) cat /etc/fake-rpms ;; -e) [ "$2" = --test ] ;; esac'
-        )
-        self.fake_program(
-            "dnf",
-            """
-echo "$*" >>/etc/log-of-dnf
-for word in "$@"; do
-  case $word in
-    -* | install | remove) ;;
-    *)
-      case " $* " in
-        *" install "*) echo "$word" >>/etc/fake-rpms ;;
-        *)
-          grep -vxF "$word" /etc/fake-rpms >/etc/fake-rpms.new
-          mv /etc/fake-rpms.new /etc/fake-rpms
-          ;;
-      esac
-      ;;
-  esac
-done""",
-        )
+    def become_bare(self, family: str) -> None:
+        """Be a Debian, or look like an Enterprise Linux (`el`), with none of our packages.
 
-    def become_bare_debian(self) -> None:
-        """Look like a Debian without our packages: dpkg and apt-get are fakes that keep a list."""
-        self.host.run(["sh", "-c", "echo bash >/etc/fake-debs"])
-        self.fake_program("dpkg-query", "sed 's/^/installed /' /etc/fake-debs")
-        self.fake_program("dpkg", 'echo "dpkg $*" >>/etc/log-of-apt')
-        self.fake_program(
-            "apt-get",
-            """
-echo "$*" >>/etc/log-of-apt
-seen=no
-for word in "$@"; do
-  case $seen/$word in
-    */install | */purge) seen=$word ;;
-    */-* | no/*) ;;
-    install/*) echo "$word" >>/etc/fake-debs ;;
-    purge/*)
-      case " $* " in
-        *" -s "*) echo "Purg $word [1.0]" ;;
-        *)
-          grep -vxF "$word" /etc/fake-debs >/etc/fake-debs.new
-          mv /etc/fake-debs.new /etc/fake-debs
-          ;;
-      esac
-      ;;
-  esac
-done""",
-        )
+        Its package manager is the real one, with a repository of empty packages.
+        """
+        repository = make_repository(self.host.folder / "repository", family)
+        script, places = FILES / "real_packages.sh", ("usr", "var/cache", "var/log")
+        self.host.run([script, self.host.folder, family, repository, *places])
+        if family == "el":
+            release = 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="AlmaLinux 9"\n'
+            self.host.run(["sh", "-c", f"rm /etc/os-release; printf '{release}' >/etc/os-release"])
+
+    def packages(self, family: str) -> set[str]:
+        """Return what the package manager of such a machine knows as installed."""
+        return set(self.host.run(["sh", "-c", INSTALLED[family]]).stdout.split())
+
+    def start_firewalld(self) -> None:
+        """Start the real firewalld, with a bus of its own."""
+        place = "/run/dbus"
+        self.host.run(["sh", "-c", f"mkdir -p {place}; rm -f {place}/pid {place}/*socket"])
+        bus = ["dbus-daemon", "--system", "--nofork", "--nopidfile"]
+        self.host.launch(bus, self.host.folder / "bus.log")
+        wait_until(lambda: self._succeeds("test", "-S", f"{place}/system_bus_socket"), 10, "a bus")
+        log = self.host.folder / "firewalld.log"
+        self.host.launch(["firewalld", "--nofork", "--nopid", "--log-target", "console"], log)
+        asking = ("firewall-cmd", "--quiet", "--state")
+        wait_until(lambda: self._succeeds(*asking), 30, "firewalld", detail=log.read_text)
+
+    def open_ports(self) -> tuple[str, str]:
+        """Return the ports that firewalld lets in, now and after the next boot."""
+        now = self.host.run(["firewall-cmd", "--list-ports"]).stdout
+        later = self.host.run(["firewall-cmd", "--permanent", "--list-ports"]).stdout
+        return now.strip(), later.strip()
+
+    def _succeeds(self, *command: str) -> bool:
+        return self.host.run(command, check=False).returncode == 0
 
     def become_systemd(self, *enabled: str) -> None:
-        """Look as if systemd ran, with these units enabled, and firewalld: by stand-ins."""
+        """Look as if systemd ran, with these units enabled: by a stand-in."""
         known = "libvirtd.service libvirtd.socket libvirtd-tls.socket libvirt-guests.service"
         place = "/etc/fake-systemd"
         self.host.run(["sh", "-c", f"mkdir -p /run/systemd/system {place}/known"])
@@ -173,7 +155,6 @@ done""",
         self.host.run(["sh", "-c", f"cd {place} && touch {' '.join(enabled)}"])
         self.host.run(["cp", FILES / "systemctl.sh", "/usr/local/sbin/systemctl"])
         self.host.run(["chmod", "755", "/usr/local/sbin/systemctl"])
-        self.fake_program("firewall-cmd", 'echo "$*" >>/etc/log-of-firewall')
 
     def enabled(self) -> set[str]:
         """Return the units that are enabled, where systemd is stood in for."""

@@ -23,6 +23,7 @@ from tests.conftest import require
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
+from tests.harness.package_repository import DRAWN_IN, NEEDED
 from tests.harness.processes import free_port, wait_until
 from tests.harness.ssh_machine import ADMIN, KEYLESS, SshMachine
 from tests.harness.workspace import Workspace
@@ -204,8 +205,9 @@ def test_a_machine_that_shows_another_key_is_told_nothing(
 def test_a_step_that_fails_takes_back_what_was_done_and_can_be_repeated(
     product: Product, machine: SshMachine
 ) -> None:
-    """given a machine like Enterprise Linux, whose packages come by dnf"""
-    machine.become_el()
+    """given a machine like Enterprise Linux with nothing installed, whose packages come by dnf"""
+    require("packages")
+    machine.become_bare("el")
     machine.fake_program("tar", "echo 'tar: No space left on device' >&2; exit 1")
     answer = add(product, machine)
     host = str(answer["id"])
@@ -216,15 +218,14 @@ def test_a_step_that_fails_takes_back_what_was_done_and_can_be_repeated(
     assert by_name["packages"] == "undone"
     assert by_name["join"] == "pending"
     assert machine.traces() == set()
-    installed, removed = machine.read("/etc/log-of-dnf").splitlines()
-    names = installed.partition(" install ")[2]
-    assert "libvirt-daemon-kvm" in names
-    assert "qemu-kvm" in names
-    assert sorted(removed.partition("--noautoremove ")[2].split()) == sorted(names.split())
+    told = " ".join(messages(product, "VDS_INSTALL_IN_PROGRESS"))
+    assert "Installed: libvirt-daemon-kvm" in told
+    assert machine.packages("el") == set()
 
     machine.remove_fake("tar")
     ended(product, install(product, machine, host))
     product.await_status(f"/v1/hosts/{host}", "up")
+    assert machine.packages("el") == {*NEEDED["el"], DRAWN_IN}
 
 
 def test_cancelled_in_the_middle_nothing_is_left(product: Product, machine: SshMachine) -> None:
@@ -296,41 +297,42 @@ def test_an_admin_who_is_not_root_and_an_active_firewall(
     assert "chronovisor-migration" not in machine.host.run(["nft", "list", "ruleset"]).stdout
 
 
-def test_what_is_told_to_systemd_and_firewalld_is_taken_back(
+def test_what_systemd_apt_and_firewalld_are_told_is_taken_back(
     product: Product, machine: SshMachine
 ) -> None:
-    """given stand-ins for both and for apt, a libvirt that listens, guests that start at boot"""
+    """given a stand-in for systemd, a libvirt that listens, guests that start at boot"""
+    require("packages")
+    require("firewalld")
     before = {"libvirtd-tls.socket", "libvirt-guests.service"}
     machine.become_systemd(*before)
-    machine.become_bare_debian()
+    machine.become_bare("debian")
+    machine.start_firewalld()
     machine.fake_program("tar", "exit 1")
     answer = add(product, machine)
     host = str(answer["id"])
     ended(product, answer, "failed")
     assert machine.enabled() >= before
     assert machine.traces() == set()
-    assert machine.read("/etc/fake-debs") == "bash\n"
-    asked = machine.read("/etc/log-of-apt")
-    assert "install --no-install-recommends libvirt-daemon-system" in asked
-    assert "purge ca-certificates iproute2 libvirt-clients" in asked
+    assert machine.packages("debian") == set()
+    told = " ".join(messages(product, "VDS_INSTALL_IN_PROGRESS"))
+    assert "Installed: libvirt-daemon-system" in told
+    assert machine.open_ports() == ("", "")
 
     machine.remove_fake("tar")
     ended(product, install(product, machine, host))
     product.await_status(f"/v1/hosts/{host}", "up")
+    assert machine.packages("debian") == {*NEEDED["debian"], DRAWN_IN}
     assert machine.enabled() & before == set()
     assert "chronovisor-agent.service" in machine.enabled()
     assert machine.agent_pid()
+    assert machine.open_ports() == ("54329/tcp", "54329/tcp")
 
     ended(product, product.post(f"/v1/hosts/{host}/maintenance"))
     ended(product, product.post(f"/v1/hosts/{host}/uninstall"))
     assert machine.agent_pid() == 0
     assert machine.traces() == set()
     assert "chronovisor-agent.service" not in machine.enabled()
-    told = [line for line in machine.read("/etc/log-of-firewall").splitlines() if "54329" in line]
-    assert [line.split()[-1].partition("=")[0] for line in told] == [
-        *("--add-port", "--add-port"),
-        *("--remove-port", "--remove-port"),
-    ]
+    assert machine.open_ports() == ("", "")
 
 
 def order_restart(product: Product, host: str) -> None:
