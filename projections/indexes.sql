@@ -10,7 +10,7 @@ CREATE INDEX clusters_position ON inventory.clusters (position);
 CREATE INDEX hosts_name ON inventory.hosts (name, id) INCLUDE (position);
 CREATE INDEX hosts_cluster ON inventory.hosts (cluster_id);
 CREATE INDEX hosts_position ON inventory.hosts (position);
-CREATE INDEX hosts_pieces ON inventory.hosts USING gin (inventory.pieces(search));
+CREATE INDEX hosts_pieces ON inventory.hosts USING gin (string_to_array(pieces, E'\x1f'));
 
 CREATE INDEX vms_name ON inventory.vms (name, id) INCLUDE (position);
 CREATE INDEX vms_created ON inventory.vms (created_at, id);
@@ -18,7 +18,7 @@ CREATE INDEX vms_status ON inventory.vms (status, name, id);
 CREATE INDEX vms_cluster ON inventory.vms (cluster_id, name, id);
 CREATE INDEX vms_position ON inventory.vms (position);
 -- A word that few have would have all rows looked at, each of some kilobytes.
-CREATE INDEX vms_pieces ON inventory.vms USING gin (inventory.pieces(search));
+CREATE INDEX vms_pieces ON inventory.vms USING gin (string_to_array(pieces, E'\x1f'));
 
 CREATE INDEX affinity_groups_name ON inventory.affinity_groups (name, id);
 CREATE INDEX affinity_groups_position ON inventory.affinity_groups (position);
@@ -34,12 +34,5 @@ CREATE INDEX operations_target ON inventory.operations (target_id, started_at);
 -- Few operations are open at a time, and they are the ones that people look for.
 CREATE INDEX operations_open ON inventory.operations (started_at, id) WHERE ended_at IS NULL;
 CREATE INDEX operations_position ON inventory.operations (position);
-
-CREATE INDEX events_time ON inventory.events (time);
-CREATE INDEX events_object ON inventory.events (object_id, position);
-CREATE INDEX events_correlation ON inventory.events (correlation, position)
-    WHERE correlation IS NOT NULL;
--- Trouble is rare, and asked for most.
-CREATE INDEX events_trouble ON inventory.events (severity, position) WHERE severity <> 'normal';
 
 CREATE INDEX removed_position ON inventory.removed (position);

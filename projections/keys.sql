@@ -2,5 +2,4 @@
 -- rows needs. Made once a build needs them, or at its end: sorting is faster than keeping sorted.
 ALTER TABLE inventory.vms ADD PRIMARY KEY (id);
 ALTER TABLE inventory.operations ADD PRIMARY KEY (id);
-ALTER TABLE inventory.events ADD PRIMARY KEY (position);
 CREATE INDEX vms_host ON inventory.vms (host_id) WHERE host_id IS NOT NULL;

@@ -242,8 +242,11 @@ class Projector:
 
     async def _build(self, store: Store) -> None:
         """Build the inventory beside the one of `store`, catch up with it, and swap them."""
-        async with await connect(self._dsn, "chronovisor projector rebuild") as connection:
-            beside = Store(connection, NEXT)
+        async with (
+            await connect(self._dsn, "chronovisor projector rebuild") as connection,
+            await connect(self._dsn, "chronovisor projector audit log") as audits,
+        ):
+            beside = Store(connection, NEXT, audits=audits)
             builder = self._builder = Folder(beside, self._codec, building=True)
             try:
                 async with beside.building(self._hash), _ending(builder):

@@ -1,8 +1,7 @@
 -- The inventory: what the folds of projections/views make of the log. `inventory` stands for the
 -- schema's name, which is `inventory_next` while it is built anew beside the one being served.
--- Everything in it can be dropped and built again from the log; it needs no migrations.
-
-CREATE SCHEMA inventory;
+-- Everything in it can be dropped and built again from the log; it needs no migrations. The audit
+-- log is in audit.sql.
 
 -- Up to where the inventory is built, and from which log. One row, written in the same transaction
 -- as the documents.
@@ -14,20 +13,11 @@ CREATE TABLE inventory.cursor (
     schema_hash text NOT NULL
 );
 
--- The pieces of three characters that a text holds: a text that has a word in it has its pieces. (No
--- extension that could do this comes with the embedded PostgreSQL.)
-CREATE FUNCTION inventory.pieces(searched text) RETURNS text[]
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $pieces$
-    SELECT array(
-        SELECT DISTINCT substr(searched, place, 3)
-        FROM generate_series(1, length(searched) - 2) AS place
-    )
-$pieces$;
-
 -- The tables that grow large have their keys in keys.sql.
 -- Documents are the rendered JSON, uncompressed, so that a list is a mere concatenation of them:
 -- hence storage EXTERNAL, and a tuple target that keeps all but the largest in the row itself. A
--- summary is what a list shows where the document is too much for it.
+-- summary is what a list shows where the document is too much for it. The pieces of a text that is
+-- searched are those of views/pieces.py.
 CREATE TABLE inventory.data_centers (
     id text COLLATE "C" PRIMARY KEY,
     name text COLLATE "C" NOT NULL,
@@ -58,6 +48,7 @@ CREATE TABLE inventory.hosts (
     data_center_id text COLLATE "C" NOT NULL,
     created_at timestamptz NOT NULL,
     search text COLLATE "C" NOT NULL,
+    pieces text COLLATE "C" NOT NULL,
     position bigint NOT NULL,
     summary bytea NOT NULL,
     document bytea NOT NULL
@@ -77,6 +68,7 @@ CREATE TABLE inventory.vms (
     created_at timestamptz NOT NULL,
     configuration_version int NOT NULL,
     search text COLLATE "C" NOT NULL,
+    pieces text COLLATE "C" NOT NULL,
     position bigint NOT NULL,
     summary bytea NOT NULL,
     document bytea NOT NULL
@@ -135,21 +127,6 @@ CREATE TABLE inventory.mac_pools (
     document bytea NOT NULL
 ) WITH (toast_tuple_target = 8160);
 
--- The audit log: insert only, one row for each event that has a record.
-CREATE TABLE inventory.events (
-    position bigint NOT NULL,
-    time timestamptz NOT NULL,
-    code int NOT NULL,
-    name text COLLATE "C" NOT NULL,
-    severity text COLLATE "C" NOT NULL,
-    actor text COLLATE "C" NOT NULL,
-    object_kind text COLLATE "C" NOT NULL,
-    object_id text COLLATE "C" NOT NULL,
-    correlation text COLLATE "C",
-    message text NOT NULL,
-    document bytea NOT NULL
-) WITH (toast_tuple_target = 8160);
-
 ALTER TABLE inventory.data_centers ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.clusters ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.hosts ALTER COLUMN document SET STORAGE EXTERNAL;
@@ -161,7 +138,6 @@ ALTER TABLE inventory.affinity_groups ALTER COLUMN document SET STORAGE EXTERNAL
 ALTER TABLE inventory.affinity_labels ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.scheduling_policies ALTER COLUMN document SET STORAGE EXTERNAL;
 ALTER TABLE inventory.mac_pools ALTER COLUMN document SET STORAGE EXTERNAL;
-ALTER TABLE inventory.events ALTER COLUMN document SET STORAGE EXTERNAL;
 
 -- What is gone, and since when: a reader of changes that was away learns of it.
 CREATE TABLE inventory.removed (

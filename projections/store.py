@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -30,11 +31,21 @@ from projections.views.tables import (
 SERVED = "inventory"
 NEXT = "inventory_next"
 FORMER = "inventory_former"
-NAMES = ("cursor", "removed", "events", *(table.name for table in TABLES))
+NAMES = ("cursor", "removed", *(table.name for table in TABLES))
 COPY_ROWS_MIN = 100
 """From so many rows on, COPY into a stage and one upsert are faster than rows as parameters."""
 
 INDEX_TIMEOUT_MS = 1_800_000
+STATISTICS_TARGET = 10
+"""Looks at 3,000 rows of each table, instead of 30,000, before it is served; within a minute the
+autovacuum, to which all rows of a new table are changes, does the same thoroughly.
+"""
+
+_FINISHING = (
+    f"SELECT set_config('statement_timeout', '{INDEX_TIMEOUT_MS}ms', true),"
+    f" set_config('default_statistics_target', '{STATISTICS_TARGET}', true);"
+)
+_ANALYZE_AUDITS = "ANALYZE inventory.events;"
 
 
 class FencedError(Exception):
@@ -92,14 +103,22 @@ def changes_of(inventory: Inventory) -> list[Changes]:
 
 
 class Store:
-    """The inventory in one schema, over one connection that nobody else uses meanwhile."""
+    """The inventory in one schema, over one connection that nobody else uses meanwhile.
 
-    def __init__(self, connection: Connection, schema: str = SERVED) -> None:
+    A build takes a second one, `audits`, for the audit records: while the documents are rendered
+    and written at its end, the database makes the indexes of those.
+    """
+
+    def __init__(
+        self, connection: Connection, schema: str = SERVED, *, audits: Connection | None = None
+    ) -> None:
         self.connection = connection
         self.schema = schema
+        self._audits = audits or connection
         self._staged: set[str] = set()
         self._keyed = True
         self._building = False
+        self._indexing: asyncio.Task[None] | None = None
 
     def transaction(self) -> AbstractAsyncContextManager[object]:
         """Begin a transaction on the store's connection."""
@@ -116,32 +135,58 @@ class Store:
         """Make empty tables, in place of whatever is there, for the block to fill.
 
         They are seen once the block ends, with their keys, their indexes and statistics; where it
-        fails, none of it was. In one transaction, rows can be written as they are to stay.
+        fails, nothing was but an empty schema. In the transaction that made a table, rows can be
+        written as they are to stay. The audit records have one of their own, which ends first.
         """
-        async with self.connection.transaction():
-            await self.drop()
+        await self.drop()
+        await self.connection.execute(f"CREATE SCHEMA {self.schema}".encode())
+        async with self.connection.transaction(), self._audits.transaction():
             await self._run("schema.sql")
+            await self._run("audit.sql", self._audits)
             await self.connection.execute(
                 self._sql("INSERT INTO inventory.cursor (position, schema_hash) VALUES (0, %s)"),
                 (schema_hash,),
             )
             self._building, self._keyed = True, False
-            yield
-            await self._finish()
+            try:
+                yield
+                await self.complete_audits()
+                await self._finish()
+            finally:
+                await self._end_indexing()
         self._building = False
+
+    async def complete_audits(self) -> None:
+        """Begin to make the indexes of a build's audit records, of which no more come.
+
+        It returns once the database has been told, and is at work while documents are rendered.
+        """
+        if self._building and self._indexing is None:
+            self._indexing = asyncio.create_task(self._index_audits())
+            await asyncio.sleep(0)
+
+    async def _index_audits(self) -> None:
+        # All at once, so that the database needs no further word from a busy process.
+        await self._run("audit_indexes.sql", self._audits, before=_FINISHING, after=_ANALYZE_AUDITS)
+
+    async def _end_indexing(self) -> None:
+        if self._indexing is not None:
+            indexing, self._indexing = self._indexing, None
+            indexing.cancel()
+            await asyncio.gather(indexing, return_exceptions=True)
 
     async def drop(self) -> None:
         """Remove the schema with all that is in it."""
         await self.connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
 
     async def _finish(self) -> None:
-        await self.connection.execute(
-            "SELECT set_config('statement_timeout', %s, true)", (f"{INDEX_TIMEOUT_MS}ms",)
-        )
+        await self.connection.execute(_FINISHING.encode())
         await self._make_keys()
         await self._run("indexes.sql")
         for table in NAMES:
             await self.connection.execute(f"ANALYZE {self.schema}.{table}".encode())
+        if self._indexing is not None:
+            await self._indexing
 
     async def _make_keys(self) -> None:
         """Make the keys of the tables, which a build does without as long as it can."""
@@ -203,7 +248,8 @@ class Store:
         """
         if any(change.removed or not change.part.insert_only for change in changes):
             await self._make_keys()
-        if sum(len(change.rows) for change in changes) < COPY_ROWS_MIN:
+        few = sum(len(change.rows) for change in changes) < COPY_ROWS_MIN
+        if few and not self._building:
             await self._write_at_once(changes, before, after)
             return
         async with contextlib.nullcontext() if self._building else self.connection.transaction():
@@ -245,19 +291,24 @@ class Store:
                 self._staged.add(part.table)
         frozen = self._building and part.insert_only
         statement = statements.copy(target, part.columns, frozen=frozen)
-        async with self.connection.cursor().copy(statement) as copy:
+        connection = self._audits if frozen and part.table == "events" else self.connection
+        async with connection.cursor().copy(statement) as copy:
             copy.set_types([kind for _, kind in part.columns])
+            write_row = copy.formatter.write_row
             for row in change.rows:
-                await copy.write_row(row)
+                if block := write_row(row):  # once some rows are together
+                    await copy.write(block)
         if not part.insert_only:
             await self.connection.execute(statements.take_stage(self.schema, part))
             await self.connection.execute(f"TRUNCATE {target}".encode())
 
-    async def _run(self, name: str) -> None:
+    async def _run(
+        self, name: str, connection: Connection | None = None, *, before: str = "", after: str = ""
+    ) -> None:
         text = (resources.files("projections") / name).read_text(encoding="utf-8")
         # The file names the schema that is served; the one being built has another name.
-        text = text.replace("SCHEMA inventory;", f"SCHEMA {self.schema};")
-        await self.connection.execute(statements.select(self.schema, text))
+        statement = statements.select(self.schema, f"{before}{text}{after}")
+        await (connection or self.connection).execute(statement)
 
     def _sql(self, text: str) -> bytes:
         return statements.select(self.schema, text)

@@ -14,13 +14,13 @@ from starlette.datastructures import QueryParams
 
 from projections.reads.collections import Collection, Filter, Match
 from projections.reads.problems import InvalidCursor, InvalidParameter, UnknownParameter
+from projections.views.pieces import pieces_of
 
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 100
 VALUE_CHARACTERS_MAX = 2_000
 VALUES_MAX = 100
 WORDS_MAX = 10
-PIECE_CHARACTERS = 3
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
 EVERYTHING = "*"
@@ -154,11 +154,11 @@ def _condition(name: str, given: str, narrowing: Filter) -> tuple[str, list[Any]
 
 def _in_pieces(column: str, words: list[str]) -> tuple[str, list[Any]]:
     """Return the condition that words occur, which the index of their pieces narrows first."""
-    conditions, arguments = ["true"], []
+    conditions, arguments = ["true"], list[Any]()
     for word in words:
-        if len(word) >= PIECE_CHARACTERS:
-            conditions.append(f"inventory.pieces({column}) @> inventory.pieces(%s)")
-            arguments.append(word)
+        if pieces := pieces_of(word):
+            conditions.append("string_to_array(pieces, E'\\x1f') @> %s::text[]")
+            arguments.append(pieces)
         conditions.append(f"strpos({column}, %s) > 0")
         arguments.append(word)
     return " AND ".join(conditions), arguments

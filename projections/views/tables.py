@@ -21,6 +21,7 @@ from projections.views.data_center import DataCenterDocument
 from projections.views.host_document import HostDocument
 from projections.views.inventory import Inventory
 from projections.views.operation import OperationDocument
+from projections.views.pieces import SEPARATOR, pieces_of
 from projections.views.shelf import Shelf
 from projections.views.small_tables import (
     AFFINITY_GROUPS,
@@ -37,7 +38,14 @@ REVISION = 1
 
 def _vm_row(document: VmDocument, position: int) -> Row:
     shown = vm_words.explained(document)
-    host_name = shown.host.name if shown.host else ""
+    search = folded(
+        shown.name,
+        shown.description,
+        shown.hostname,
+        shown.host.name if shown.host else "",
+        shown.cluster.name,
+        *shown.addresses,
+    )
     return (
         shown.id,
         shown.name.casefold(),
@@ -51,14 +59,8 @@ def _vm_row(document: VmDocument, position: int) -> Row:
         shown.high_availability.priority if shown.high_availability.enabled else None,
         shown.created_at,
         shown.configuration_version,
-        folded(
-            shown.name,
-            shown.description,
-            shown.hostname,
-            host_name,
-            shown.cluster.name,
-            *shown.addresses,
-        ),
+        search,
+        SEPARATOR.join(pieces_of(search)),
         position,
         encode(summary_of(shown)),
         encode(shown),
@@ -67,6 +69,7 @@ def _vm_row(document: VmDocument, position: int) -> Row:
 
 def _host_row(document: HostDocument, position: int) -> Row:
     shown = host_words.explained(document)
+    search = folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name)
     return (
         shown.id,
         shown.name.casefold(),
@@ -75,7 +78,8 @@ def _host_row(document: HostDocument, position: int) -> Row:
         shown.cluster.id,
         shown.data_center.id,
         shown.created_at,
-        folded(shown.name, shown.address, shown.cluster.name, shown.data_center.name),
+        search,
+        SEPARATOR.join(pieces_of(search)),
         position,
         encode(host_document.summary_of(shown)),
         encode(shown),
@@ -161,6 +165,7 @@ VMS: Table[VmDocument] = Table(
         "created_at": "timestamptz",
         "configuration_version": "int4",
         "search": "text",
+        "pieces": "text",
         "position": "int8",
         "summary": "bytea",
         "document": "bytea",
@@ -180,6 +185,7 @@ HOSTS: Table[HostDocument] = Table(
         "data_center_id": "text",
         "created_at": "timestamptz",
         "search": "text",
+        "pieces": "text",
         "position": "int8",
         "summary": "bytea",
         "document": "bytea",
@@ -278,7 +284,7 @@ def schema_hash() -> str:
     """
     digest = hashlib.sha256(str(REVISION).encode())
     package = resources.files("projections")
-    sources = [package / "schema.sql"]
+    sources = [package / "schema.sql", package / "audit.sql"]
     sources += sorted(
         (entry for entry in (package / "views").iterdir() if entry.name.endswith(".py")),
         key=lambda entry: entry.name,

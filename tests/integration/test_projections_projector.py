@@ -239,6 +239,36 @@ def _child(dsn: str) -> Iterator["subprocess.Popen[bytes]"]:
         child.wait()
 
 
+@pytest.mark.parametrize("lost", ["rebuild", "audit log"])
+async def test_a_build_that_loses_one_of_its_connections_is_begun_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Audit records and documents are written in a transaction each; one alone is never served."""
+    history = busy_history(50, 3_000, seed=11)
+    complete, cut = Store.complete_audits, list[Any]()
+
+    async def complete_and_cut(store: Store) -> None:
+        await complete(store)
+        if not cut:
+            with psycopg.connect(database.url, autocommit=True) as other:
+                cut.extend(
+                    other.execute(
+                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                        " WHERE application_name = %s",
+                        (f"chronovisor projector {lost}",),
+                    ).fetchall()
+                )
+
+    monkeypatch.setattr(Store, "complete_audits", complete_and_cut)
+    async with running(Projector(ListStream(history), database.url)) as projector:
+        await caught_up(projector, len(history.events))
+    assert cut == [(True,)]
+    assert_is_fold(database.url, history)
+    with psycopg.connect(database.url) as connection:
+        left = connection.execute("SELECT to_regnamespace(%s)", (NEXT,)).fetchone()
+    assert left == (None,)
+
+
 async def test_rebuilds_while_the_old_one_is_read_and_followed(database: Database) -> None:
     history = busy_history(50, 6_000, seed=7)
     later = history.events[3_000:]
