@@ -36,7 +36,7 @@ from chronovisor.cli.values import (
 from commands.kernel.command import Declaration
 from commands.kernel.fields import SECRET
 
-SPREAD = {"boot": {"devices": "boot_devices"}}
+SPREAD: dict[str, dict[str, str]] = {"boot": {"devices": "boot_devices"}, "tuning": {}}
 """Structs whose fields are options of their own, and which of those get another name."""
 KINDS = {
     "data_center": "data_centers",

@@ -6,7 +6,8 @@ that were placed a moment ago. Groups that keep VMs together and share one of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -64,10 +65,17 @@ class Affinities:
         self._hosts = {group.id: frozenset(group.hosts) for group in self.groups}
         self._names = {vm: name for group in self.groups for vm, name in group.names.items()}
 
-    def bounds(self, vm: str, where: Where, ignored: str | None = None) -> Bounds | None:
+    def bounds(
+        self,
+        vm: str,
+        where: Where,
+        ignored: str | None = None,
+        names: Mapping[str, str] = MappingProxyType({}),
+    ) -> Bounds | None:
         """Return what the groups say of a VM; None where none speaks of it.
 
-        VMs on the host `ignored` tie nobody to it: they have to leave it as well.
+        VMs on the host `ignored` tie nobody to it: they have to leave it as well. `names` are those
+        that VMs have now; groups know what they were called when they were added.
         """
         groups = self._of.get(vm)
         if groups is None:
@@ -81,8 +89,8 @@ class Affinities:
             barred=tuple(
                 HostBound(group=g.name, hosts=self._hosts[g.id]) for g in groups if g.barred
             ),
-            tie=self._tie(vm, where, ignored),
-            apart=self._apart(vm, groups, where),
+            tie=self._tie(vm, where, ignored, names),
+            apart=self._apart(vm, groups, where, names),
             vm_wishes=tuple(wishes),
             host_wishes=tuple(
                 Wish(
@@ -100,24 +108,26 @@ class Affinities:
         """Return the sets of VMs that must be on one host, with the names of their groups."""
         return [(vms, names) for vms, names in merged(self.groups) if len(vms) > 1]
 
-    def _tie(self, vm: str, where: Where, ignored: str | None) -> Tie | None:
+    def _tie(
+        self, vm: str, where: Where, ignored: str | None, names: Mapping[str, str]
+    ) -> Tie | None:
         found = self._sets.get(vm)
         if found is None:
             return None
-        vms, names = found
+        vms, groups = found
         hosts = {
-            host: self._names.get(other, other)
+            host: names.get(other) or self._names.get(other, other)
             for other in sorted(vms - {vm})
             for host in where(other)
             if host != ignored
         }
-        return Tie(groups=names, hosts=hosts) if hosts else None
+        return Tie(groups=groups, hosts=hosts) if hosts else None
 
     def _apart(
-        self, vm: str, groups: Sequence[ResolvedGroup], where: Where
+        self, vm: str, groups: Sequence[ResolvedGroup], where: Where, names: Mapping[str, str]
     ) -> dict[str, tuple[str, str]]:
         return {
-            host: (self._names.get(other, other), group.name)
+            host: (names.get(other) or self._names.get(other, other), group.name)
             for group in groups
             if group.apart
             for other in group.vms

@@ -53,6 +53,7 @@ class Fleet:
         self._affinities: dict[str, Affinities] = {}
         self._places: dict[str, tuple[str, ...]] = {}
         self._coming: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     def group(self, cluster: str, groups: Iterable[ResolvedGroup]) -> None:
         """Take in a cluster's affinity groups, in place of those it had."""
@@ -83,6 +84,7 @@ class Fleet:
             copy._affinities[cluster] = self._affinities[cluster]
         copy._places.update(self._places)
         copy._coming.update(self._coming)
+        copy._names = self._names
         return copy
 
     def move(self, vm: str, share: Share, source: str, destination: str) -> None:
@@ -122,8 +124,10 @@ class Fleet:
         share = share_of(vm)
         if sign > 0 and vm.may_run_on:
             self._places[vm.id] = vm.may_run_on
+            self._names[vm.id] = vm.name
         else:
             self._places.pop(vm.id, None)
+            self._names.pop(vm.id, None)
         for host in vm.may_run_on:
             self.take(host, share, sign)
         if not vm.may_run_on and vm.disks_host and vm.status is not VmStatus.REMOVED:
@@ -213,7 +217,8 @@ class Fleet:
         source = self._candidates.get(need.leaves or "")
         leaving = source is not None and source.host.status is not HostStatus.UP
         leaving = leaving or need.falls
-        bounds = affinities.bounds(need.vm, self.places, need.leaves if leaving else None)
+        ignored = need.leaves if leaving else None
+        bounds = affinities.bounds(need.vm, self.places, ignored, self._names)
         return need if bounds is None else msgspec.structs.replace(need, bounds=bounds)
 
     def places(self, vm: str) -> tuple[str, ...]:

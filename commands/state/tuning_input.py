@@ -59,6 +59,28 @@ HighPerformance = Annotated[
 ]
 
 
+class TuningInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a VM's processors and memory lie on those of its host; see `POST /v1/vms/{id}/tuning`."""
+
+    cpu_pins: Pins = ()
+    numa_nodes: NumaNodes = ()
+    huge_page_bytes: HugePageBytes | None = None
+    high_performance: HighPerformance = False
+
+
+def with_tuning(configuration: VmConfiguration, wanted: TuningInput | None) -> VmConfiguration:
+    """Return a configuration with what is asked for; raises InvalidField."""
+    if wanted is None:
+        return configuration
+    found = tuning(
+        wanted.cpu_pins,
+        wanted.numa_nodes,
+        wanted.huge_page_bytes,
+        high_performance=wanted.high_performance,
+    )
+    return require_consistent(msgspec.structs.replace(configuration, tuning=found))
+
+
 def tuning(
     pins: Iterable[PinInput],
     numa_nodes: Iterable[NumaNodeInput],

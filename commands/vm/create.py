@@ -24,6 +24,7 @@ from commands.state.mac_pool import MacPoolExhausted, free_addresses, pool_of, t
 from commands.state.migration_input import MigrationInput
 from commands.state.operation import begin
 from commands.state.serial_input import SerialNumberInput
+from commands.state.tuning_input import TuningInput, with_tuning
 from commands.state.vm_hosts_input import host_choice
 from events.types.base import Event
 from events.types.migration_settings import VmMigrationSet
@@ -86,6 +87,7 @@ class CreateVm(Command, frozen=True, kw_only=True):
     start_with_host: StartWithHostInput | None = None
     migration: MigrationInput | None = None
     serial_number: SerialNumberInput | None = None
+    tuning: TuningInput | None = None
     chosen_hosts: Ids = ()
     pinned: bool = False
 
@@ -102,8 +104,9 @@ class CreateVm(Command, frozen=True, kw_only=True):
             cluster=parent.id,
             description=self.description,
             delete_protected=self.delete_protected,
-            configuration=configuration(
-                object_id, self, context, free_addresses(pool, context, given)
+            configuration=with_tuning(
+                configuration(object_id, self, context, free_addresses(pool, context, given)),
+                self.tuning,
             ),
             macs_shared=pool.allow_duplicates,
         )

@@ -146,7 +146,11 @@ def test_a_vm_that_no_host_has_the_cpus_for_is_refused_with_the_reason(product: 
     vm = created(product, "pinned-cpus")
     pins = {"cpu_pins": [{"vcpu": 0, "cpus": "63"}]}
     product.post(f"/v1/vms/{vm}/tuning", pins)
-    assert product.get(f"/v1/vms/{vm}")["tuning"]["pins"] == [{"vcpu": 0, "cpus": "63"}]
+    wait_until(
+        lambda: product.get(f"/v1/vms/{vm}")["tuning"]["pins"] == [{"vcpu": 0, "cpus": "63"}],
+        20,
+        "the VM to show its pins",
+    )
     assert len(started(product, vm)) == 1
     product.post(f"/v1/vms/{vm}/tuning", {"cpu_pins": [{"vcpu": 0, "cpus": "63+64"}]})
     failed = product.finish(product.post(f"/v1/vms/{vm}/migrate"))

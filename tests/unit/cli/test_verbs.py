@@ -78,6 +78,9 @@ SENT: list[tuple[str, str, str, Json]] = [
     ("vm tune web01 --numa-node vcpus=0-1,memory=1GiB,host-nodes=0,mode=strict", "POST",
         f"vms/{VM}/tuning", {"numa_nodes": [
             {"vcpus": "0-1", "memory_bytes": 1 << 30, "host_nodes": "0", "mode": "strict"}]}),
+    ("vm create x --cluster Default --cpu-pin vcpu=0,cpus=3 --high-performance", "POST", "vms", {
+        "name": "x", "cluster": CLUSTER,
+        "tuning": {"cpu_pins": [{"vcpu": 0, "cpus": "3"}], "high_performance": True}}),
     ("cluster balance Default --no-wait", "POST", f"clusters/{CLUSTER}/balance", {}),
     ("cluster balancing Default --mode automatic --interval 2m", "POST",
         f"clusters/{CLUSTER}/balancing", {"mode": "automatic", "interval_s": 120.0}),

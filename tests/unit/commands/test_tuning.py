@@ -13,16 +13,17 @@ from commands.scheduler.need import HOST_RESERVE_BYTES, Need, need_of, need_to_m
 from commands.state.cluster import CLUSTER as CLUSTERS
 from commands.state.hardware import Processors
 from commands.state.host import HOST, HostState, HostStatus
-from commands.state.tuning_input import NumaNodeInput, PinInput
+from commands.state.tuning_input import NumaNodeInput, PinInput, TuningInput
 from commands.state.vm import VM, VmStatus
+from commands.vm.create import CreateVm
 from commands.vm.tune import TuneVm
 from commands.vm.update import UpdateVm
 from events.types.host import HostCapabilitiesReported
 from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
 from events.types.run_spec import Topology
-from events.types.vm import VmUpdated
+from events.types.vm import VmCreated, VmUpdated
 from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members, spelled
-from tests.unit.commands.samples import CLUSTER, HOST_ID, MIB, VM_ID, host, vm
+from tests.unit.commands.samples import CLUSTER, HOST_ID, MIB, VM_ID, host, place, vm
 from tests.unit.policies.stage import CAPABILITIES
 
 GIB = 1024 * MIB
@@ -104,6 +105,14 @@ def test_everything_is_set_at_once_and_what_is_left_out_ends() -> None:
 def test_what_does_not_suit_the_vm_is_refused(command: TuneVm, field: str) -> None:
     four = vm().when(UpdateVm(id=VM_ID, memory_bytes=GIB, cpu=Processors(sockets=2, cores=2)))
     assert four.follows().when(command).refused(InvalidField).extra["field"] == field
+
+
+def test_a_new_vm_may_have_it_from_the_first() -> None:
+    wanted = TuningInput(cpu_pins=(PinInput(vcpu=0, cpus="1+2"),))
+    created = place().when(CreateVm(name="x", cluster=CLUSTER, tuning=wanted)).event(VmCreated)
+    assert created.configuration.tuning == Tuning(pins=(CpuPin(vcpu=0, cpus="1-2"),))
+    beyond = TuningInput(cpu_pins=(PinInput(vcpu=1, cpus="1"),))
+    place().when(CreateVm(name="x", cluster=CLUSTER, tuning=beyond)).refused(InvalidField)
 
 
 def test_memory_and_processors_change_only_as_the_tuning_allows() -> None:

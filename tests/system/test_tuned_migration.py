@@ -1,0 +1,64 @@
+"""A VM that is pinned to CPUs and sees NUMA nodes moves between two real hosts, and stays so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import require
+from tests.harness.guest import Guest
+from tests.harness.network import HostNetwork
+from tests.harness.workspace import Workspace
+from tests.system.migration_rig import MIB, open_pair, started
+from tests.system.real_host import RealHost
+
+pytestmark = pytest.mark.timeout(300)
+Pair = tuple[RealHost, RealHost]
+
+
+@pytest.fixture(scope="module")
+def pair(workspace: Workspace, host_network: HostNetwork, guest: Guest) -> Iterator[Pair]:
+    require("libvirt")
+    yield from open_pair(workspace, host_network, guest)
+
+
+def pins(host: RealHost, vm: str) -> list[str]:
+    """Where a host's libvirt says that the VM's virtual CPUs may run."""
+    machine = host.machine
+    shown = machine.run(["virsh", "-q", "-c", machine.uri, "vcpupin", vm]).stdout
+    return [line.split()[-1] for line in shown.splitlines() if line.strip()]
+
+
+def test_a_pinned_vm_with_numa_nodes_moves_and_stays_pinned(pair: Pair, guest: Guest) -> None:
+    last = (os.cpu_count() or 1) - 1
+    everywhere = f"0-{last}" if last else "0"
+    moving = started(
+        pair,
+        guest,
+        "tuned",
+        cpu={"cores": 2},
+        tuning={
+            "cpu_pins": [{"vcpu": 1, "cpus": str(last)}],
+            "numa_nodes": [
+                {"vcpus": "0", "memory_bytes": 96 * MIB, "host_nodes": "0"},
+                {"vcpus": "1", "memory_bytes": 32 * MIB},
+            ],
+        },
+    )
+    assert pins(moving.source, moving.vm) == [everywhere, str(last)]
+    asked = moving.product.post(f"/v1/vms/{moving.vm}/migrate", {"host": moving.destination.id})
+    operation = moving.product.finish(asked)
+    assert operation["status"] == "succeeded", operation
+    moving.goes_on(moving.destination.name)
+    assert pins(moving.destination, moving.vm) == [everywhere, str(last)]
+
+    # The next run is to have more CPUs than there are: no host is left for it, and it says why.
+    there = os.cpu_count() or 1
+    wanted = {"cpu_pins": [{"vcpu": 0, "cpus": str(there)}]}
+    moving.product.post(f"/v1/vms/{moving.vm}/tuning", wanted)
+    moving.finish()
+    begun = moving.product.post(f"/v1/vms/{moving.vm}/start")
+    refused = moving.product.finish(begun)
+    assert f"It has no CPU {there}, which the VM is pinned to." in refused["reason"]
