@@ -11,6 +11,9 @@ from commands.state.cluster import ClusterState
 from commands.state.host import Duty, HostState
 from commands.state.host_power import HostPower
 
+SETTLES_AFTER_STORM = 3
+"""So many times of settling pass after a storm: hosts come back one after the other."""
+
 
 class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     """How fencing waits, in seconds, the time scale being in them; the numbers are like oVirt's.
@@ -44,6 +47,11 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     def protects(self, host: HostState) -> bool:
         """Tell whether the engine or its database runs on the host."""
         return host.name in self.protected or host.boot in self.protected_boots
+
+    @property
+    def storm_s(self) -> float:
+        """How long after a storm hosts may take to come back before they are fenced."""
+        return self.settle_s * SETTLES_AFTER_STORM
 
     def quiet_until(self, power: HostPower) -> dt.datetime | None:
         """Return until when a host is not turned off again; None where it never was switched."""

@@ -27,9 +27,6 @@ from commands.state.operation import OperationState, begin
 from events.types.base import Event
 from events.types.host_power import ClusterFencingHeld, ClusterFencingResumed, HostFencingBegun
 
-SETTLES_AFTER_STORM = 3
-"""So many times of settling pass after a storm: hosts come back one after the other."""
-
 
 class _Members(msgspec.Struct):
     """A cluster's hosts that count, and those of them that are lost."""
@@ -44,6 +41,7 @@ class Fencing(Watch):
     def __init__(self, timeouts: Timeouts) -> None:
         self._rules = timeouts.fencing
         self._settle = dt.timedelta(seconds=timeouts.fencing.settle_s)
+        self._storm = dt.timedelta(seconds=timeouts.fencing.storm_s)
         self._members: dict[str, _Members] = defaultdict(_Members)
         self._around: dict[str, _Members] = defaultdict(_Members)
         self._open: set[str] = set()
@@ -108,13 +106,13 @@ class Fencing(Watch):
             for host in members.lost.values()
             if host.power.silent_since is not None and host.power.fencing is None
         )
-        storms = (since + self._settle * SETTLES_AFTER_STORM for since in self._resumed.values())
+        storms = (since + self._storm for since in self._resumed.values())
         return min((end for end in (*silences, *storms) if end > now), default=None)
 
     def _may_begin(self, cluster: ClusterState, now: dt.datetime) -> bool:
         """Tell whether a storm is over, and those that come back had the time to do so."""
         since = cluster.fencing_resumed_at
-        over = since is None or since + self._settle * SETTLES_AFTER_STORM <= now
+        over = since is None or since + self._storm <= now
         return over and not cluster.fencing_held
 
     def _loss(self, members: _Members, cluster: ClusterState) -> Loss:

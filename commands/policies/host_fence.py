@@ -367,7 +367,16 @@ def _why_not(scene: Scene, host: HostState) -> str | None:
     if not host.power.enabled or not host.power.agents:
         return f"Host {host.name} cannot be turned off: it has no power management, or it is off."
     lost = loss(scene.hosts.values(), rules, cluster)
-    return f"Host {host.name} is not turned off: {_storm(lost)}" if lost.held else None
+    if lost.held:
+        return f"Host {host.name} is not turned off: {_storm(lost)}"
+    calm = cluster.fencing_resumed_at
+    coming = calm is not None and (scene.context.time - calm).total_seconds() < rules.storm_s
+    if cluster.fencing_held or coming:
+        return (
+            f"Host {host.name} is not turned off yet: others of its cluster, lost with it, have"
+            " just come back, and so may it."
+        )
+    return None
 
 
 def _storm(lost: Loss) -> str:

@@ -9,7 +9,7 @@ from commands.cluster.fencing import SetClusterFencing
 from commands.gateway.fencing import decide_fence
 from commands.host.confirm_off import ConfirmHostOff
 from commands.operation.cancel import CancelOperation
-from commands.policies.fence_watch import SETTLES_AFTER_STORM
+from commands.policies.fence_rules import SETTLES_AFTER_STORM
 from commands.policies.runner import Runner
 from commands.policies.saga import Timeouts
 from commands.state.host import HostState

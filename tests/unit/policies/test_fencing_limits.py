@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 import pytest
 
@@ -90,6 +92,31 @@ async def test_one_of_two_hosts_is_fenced_by_the_other() -> None:
     await scene.fall_silent()
     await scene.confirm()
     assert [host for host, _order in await scene.orders()] == [scene.hosts[1]]
+
+
+async def test_a_fencing_under_way_gives_the_hosts_of_a_storm_the_time_to_come_back() -> None:
+    """given a fencing that a storm held up, when the storm ends, then it waits as a new one does"""
+    scene = await scenery(hosts=3)
+    await scene.fall_silent()
+    await scene.stage.silence(scene.hosts[1])
+    await scene.stage.pass_time(SETTLE_S)
+    await scene.confirm()
+    assert await scene.count("cluster.fencing_held") == 1
+    await scene.stage.hello(scene.hosts[1])
+    await scene.stage.pass_time(1)
+    assert await scene.count("cluster.fencing_resumed") == 1
+    asked = (await scene.host()).power.questioned
+    over = scene.stage.now + dt.timedelta(seconds=FENCE_RULES.storm_s - 2)
+    while scene.stage.now < over:
+        await scene.stage.pass_time(1)
+        assert (await scene.host()).power.questioned == asked
+        assert await scene.orders() == []
+    assert "just come back" in str((await scene.fencing()).attention)
+
+    await scene.stage.pass_time(FENCE_RULES.retry_s)
+    await scene.confirm()
+
+    assert len(await scene.orders()) == 1
 
 
 # ---------------------------------------------------------------------- the quiet time
