@@ -12,10 +12,13 @@ import datetime as dt
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from events.types.host_memory import MemoryPolicy
 from events.types.host_power import FenceOrder
 from events.types.job import Job
 from events.types.migration import CopyProgress, Held
+from events.types.vm_memory import BalloonProblem
 from events.wire.agent import (
     FenceItem,
     FullStateItem,
@@ -67,6 +70,7 @@ class Desk:
         self.told_all = False
         self.reported: dict[RunKey, VmStateItem] = {}
         self.memory: MemoryPolicy | None = None
+        self.balloons: dict[RunKey, BalloonProblem] = {}
         self._contact = -float("inf")
         self._ended: dict[RunKey, asyncio.Event] = {}
         self.on_withdrawn: Callable[[Job], None] = lambda _job: None
@@ -209,6 +213,7 @@ class Desk:
             self.journal.known.runs.get(key),
             self.guests.get(key),
         )
+        item = self._with_balloon(key, item)
         if self.session and self.reported.get(key) != item:
             self.reported[key] = item
             self.told_since_full = True
@@ -226,9 +231,16 @@ class Desk:
             self.tell(FullStateItem(known=False))
             return
         items = describe_all(self.intent, self.domains, self.journal.known, self.guests)
+        items = {key: self._with_balloon(key, item) for key, item in items.items()}
         self.reported = items
         self.told_since_full = False
         self.tell(FullStateItem(vms=tuple(items.values()), unmanaged=self.unmanaged))
+
+    def _with_balloon(self, key: RunKey, item: VmStateItem) -> VmStateItem:
+        problem = self.balloons.get(key)
+        if problem is None or item.state is VmState.ABSENT:
+            return item
+        return msgspec.structs.replace(item, balloon=problem)
 
     def strays(self) -> frozenset[RunKey]:
         """Return the managed domains that no order wants here."""

@@ -15,10 +15,11 @@ import structlog
 from events.types.host_memory import Ksm, MemoryPolicy
 from events.wire.agent import IntentVm, Role
 from hostagent.balloon_port import BalloonReading, Balloons
+from hostagent.balloon_watch import BalloonWatch
 from hostagent.desk import Desk
 from hostagent.driver import DriverError
 from hostagent.memory_files import HostMemory, MemoryFiles
-from hostagent.memory_policy import Balloon, balloon_targets, ksm_writes
+from hostagent.memory_policy import Balloon, balloon_targets, is_short, ksm_writes
 from hostagent.records import RunKey
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class MemoryKeeper:
         self._balloons = setup.balloons
         self._files = setup.files
         self._problem = ""
+        self._watch = BalloonWatch()
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -58,7 +60,10 @@ class MemoryKeeper:
             readings = await self._balloons.read()
         guests_bytes = sum(each.current_bytes for each in readings.values())
         await asyncio.to_thread(self._keep_ksm, policy, memory, guests_bytes)
-        targets = balloon_targets(memory, self._movable(readings), enabled=policy.ballooning)
+        balloons = self._movable(readings)
+        self._watch_balloons(balloons, memory, enabled=policy.ballooning)
+        targets = balloon_targets(memory, balloons, enabled=policy.ballooning)
+        self._watch.asked(balloons, targets)
         for key, size_bytes in targets.items():
             try:
                 async with asyncio.timeout(self._desk.timings.call_timeout_s):
@@ -79,6 +84,16 @@ class MemoryKeeper:
             saved_bytes=state.saved_bytes,
             problem=self._problem,
         )
+
+    def _watch_balloons(
+        self, balloons: Sequence[Balloon], memory: HostMemory, *, enabled: bool
+    ) -> None:
+        """Tell the engine of balloons that do not do what they are asked, and of the end of it."""
+        short = is_short(memory)
+        changed = self._watch.look(balloons, enabled=enabled, short=short)
+        self._desk.balloons = dict(self._watch.problems)
+        for key in sorted(changed):
+            self._desk.tell_run(key)
 
     def _keep_ksm(self, policy: MemoryPolicy, memory: HostMemory, guests_bytes: int) -> None:
         state = self._files.ksm()

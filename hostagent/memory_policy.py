@@ -51,6 +51,11 @@ class KsmWrite(msgspec.Struct, frozen=True):
     value: int
 
 
+def is_short(memory: HostMemory) -> bool:
+    """Tell whether a host is short of memory."""
+    return memory.free_bytes < round(memory.total_bytes * PRESSURE_FREE)
+
+
 def balloon_targets(
     memory: HostMemory, balloons: Iterable[Balloon], *, enabled: bool
 ) -> dict[RunKey, int]:
@@ -60,7 +65,7 @@ def balloon_targets(
     makes no new pressure. Where ballooning is off they get it back whatever there is.
     """
     threshold = round(memory.total_bytes * PRESSURE_FREE)
-    if enabled and memory.free_bytes < threshold:
+    if enabled and is_short(memory):
         wanted = {each.key: (each, _smaller(each)) for each in balloons}
         return {key: to for key, (each, to) in wanted.items() if _is_worth_it(each, to)}
     room = memory.free_bytes - threshold
@@ -98,8 +103,7 @@ def ksm_writes(
     threshold = round(memory.total_bytes * PRESSURE_FREE)
     if guests_bytes + threshold <= memory.total_bytes:
         return (*writes, KsmWrite("run", 0)) if run == 1 else tuple(writes)
-    short = memory.free_bytes < threshold
-    pages = state.pages_to_scan + (PAGES_MORE if short else -PAGES_LESS)
+    pages = state.pages_to_scan + (PAGES_MORE if is_short(memory) else -PAGES_LESS)
     pages = min(max(pages, PAGES_MIN), PAGES_MAX)
     sleep_ms = max(SLEEP_MS_MIN, SLEEP_MS_BASE * SLEEP_MEMORY_BYTES // max(memory.total_bytes, 1))
     if pages != state.pages_to_scan:

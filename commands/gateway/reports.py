@@ -27,6 +27,7 @@ from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress
 from events.types.operation import OperationProgressed
 from events.types.vm import DownReason, PauseReason
+from events.types.vm_memory import VmBalloonReported
 from events.wire.agent import (
     CapabilitiesItem,
     FullStateItem,
@@ -269,6 +270,17 @@ def _guest(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
                 host=host.id,
                 host_name=host.state.name,
                 incarnation=item.incarnation,
+            )
+        )
+    if item.balloon is not state.guest.balloon:
+        vm.add(
+            VmBalloonReported(
+                name=state.name,
+                host=host.id,
+                host_name=host.state.name,
+                incarnation=item.incarnation,
+                problem=item.balloon,
+                previous=state.guest.balloon,
             )
         )
     said = (item.hostname, item.addresses, item.operating_system)

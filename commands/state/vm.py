@@ -21,6 +21,7 @@ from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
 from events.types.vm_hosts import VmHostsChosen
+from events.types.vm_memory import BalloonProblem, VmBalloonReported
 
 FINISHED_JOBS_MAX = 16
 """How many finished jobs are remembered, for the operations that wait for them."""
@@ -125,11 +126,12 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the guest of the current run."""
+    """What is known of the guest of the current run. `balloon` is why its host gets no memory."""
 
     hostname: str = ""
     addresses: tuple[str, ...] = ()
     operating_system: str = ""
+    balloon: BalloonProblem = BalloonProblem.NONE
 
 
 class VmState(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,8 +337,11 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
                 hostname=event.hostname,
                 addresses=event.addresses,
                 operating_system=event.operating_system,
+                balloon=state.guest.balloon,
             )
             return change(state, guest=guest)
+        case VmBalloonReported():
+            return change(state, guest=change(state.guest, balloon=event.problem))
         case e.VmSuspended():
             memory = SavedMemory(
                 host=event.host,

@@ -27,6 +27,7 @@ from events.types import (
     vm,
     vm_availability,
     vm_hosts,
+    vm_memory,
     vm_migration,
 )
 from events.types.base import registered_types
@@ -48,6 +49,7 @@ MODULES: tuple[ModuleType, ...] = (
     vm,
     vm_migration,
     vm_hosts,
+    vm_memory,
     vm_availability,
     migration_settings,
     operation,

@@ -22,6 +22,7 @@ from events.types.job import Job
 from events.types.migration import CopyProgress, Held
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
+from events.types.vm_memory import BalloonProblem
 
 PROTOCOL = 1
 """The protocol that this release speaks; an engine also understands the one before."""
@@ -146,6 +147,7 @@ class VmStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="vm_state"):
     hostname: str = ""
     addresses: tuple[str, ...] = ()
     operating_system: str = ""
+    balloon: BalloonProblem = BalloonProblem.NONE
     held: Held | None = None
 
 

@@ -11,6 +11,7 @@ from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
 from events.types.vm_hosts import VmHostsChosen
+from events.types.vm_memory import BalloonProblem, VmBalloonReported
 from projections.views import migration, vm_availability
 from projections.views.parts import Change, Changes, Link, Reference, View
 from projections.views.vm_document import (
@@ -164,6 +165,7 @@ def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Chan
         "stop_requested": False,
         "hostname": "",
         "addresses": (),
+        "balloon_problem": BalloonProblem.NONE,
         "may_run_on": (*others, host),
         **_pending(event.spec.configuration, configuration_of(document)),
     }
@@ -178,6 +180,7 @@ def _adopted(document: VmDocument, event: e.VmAdopted, recorded: Recorded) -> Ch
         "pause_reason": None,
         "hostname": "",
         "addresses": (),
+        "balloon_problem": BalloonProblem.NONE,
         "down_reason": None,
         "down_detail": "",
         "may_run_on": (host,),
@@ -209,6 +212,12 @@ def _guest_reported(document: VmDocument, event: e.VmGuestReported, recorded: Re
         "addresses": event.addresses,
         "operating_system": event.operating_system,
     }
+
+
+def _balloon_reported(
+    document: VmDocument, event: VmBalloonReported, recorded: Recorded
+) -> Changes:
+    return {"balloon_problem": event.problem}
 
 
 def _paused(document: VmDocument, event: e.VmPaused, recorded: Recorded) -> Changes:
@@ -261,6 +270,7 @@ def _run_ended(document: VmDocument, host: str, status: VmStatus, recorded: Reco
         "pause_reason": None,
         "hostname": "",
         "addresses": (),
+        "balloon_problem": BalloonProblem.NONE,
         "running_configuration": None,
         "next_run_configuration_exists": False,
         "status": status,
@@ -379,6 +389,7 @@ CHANGES: dict[type[Event], Change] = {
     e.VmStarted: _started,
     e.VmUp: _up,
     e.VmGuestReported: _guest_reported,
+    VmBalloonReported: _balloon_reported,
     e.VmPaused: _paused,
     e.VmContinued: _continued,
     e.VmShutdownRequested: _shutdown_requested,

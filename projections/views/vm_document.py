@@ -17,6 +17,7 @@ from events.types.run_spec import (
     Topology,
     VmConfiguration,
 )
+from events.types.vm_memory import BalloonProblem
 from events.types.vm_tuning import UNTUNED, Tuning
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
@@ -119,6 +120,7 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     serial_number: SerialNumber | None = None
     memory_guaranteed_bytes: int | None = None
     ballooning: bool = True
+    balloon_problem: BalloonProblem = BalloonProblem.NONE
     delete_protected: bool
     next_run_configuration_exists: bool = False
     running_configuration: VmConfiguration | None = None

@@ -11,14 +11,16 @@ from commands.gateway.view import GatewayView
 from commands.host.update import UpdateHost
 from commands.kernel.refusal import InvalidField
 from commands.vm.create import CreateVm
+from commands.vm.start import StartVm
 from commands.vm.update import UpdateVm
 from events.types import vm as v
 from events.types.balancing import ClusterResourcesSet, Resources
 from events.types.host import HostMaintenanceEntered, HostMaintenanceRequested
 from events.types.host_memory import MemoryPolicy
+from events.types.vm_memory import BalloonProblem, VmBalloonReported
 from tests.unit.commands.samples import CLUSTER, MIB, VM_ID, place, vm
 from tests.unit.commands.test_mac_pools import center_of
-from tests.unit.policies.stage import Stage
+from tests.unit.policies.stage import Stage, running
 
 
 class TestVms:
@@ -133,3 +135,29 @@ class TestHostsAreTold:
         assert changes is not None
         assert changes.memory == MemoryPolicy(ksm=True)
         assert restored.intent(host).memory == MemoryPolicy(ksm=True)
+
+
+class TestBalloonProblems:
+    async def test_they_are_told_once_and_so_is_their_end(self, stage: Stage) -> None:
+        # given a VM that is up
+        (host,) = await stage.hosts()
+        vm_id = await stage.do(CreateVm(name="web01", cluster=stage.cluster))
+        await stage.do(StartVm(id=vm_id))
+        await stage.settle()
+        await stage.report(host, running(vm_id))
+        position = (await stage.view()).position
+
+        # when its host says, again and again, that its balloon has no driver, and then that it has
+        for problem in (BalloonProblem.SILENT,) * 3 + (BalloonProblem.NONE,) * 2:
+            await stage.report(host, running(vm_id, balloon=problem))
+
+        # then each is told once, the first as an error that the second ends
+        told = [each.event for each in (await stage.history())[position:]]
+        assert [type(event) for event in told] == [VmBalloonReported] * 2
+        audits = [event.audit() for event in told]
+        assert [audit and (audit.code, audit.name) for audit in audits] == [
+            (176, "VM_BALLOON_DRIVER_ERROR"),
+            (60_601, "VM_BALLOON_DRIVER_PRESENT"),
+        ]
+        assert audits[1] is not None
+        assert audits[1].resolves == "VM_BALLOON_DRIVER_ERROR"

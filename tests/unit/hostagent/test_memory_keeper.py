@@ -11,6 +11,7 @@ import pytest
 
 from events.types.host_memory import MemoryPolicy
 from events.types.run_spec import RunSpec
+from events.types.vm_memory import BalloonProblem
 from events.wire.agent import CapabilitiesItem, Hello, IntentVm, Role, VmState
 from hostagent.balloon_port import BalloonReading
 from hostagent.desk import Desk
@@ -35,6 +36,7 @@ class Guests:
     def __init__(self) -> None:
         self.sizes: dict[RunKey, int] = {KEY: 4 * GIB}
         self.refuses = False
+        self.stuck = False
 
     async def read(self) -> Mapping[RunKey, BalloonReading]:
         return {
@@ -47,7 +49,8 @@ class Guests:
     async def set(self, key: RunKey, size_bytes: int) -> None:
         if self.refuses:
             raise DriverError("no balloon")
-        self.sizes[key] = size_bytes
+        if not self.stuck:
+            self.sizes[key] = size_bytes
 
 
 def kernel(root: Path, *, free_gib: float, ksm: bool = True) -> Path:
@@ -252,6 +255,29 @@ class TestAgent:
         await host.engine.until(lambda _e: guests.sizes[key] == 2 * GIB)
         assert file(root, "run") == 0
         assert len(host.engine.hellos) == 1
+
+    async def test_a_balloon_that_does_not_move_is_told(
+        self, kept: tuple[Host, Path, Guests]
+    ) -> None:
+        host, _root, guests = kept
+        spec = a_spec()
+        configuration = msgspec.structs.replace(
+            spec.configuration, memory_bytes=4 * GIB, memory_guaranteed_bytes=2 * GIB
+        )
+        spec = msgspec.structs.replace(spec, configuration=configuration)
+        item = msgspec.structs.replace(run_item(), spec=spec)
+        key = RunKey(item.vm, item.incarnation)
+        guests.sizes[key], guests.stuck = 4 * GIB, True
+        host.engine.order_memory(MemoryPolicy(ballooning=True))
+        await host.start()
+        host.engine.order(item)
+
+        def told(engine: FakeEngine, problem: BalloonProblem) -> bool:
+            return key in engine.states and engine.states[key].balloon is problem
+
+        await host.engine.until(lambda e: told(e, BalloonProblem.UNCONTROLLED))
+        guests.stuck = False
+        await host.engine.until(lambda e: told(e, BalloonProblem.NONE))
 
     async def test_it_goes_on_while_no_engine_answers(
         self, kept: tuple[Host, Path, Guests]
