@@ -114,3 +114,20 @@ def test_configuration_and_dumps_are_shown() -> None:
     power = shown(configured, SILENT, dump).power
     assert (power.enabled, power.kdump_detection, power.kdumping) == (True, True, True)
     assert not shown(configured, SILENT, dump, e.HostKdumpEnded(name="kvm01")).power.kdumping
+
+
+def test_a_silent_host_with_power_management_says_what_may_hold_its_fencing_up() -> None:
+    configured = e.HostPowerConfigured(
+        name="kvm01", enabled=True, kdump_detection=True, proxies=BOTH
+    )
+    assert "fencing_held" not in explained(shown(SILENT)).next
+    waiting = explained(shown(configured, SILENT))
+    assert "unless too many hosts of its cluster are lost at once" in waiting.next
+    assert "host confirm-off kvm01" in waiting.next
+
+    dump = e.HostKdumpStarted(name="kvm01", address="192.0.2.1")
+    step = OperationInProgress(id="op", kind="host.fence", status="running", detail="It dumps.")
+    dumping = msgspec.structs.replace(shown(configured, SILENT, dump), operations=(step,))
+    assert "writes its dump" in explained(dumping).status_reason
+    assert explained(dumping).next == f"It dumps. {BEING_FENCED}"
+    assert "dump" not in explained(shown(configured, SILENT, dump, HELLO)).status_reason
