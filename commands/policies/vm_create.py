@@ -54,6 +54,9 @@ def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         storage_bytes=sum(disk.size_bytes for disk in vm.configuration.disks),
         pinned=hosts if vm.host_choice.pinned else None,
         preferred=hosts,
+        # Where disks lie the VM is to run: the host has its CPUs and NUMA nodes.
+        topology=vm.configuration.topology,
+        tuning=vm.configuration.tuning,
         only_host=scene.operation.host,
         only_host_why="Another host was named for the VM's disks.",
     )
