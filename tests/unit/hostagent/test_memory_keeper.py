@@ -67,7 +67,8 @@ def kernel(root: Path, *, free_gib: float, ksm: bool = True) -> Path:
 
 
 def file(root: Path, name: str) -> int:
-    return int((root / KSM_FOLDER / name).read_text())
+    """What a file says; -1 while it is being written, which the kernel's files never show."""
+    return int((root / KSM_FOLDER / name).read_text() or -1)
 
 
 class Bench:
