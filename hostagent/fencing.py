@@ -92,6 +92,8 @@ class Fencer:
         await journal.write(
             FenceBegun(order=order.id, host=order.host, action=order.action, time=utc_now())
         )
+        if order.id not in self._desk.fences or not self._desk.orders_fresh():
+            return  # We stood still meanwhile: the host may be back. If it is not, we begin anew.
         _log.info("fencing", order=order.id, host=order.host, action=order.action)
         item = await self._outcome(order)
         await journal.write(FenceEnded(item=item))

@@ -17,8 +17,10 @@ from events.types.host_power import (
     PowerState,
 )
 from events.wire.agent import FenceItem
+from hostagent import desk as desk_module
 from hostagent.journal import JOURNAL_NAME
 from hostagent.power import FencePrograms, Told, program_input
+from hostagent.records import FenceBegun, Record
 from tests.unit.hostagent.conftest import TIMINGS, Host
 from tests.unit.hostagent.fake_engine import FakeEngine
 
@@ -95,6 +97,29 @@ def order(
 async def answered(engine: FakeEngine, key: str = "op/off/1") -> FenceItem:
     await engine.until(lambda known: key in known.fenced)
     return engine.fenced[key]
+
+
+async def test_a_proxy_that_stood_still_before_it_acts_asks_again(
+    host: Host, power: FakePower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """given an hour between the note in the journal and the deed, then the host is let be"""
+    await host.start()
+    await host.engine.until(lambda engine: engine.reports)
+    really, write = desk_module.moment, host.agent.desk.journal.write
+
+    async def slowly(*records: Record) -> None:
+        await write(*records)
+        if any(isinstance(record, FenceBegun) for record in records):
+            host.engine.withdraw(off)
+            host.engine.away = True
+            monkeypatch.setattr(desk_module, "moment", lambda: really() + 3_600)
+
+    monkeypatch.setattr(host.agent.desk.journal, "write", slowly)
+    off = host.engine.order_fence(order(FenceAction.OFF))
+    await asyncio.sleep(0.3)
+    host.engine.away = False
+    await asyncio.sleep(0.3)
+    assert power.asked == []
 
 
 async def test_off_is_said_once_the_status_says_so(host: Host, power: FakePower) -> None:
