@@ -25,6 +25,7 @@ def main() -> int:
     if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
         environment = os.environ | {"PYTHONHASHSEED": HASH_SEED}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
+    from tests.simulation import every_step  # noqa: PLC0415
     from tests.simulation.run import simulate  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
@@ -32,7 +33,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--verbose", action="store_true", help="tell every seed's story")
+    parser.add_argument("--every-step", action="store_true", help="kill at every step instead")
+    parser.add_argument("--scene", action="append", help="of every step: these scenes alone")
+    parser.add_argument("--stride", type=int, default=1, help="of every step: each n-th alone")
     options = parser.parse_args()
+    if options.every_step:
+        scenes = options.scene or sorted(every_step.SCENES)
+        return 1 if every_step.run(scenes, options.stride, say) else 0
     failed = []
     names: collections.Counter[str] = collections.Counter()
     for seed in range(options.first, options.first + options.seeds):

@@ -20,11 +20,16 @@ class StandstillError(Exception):
 
 
 class Freezer:
-    """Whether a process gets its turns; those that it missed wait here."""
+    """Whether a process gets its turns; those that it missed wait here.
+
+    With a fuse, at the turn of that number something is done in its place.
+    """
 
     def __init__(self) -> None:
         self.frozen = False
         self.missed: list[_Turn] = []
+        self.turns = 0
+        self.fuse: tuple[int, Callable[[], None]] | None = None
 
     def freeze(self) -> None:
         """Let the process stand where it is."""
@@ -67,8 +72,16 @@ class _Turn:
             return
         if self.process.frozen:
             self.process.missed.append(self)
-        else:
-            self.callback(*self.args)
+            return
+        self.process.turns += 1
+        if self.process.fuse is not None and self.process.fuse[0] == self.process.turns:
+            copy_context().run(_in_no_process, self.process.fuse[1])
+        self.callback(*self.args)
+
+
+def _in_no_process(work: Callable[[], None]) -> None:
+    PROCESS.set(None)
+    work()
 
 
 class _NoWaiting(selectors.SelectSelector):

@@ -24,7 +24,12 @@ RESTING = frozenset(
     {VmStatus.DOWN, VmStatus.SUSPENDED, VmStatus.IMAGE_ILLEGAL, VmStatus.REMOVED, *RUNNING}
 )
 _IN_THE_END = frozenset(
-    {HostStatus.UP, HostStatus.MAINTENANCE, HostStatus.PREPARING_FOR_MAINTENANCE}
+    {
+        HostStatus.UP,
+        HostStatus.MAINTENANCE,
+        HostStatus.PREPARING_FOR_MAINTENANCE,
+        HostStatus.REMOVED,
+    }
 )
 WAITS_FOR_PEOPLE = frozenset({"host.maintenance"})
 

@@ -76,8 +76,6 @@ class World(Process):
         self.projection = Projection(self)
         self.copies = Copies(self)
         self.storage: Path | None = None
-        if self.dice.random() < 0.5:
-            self.storage = make_shared_storage(folder / "storage", "shared")
         self.hosts: dict[str, SimulatedHost] = {}
         self.cluster = ""
         self.broken: list[str] = []
@@ -88,6 +86,8 @@ class World(Process):
         self.refused = 0
         self.accepted: list[str] = []
         self._folder = folder
+        if self.dice.random() < 0.5:
+            self.share_storage()
         self._policies_started = 0
         self._engines_started = 0
         self._vms: dict[str, VmState] = {}
@@ -193,6 +193,15 @@ class World(Process):
         """Judge the proofs that hosts are off, before anything is judged by them."""
         if self.boards is not None:
             self.boards.look()
+
+    def share_storage(self) -> None:
+        """Have all hosts see the same folder of files."""
+        if self.storage is None:
+            self.storage = make_shared_storage(self._folder / "storage", "shared")
+
+    def loop_errors(self) -> list[str]:
+        """Return what went wrong in the loop and was nobody's to catch."""
+        return [str(error) for error in getattr(self.loop, "errors", ())]
 
     async def do(self, command: Any) -> str:
         """Run an admin's command; return the object's id. Raises its refusal."""

@@ -1,0 +1,127 @@
+"""Each lie of a board, on a host that is dead, alive but not heard, or reached by nothing.
+
+`python -m tests.simulation.lies`. A highly available VM runs on the host; a person never says
+anything. Told is what became of the host and the VM before the host was back, and checked against
+what contract D says; then all is mended, and must come to rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import enum
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import structlog
+
+from commands.state.vm import VmStatus
+from tests.simulation.boards import Lie
+from tests.simulation.every_step import REST_S, SEED, highly_available
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.patches import replaced
+from tests.simulation.verdict import consumers, history, in_the_end, operations
+from tests.simulation.world import World
+
+LOOK_S = 400.0
+RESTARTED = "the VM runs elsewhere"
+WAITS = "the VM waits, and why is said"
+
+
+class Plight(enum.StrEnum):
+    """What is the matter with the host."""
+
+    DEAD = "dead"
+    UNHEARD = "alive, not heard"
+    ISOLATED = "alive, reached by nothing"
+
+
+BELIEVED = {Lie.SAYS_OFF}
+"""What contract D cannot notice where nothing reaches the host."""
+NEVER_PROVED = {Lie.SAYS_ON, Lie.IDLE, Lie.SILENT}
+
+
+def expected(lie: Lie, plight: Plight) -> set[str]:
+    """Return what may have become of the VM after `LOOK_S`."""
+    if lie is Lie.FLICKERS or lie is Lie.LATE:
+        return {RESTARTED, WAITS}  # it is off some time, and seen to be, some time
+    if lie is Lie.SAYS_OFF:
+        return {WAITS} if plight is Plight.UNHEARD else {RESTARTED}
+    if lie is Lie.IDLE and plight is Plight.DEAD:
+        return {RESTARTED}  # it is off already, and the board says so
+    return {WAITS} if lie in NEVER_PROVED else {RESTARTED}
+
+
+async def play(lie: Lie, plight: Plight) -> tuple[str, list[str]]:
+    """Return what became of the VM, and the promises that broke."""
+    world = World(SEED, Path())
+    world.share_storage()
+    boards = world.give_boards()
+    await world.open(3)
+    for machine in world.hosts.values():
+        await boards.attach(machine)
+    vm = await highly_available(world)
+    run = world.vms()[vm].run
+    assert run is not None
+    host = world.hosts[run.host]
+    boards.lie(host, lie)
+    if plight is Plight.DEAD:
+        host.lose_power()
+    else:
+        host.partitioned, host.isolated = True, plight is Plight.ISOLATED
+        world.network.break_lines(host.id)
+        world.network.cut.add(host.id)
+    await asyncio.sleep(LOOK_S)
+    state = world.vms()[vm]
+    elsewhere = state.status is VmStatus.UP and state.run is not None and state.incarnation > 1
+    fencings = [one for one in operations(history(world)).values() if one.kind == "host.fence"]
+    said = any(one.open and one.attention for one in fencings)
+    became = RESTARTED if elsewhere else WAITS
+    if not elsewhere and not said:
+        world.break_promise(f"the VM is {state.status}, and nobody says why")
+    if became not in expected(lie, plight):
+        world.break_promise(f"{became}")
+    lied = (Lie.SAYS_OFF, Lie.FLICKERS)
+    if boards.believed and not (lie in lied and plight is Plight.ISOLATED):
+        world.break_promise("a proof rests on a lie, though the host can be reached")
+    if lie not in lied and world.copies.doubled:
+        world.break_promise("the VM ran twice")
+    await world.mend()
+    await asyncio.sleep(REST_S)
+    in_the_end(world)
+    await consumers(world)
+    await world.close()
+    return became, [*world.broken, *world.loop_errors()]
+
+
+def main() -> int:
+    """Play every lie in every plight; the exit status tells whether all promises held."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
+    )
+    failed = False
+    for lie in Lie:
+        became: dict[str, list[str]] = collections.defaultdict(list)
+        for plight in Plight:
+            folder = Path(tempfile.mkdtemp(prefix="chronovisor-lies-"))
+            loop = VirtualLoop()
+            try:
+                with contextlib.chdir(folder), replaced(SEED, loop.time):
+                    what, broken = loop.run_until_complete(play(lie, plight))
+            finally:
+                loop.close()
+                shutil.rmtree(folder, ignore_errors=True)
+            became[what].append(str(plight))
+            failed = failed or bool(broken)
+            for text in broken:
+                sys.stdout.write(f"  BROKEN ({lie}, {plight}): {text}\n")
+        words = "; ".join(f"{what} ({', '.join(plights)})" for what, plights in became.items())
+        sys.stdout.write(f"{lie.value}: {words}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
