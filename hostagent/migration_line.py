@@ -24,6 +24,8 @@ from hostagent.driver import RefusedMessageError
 
 HOST_URI_PREFIX = "chronovisor:host:"
 HEADER_TIMEOUT_S = 10.0
+EXPECTED_LOOKS_MAX = 20
+EXPECTED_LOOK_S = 0.1
 CONNECT_TIMEOUT_S = 10.0
 LINE_BYTES_MAX = 1024
 CHUNK_BYTES = 1 << 16
@@ -238,7 +240,7 @@ class Receiver:
             line = await reader.readuntil(b"\n")
         opening = msgspec.json.decode(line[:LINE_BYTES_MAX], type=Opening)
         digest = hashlib.sha256(opening.ticket.encode()).hexdigest()
-        item = self._expected(digest)
+        item = await self._found(digest)
         if item is None or item.receiving is None or item.receiving.source != source:
             raise RefusedMessageError("nobody is expected with this ticket from this host")
         if opening.channel not in self._channels or (digest, opening.channel) in self._used:
@@ -254,6 +256,15 @@ class Receiver:
         if opening.channel == self._opening_channel:
             await self._prepare(item)
         await self._take_in(opening.channel, item, streams)
+
+    async def _found(self, digest: str) -> IntentVm | None:
+        """Return who is expected; the source may have heard of it sooner, from another engine."""
+        for _look in range(EXPECTED_LOOKS_MAX):
+            item = self._expected(digest)
+            if item is not None:
+                return item
+            await asyncio.sleep(EXPECTED_LOOK_S)
+        return self._expected(digest)
 
 
 def migration_of(job: Job) -> str:

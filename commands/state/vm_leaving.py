@@ -11,7 +11,7 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types.vm import VmShutdownFailed
-from events.types.vm_migration import VmMigrationFailed
+from events.types.vm_migration import VmMigrationFailed, VmMigrationRetried
 
 KEPT_MAX = 8
 """So many failures are remembered of a VM."""
@@ -28,10 +28,14 @@ class FailedLeave(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
-    """The last attempts that failed, oldest first; `count` counts all there ever were."""
+    """The last attempts that failed, oldest first; `count` counts all there ever were.
+
+    `elsewhere` is the operation of the last one that had a host in vain, and looked for another.
+    """
 
     count: int = 0
     failed: tuple[FailedLeave, ...] = ()
+    elsewhere: str = ""
 
     def since(self, position: int) -> tuple[FailedLeave, ...]:
         """Return the attempts that failed after a position."""
@@ -41,9 +45,12 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
 def evolve(state: Leaving, recorded: Recorded) -> Leaving:
     """Fold one event of a VM's stream."""
     event = recorded.event
+    if isinstance(event, VmMigrationRetried):
+        return msgspec.structs.replace(state, elsewhere=recorded.correlation or "")
     if not isinstance(event, VmMigrationFailed | VmShutdownFailed):
         return state
     begun = isinstance(event, VmShutdownFailed) or bool(event.destination)
+    begun = begun or bool(recorded.correlation and recorded.correlation == state.elsewhere)
     failed = FailedLeave(
         operation=recorded.correlation or "",
         position=recorded.position,
@@ -55,5 +62,7 @@ def evolve(state: Leaving, recorded: Recorded) -> Leaving:
     if before and before[-1].operation == failed.operation:
         # One attempt may fail at several hosts in turn.
         failed = msgspec.structs.replace(failed, begun=begun or before[-1].begun)
-        return Leaving(count=state.count, failed=(*before[:-1], failed))
-    return Leaving(count=state.count + 1, failed=(*before, failed)[-KEPT_MAX:])
+        return Leaving(count=state.count, failed=(*before[:-1], failed), elsewhere=state.elsewhere)
+    return Leaving(
+        count=state.count + 1, failed=(*before, failed)[-KEPT_MAX:], elsewhere=state.elsewhere
+    )
