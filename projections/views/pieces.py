@@ -11,8 +11,8 @@ SEPARATOR = "\x1f"
 
 
 def pieces_of(text: str) -> list[str]:
-    """Return the pieces of a text, each once; none of a text that is shorter than a piece."""
-    found = dict.fromkeys([text[place : place + 3] for place in range(len(text) - 2)])
+    """Return the pieces of a text, from left to right; none of one that is shorter than a piece."""
+    found = map("".join, zip(text, text[1:], text[2:], strict=False))
     if SEPARATOR in text:
         return [piece for piece in found if SEPARATOR not in piece]
     return list(found)
