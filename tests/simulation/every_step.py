@@ -20,10 +20,12 @@ from typing import Any
 import msgspec
 import structlog
 
+from commands.host.add import AddHost
 from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
 from commands.kernel.refusal import Refusal
 from commands.state.availability_input import HighAvailabilityInput
+from commands.state.host import HostStatus
 from commands.state.vm import VmState, VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
@@ -33,6 +35,7 @@ from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
 from hostagent.simulated_state import Faults as HypervisorFaults
+from tests.simulation.enrolment import simulated_steps
 from tests.simulation.loop import Freezer, VirtualLoop
 from tests.simulation.patches import replaced
 from tests.simulation.process import Process
@@ -61,6 +64,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     met: Callable[[World, str], bool]
     hosts: int = 2
     fenced: bool = False
+    enrols: bool = False
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +158,19 @@ async def _empty_and_remove(world: World, vm: str) -> None:
         await asyncio.sleep(1.0)
 
 
+async def _enrol(world: World, _nothing: str) -> None:
+    await world.do(AddHost(name="host3", cluster=world.cluster, address="192.0.2.3"))
+
+
+def _enrolled(world: World, _nothing: str) -> bool:
+    """Tell whether the new host is up, and its installation has ended well."""
+    ended = [one for one in operations(history(world)).values() if one.kind == "host.install"]
+    if world.engine is None:
+        return False
+    up = [host for host in world.engine.view.hosts.values() if host.status is HostStatus.UP]
+    return [str(one.outcome) for one in ended] == ["succeeded"] and len(up) == len(world.hosts) == 3
+
+
 def _does(command: Callable[[str], Any]) -> Callable[[World, str], Awaitable[None]]:
     async def act(world: World, vm: str) -> None:
         await world.do(command(vm))
@@ -227,6 +244,7 @@ SCENES = {
             hosts=3,
             fenced=True,
         ),
+        Scene(name="enrol", prepare=_nothing, act=_enrol, met=_enrolled, enrols=True),
         Scene(name="remove_host", prepare=_up, act=_empty_and_remove, met=_runs_elsewhere),
     )
 }
@@ -245,7 +263,7 @@ def play(scene: Scene, death: Death) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="chronovisor-step-", dir=parent))
     loop = VirtualLoop()
     try:
-        with contextlib.chdir(folder), replaced(SEED, loop.time):
+        with contextlib.chdir(folder), replaced(SEED, loop.time), simulated_steps():
             return loop.run_until_complete(_play(scene, death))
     finally:
         loop.close()
@@ -255,6 +273,7 @@ def play(scene: Scene, death: Death) -> Outcome:
 async def _play(scene: Scene, death: Death) -> Outcome:
     world = World(SEED, Path())
     world.share_storage()
+    world.enrols = scene.enrols
     if scene.fenced:
         world.give_boards()
     await world.open(scene.hosts)

@@ -11,7 +11,7 @@ from tests.simulation.boards import Lie
 
 STRIDE = 17
 SCENES = ("create", "start", "stop", "suspend", "resume", "migrate", "remove")
-LONG = {"fence": 150, "remove_host": 150}
+LONG = {"fence": 150, "remove_host": 150, "enrol": 40}
 
 
 @pytest.mark.timeout(110)
@@ -25,7 +25,7 @@ def test_whoever_dies_at_whatever_step_all_comes_to_what_was_asked_for() -> None
 @pytest.mark.timeout(110)
 @pytest.mark.parametrize("scene", sorted(LONG))
 def test_whoever_dies_in_a_long_scene_all_comes_to_what_was_asked_for(scene: str) -> None:
-    """given a fencing, or a host that is removed, when somebody dies in it, then it is done"""
+    """given a fencing, a host that comes or goes, when somebody dies in it, then it is done"""
     done = run("--stride", str(LONG[scene]), "--scene", scene)
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-4_000:]
 

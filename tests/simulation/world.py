@@ -35,6 +35,7 @@ from tests.harness.memory_line import MemoryNetwork
 from tests.simulation.boards import Boards
 from tests.simulation.copies import Copies
 from tests.simulation.engine import EngineProcess, PoliciesProcess, Sources
+from tests.simulation.enrolment import Worker
 from tests.simulation.machine import SimulatedHost
 from tests.simulation.patches import EPOCH
 from tests.simulation.process import Process
@@ -71,6 +72,7 @@ class World(Process):
         self.policies: list[PoliciesProcess] = []
         self.power: Power | None = None
         self.boards: Boards | None = None
+        self.enrols = False
         self.network = MemoryNetwork(self._start_on)
         self.zombies: list[EngineProcess] = []
         self.projection = Projection(self)
@@ -108,7 +110,10 @@ class World(Process):
         """Start an engine's process in one of the places that there are for engines."""
         self._engines_started += 1
         name = f"engine-{self._engines_started}"
-        self.engines[place] = EngineProcess(self.log, self.contacts, self.sources, name)
+        engine = EngineProcess(self.log, self.contacts, self.sources, name)
+        self.engines[place] = engine
+        if self.enrols:
+            engine.begin(Worker(self, engine, name).run())
 
     def start_engines(self) -> None:
         """Start an engine in every place where none runs."""
@@ -165,9 +170,7 @@ class World(Process):
             name = f"host{number + 1}"
             host = await self.do(AddHost(name=name, cluster=self.cluster, approved=True))
             await self._join(host, name)
-            folder = self._folder / name
-            folder.mkdir(parents=True)
-            self.hosts[host] = SimulatedHost(self, host, name, folder)
+            self._set_up(host, name)
         self.opened = await self.log.head()
         self.engines = [None] * engines
         self.start_engines()
@@ -176,6 +179,22 @@ class World(Process):
         for machine in self.hosts.values():
             machine.boot()
         await asyncio.sleep(5)
+
+    def _set_up(self, host: str, name: str) -> SimulatedHost:
+        folder = self._folder / name
+        folder.mkdir(parents=True)
+        self.hosts[host] = machine = SimulatedHost(self, host, name, folder)
+        return machine
+
+    def machine_of(self, host: str) -> SimulatedHost:
+        """Return the machine of a host that may be new."""
+        return self.hosts.get(host) or self._set_up(host, f"host{len(self.hosts) + 1}")
+
+    async def join_once(self, host: str) -> None:
+        """Have a new machine join, unless it has."""
+        known = [CODEC.decode(stored).event for stored in await self.log.load(f"host/{host}")]
+        if not any(isinstance(event, HostJoinRequested) for event in known):
+            await self._join(host, self.machine_of(host).name)
 
     def give_boards(self) -> Boards:
         """Have the hosts be turned off and on by boards; before the world is opened."""
