@@ -1,7 +1,7 @@
 """The pieces of three characters that a text holds: a text that has a word in it has its pieces.
 
 An index of them finds what holds a word without looking at every row. (No extension that could do
-this comes with the embedded PostgreSQL; a function in the database takes ten times as long.)
+this comes with the embedded PostgreSQL, and a function in the database takes longer than this.)
 """
 
 from __future__ import annotations
