@@ -18,8 +18,8 @@ from chronovisor.cli.main import build
 
 URL = "https://engine:8800"
 TOKEN = "t" * 43
-VM, CLUSTER, HOST, OPERATION = (
-    f"00000000-0000-0000-0000-00000000000{number}" for number in range(1, 5)
+VM, CLUSTER, HOST, OPERATION, POOL = (
+    f"00000000-0000-0000-0000-00000000000{number}" for number in range(1, 6)
 )
 Json = dict[str, Any]
 Answer = httpx.Response | Exception
@@ -34,6 +34,7 @@ class FakeEngine:
             "clusters": [{"id": CLUSTER, "name": "Default"}],
             "hosts": [{"id": HOST, "name": "kvm01"}],
             "data_centers": [],
+            "mac_pools": [{"id": POOL, "name": "west"}],
             "operations": [],
             "events": [],
         }

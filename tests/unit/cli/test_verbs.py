@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.unit.cli.conftest import CLUSTER, HOST, OPERATION, TOKEN, VM, Cli, FakeEngine, Json
+from tests.unit.cli.conftest import CLUSTER, HOST, OPERATION, POOL, TOKEN, VM, Cli, FakeEngine, Json
 
 DONE: Json = {"id": VM}
 BEGUN: Json = {"id": VM, "operation": {"id": OPERATION, "href": f"/v1/operations/{OPERATION}"}}
@@ -54,6 +54,23 @@ SENT: list[tuple[str, str, str, Json]] = [
             "cpu_type": "Haswell", "bridges": ["br0", "ovirtmgmt"], "emulation": False}),
     ("cluster update Default --memory-min 4GiB", "PATCH", f"clusters/{CLUSTER}", {
         "memory_min_bytes": 4 << 30}),
+    ("cluster update Default --mac-pool west --serial-number policy=custom,value=SN-1", "PATCH",
+        f"clusters/{CLUSTER}", {
+            "mac_pool": POOL, "serial_number": {"policy": "custom", "value": "SN-1"}}),
+    ("cluster resources Default --ksm --no-ksm-merge-across-nodes --ballooning", "POST",
+        f"clusters/{CLUSTER}/resources", {
+            "ksm": True, "ksm_merge_across_nodes": False, "ballooning": True}),
+    (("mac-pool create east --range first=02:00:00:00:00:00,last=02:00:00:00:00:ff"
+      " --range first=06:00:00:00:00:00,last=06:00:00:00:00:ff --allow-duplicates"), "POST",
+        "mac_pools", {
+            "name": "east", "allow_duplicates": True, "ranges": [
+                {"first": "02:00:00:00:00:00", "last": "02:00:00:00:00:ff"},
+                {"first": "06:00:00:00:00:00", "last": "06:00:00:00:00:ff"}]}),
+    ("mac-pool remove west", "DELETE", f"mac_pools/{POOL}", {}),
+    ("vm update web01 --memory-guaranteed 512MiB --no-ballooning", "PATCH", f"vms/{VM}", {
+        "memory_guaranteed_bytes": 512 << 20, "ballooning": False}),
+    ("vm update web01 --no-memory-guaranteed --no-serial-number", "PATCH", f"vms/{VM}", {
+        "memory_guaranteed_bytes": None, "serial_number": None}),
     ("host confirm-off kvm01 --name kvm01", "POST", f"hosts/{HOST}/confirm_off", {
         "name": "kvm01"}),
     ("host remove kvm01", "DELETE", f"hosts/{HOST}", {}),
