@@ -319,7 +319,7 @@ class _Fuses:
             freezer.turns = 0
             self._counted[victim] = [freezer]
             if victim == self._death.victim and self._death.turn:
-                freezer.fuse = (self._death.turn, lambda victim=victim: self._dies(victim))  # type: ignore[misc]
+                freezer.fuse = (self._death.turn, lambda victim=victim: self._dies(victim))
 
     def count(self) -> dict[str, int]:
         """Return how many turns each process got."""
