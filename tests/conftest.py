@@ -7,11 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.harness.workspace import cache_folder
 
 pytest_plugins = ["tests.harness.fixtures"]
+# How long an example takes says nothing of the code: other tests have the processors as well.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
 TESTS = Path(__file__).parent
 TIMEOUT_S = 120.0
 """What a test may take that says nothing of it; see pyproject.toml."""

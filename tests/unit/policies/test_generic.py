@@ -76,7 +76,7 @@ def test_every_command_begins_a_saga_with_that_sagas_steps() -> None:
     assert COMMANDS
     begun = {}
     for path in Path("commands").glob("*/*.py"):
-        for found in re.findall(r"begin\((.*?)\n\s*\)", path.read_text(), flags=re.DOTALL):
+        for found in re.findall(r"\bbegin\((.*?)\n\s*\)", path.read_text(), flags=re.DOTALL):
             call = found
             for word, names in (("INSTALL", INSTALL_STEPS), ("UNINSTALL", UNINSTALL_STEPS)):
                 call = call.replace(f"*{word}_STEPS", str(names).replace("'", '"'))
