@@ -1,6 +1,7 @@
 # One line for each thing that a developer does. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up test check lint fmt docs lock bench chaos simulate venv venv-host real clean
+.PHONY: help up test check lint fmt docs lock bench chaos faults simulate venv venv-host \
+  real clean
 SHELL := /bin/bash
 
 bin := .venv/bin
@@ -49,6 +50,10 @@ simulate: venv ## Play seeds of the simulation (SEEDS=1000 FIRST=1)
 
 chaos: real ## Kill, freeze, cut off and fill up everything (MINUTES=10 SEED=random)
 	$(bin)/python -m tests.system.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+faults: real ## Try every fault at every stage of a migration between two real hosts
+	CHRONOVISOR_REQUIRE_ALL=1 ALL_FAULTS=1 $(bin)/python -m pytest \
+	  tests/system/test_migration_faults.py $(ARGS)
 
 venv: ## Make .venv from the pinned requirements
 	@tests/install/venv.sh

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from events.types.migration import Held
 from events.wire.agent import IntentVm, Role, VmState, VmStateItem
 from hostagent.driver import Domain, Guest
 from hostagent.records import Remembered, Run, RunKey
@@ -74,7 +75,18 @@ def describe(
         hostname=seen.hostname,
         addresses=seen.addresses,
         operating_system=seen.operating_system,
+        held=_broke_off(item, domain),
     )
+
+
+def _broke_off(item: IntentVm | None, domain: Domain | None) -> Held | None:
+    """Return how a VM that comes in here is held without all its memory; None if it is not.
+
+    Of one that leaves, its job tells.
+    """
+    if item is None or item.receiving is None or domain is None:
+        return None
+    return domain.held if domain.held is Held.POST_COPY else None
 
 
 def _came_by(run: Run, item: IntentVm | None) -> bool:

@@ -27,6 +27,10 @@ class UnknownStateError(DriverError):
     """The hypervisor cannot be asked now: what runs is not known (it may well run on)."""
 
 
+class HalfGoneError(DriverError):
+    """The rest of a VM's memory, which was at the other host, is gone."""
+
+
 class RefusedMessageError(Exception):
     """What another host said has no business in a migration; the text is for people."""
 

@@ -23,7 +23,7 @@ from events.types.run_spec import Disk
 from events.types.vm import DownReason
 from events.wire.agent import JobState
 from hostagent.desk import Desk, moment, utc_now
-from hostagent.driver import Domain, DriverError, UnknownStateError
+from hostagent.driver import Domain, DriverError, HalfGoneError, UnknownStateError
 from hostagent.lanes import Lanes
 from hostagent.migrations import Mover, NotTakenInError
 from hostagent.records import JobBegun, JobEnded, Record, RunKey
@@ -243,7 +243,7 @@ class Jobs:
     async def _migrate(self, job: Job, *, resumed: bool) -> tuple[Record, ...]:
         """Send the VM away. Whatever the sending said, what is here afterwards decides."""
         desk, key, failure = self._desk, RunKey(job.vm, job.incarnation), ""
-        elsewhere = False
+        elsewhere, held = False, None
         if self._mover is None or job.sending is None:
             raise JobFailedError("this host's agent takes no part in migrations")
         if not resumed:
@@ -259,18 +259,42 @@ class Jobs:
         domain = await desk.list_domain(key)
         if resumed and domain is not None and await self._mover.still_sends(job):
             raise UnknownStateError("the hypervisor still works on what was begun before")
+        if resumed and domain is not None and domain.held is Held.POST_COPY:
+            held, failure = await self._recover(job)
+            domain = await desk.list_domain(key)
         if domain is None:
             run, seen = desk.journal.known.runs.get(key), desk.endings.get(key)
             if run is not None and run.tombstone is not None:
                 return ()
+            if run is not None and run.boot and run.boot != desk.boot:
+                return (tombstone(key, DownReason.HOST_LOST, "the host was restarted"),)
             left = seen is None or seen.reason is DownReason.MIGRATED
             reason = DownReason.MIGRATED if left or seen is None else seen.reason
             return (tombstone(key, reason, "" if seen is None else seen.detail),)
         if domain.held:
-            await self._still_held(job, domain.held, failure)
+            await self._still_held(job, held or domain.held, failure)
             failure = "the switch-over failed, and the VM was let go on here"
         said = failure or "the agent was interrupted; the VM stays where it is"
         raise JobFailedError(said, elsewhere=elsewhere)
+
+    async def _recover(self, job: Job) -> tuple[Held | None, str]:
+        """Try to go on with post-copy that broke off; return how it is held if the other half is
+        gone, and why it did not go on.
+        """
+        if self._mover is None:
+            return None, ""
+        _log.info("going on with post-copy", vm=job.vm, job=job.id)
+        try:
+            async with self._lanes.sendings:
+                await self._mover.recover(job)
+        except UnknownStateError:
+            raise
+        except HalfGoneError as error:
+            return Held.POST_COPY_LOST, str(error)
+        except (DriverError, OSError, TimeoutError) as error:
+            _log.info("post-copy does not go on", vm=job.vm, job=job.id, error=repr(error))
+            return None, str(error) or repr(error)
+        return None, ""
 
     async def _still_held(self, job: Job, held: Held, failure: str) -> None:
         """Let a held VM go on where that is ordered; else say that it is held, once that lasts."""

@@ -219,6 +219,7 @@ class Libvirt:
             name=domain.name(),
             own=own,
             paused=reason if paused else None,
+            running=reason if running else None,
             passing=not (running or paused),
         )
 
@@ -298,6 +299,15 @@ class Libvirt:
         with contextlib.suppress(libvirt.libvirtError):  # some versions want the job to be there
             domain.migrateSetMaxDowntime(terms.down_time_ms, 0)
         domain.migrateToURI3(libvirtd, sending_parameters(stream, terms), sending_flags(terms))
+
+    @_translated
+    def recover(
+        self, connection: Connection, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
+        """Go on with a domain's post-copy that broke off."""
+        domain = self._needed(connection, uuid)
+        flags = sending_flags(terms) | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
+        domain.migrateToURI3(libvirtd, sending_parameters(stream, terms), flags)
 
     @_translated
     def copying(self, connection: Connection, uuid: str) -> Copying | None:

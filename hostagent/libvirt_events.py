@@ -82,6 +82,19 @@ class Paused(enum.IntEnum):
     POSTCOPY_FAILED = 13
 
 
+class Running(enum.IntEnum):
+    """virDomainRunningReason."""
+
+    POSTCOPY = 10
+    POSTCOPY_FAILED = 11
+
+
+class Resumed(enum.IntEnum):
+    """virDomainEventResumedDetailType."""
+
+    POSTCOPY_FAILED = 4
+
+
 SHUTDOWN_BY_HOST = 2
 RESETS_AS_ONE_S = 1.0
 """Firmware resets the machine a few times more on its way up: that is one reset to people."""
@@ -219,6 +232,9 @@ class Interpreter:
             return self._event(
                 Happening.PAUSED, raw, vm, pause_reason=self._pause_reason(raw.detail, vm)
             )
+        if raw.event == Lifecycle.RESUMED and raw.detail == Resumed.POSTCOPY_FAILED:
+            vm.paused = True  # libvirt says "running", but the rest of its memory does not come
+            return self._event(Happening.PAUSED, raw, vm, pause_reason=PauseReason.OTHER)
         if raw.event == Lifecycle.RESUMED:
             was_paused, vm.paused, vm.io_error = vm.paused, False, None
             return self._event(Happening.CONTINUED, raw, vm) if was_paused else None

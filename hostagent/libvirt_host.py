@@ -35,7 +35,7 @@ from hostagent.driver import (
 from hostagent.libvirt_abilities import reported
 from hostagent.libvirt_balloons import LibvirtBalloons
 from hostagent.libvirt_capabilities import bridges
-from hostagent.libvirt_events import HELD
+from hostagent.libvirt_events import HELD, Running
 from hostagent.libvirt_guest import read_guest
 from hostagent.libvirt_images import Images
 from hostagent.libvirt_inventory import Inventory
@@ -281,10 +281,10 @@ class HostDriver:
     async def resume(self, vm: str, incarnation: int) -> None:
         """Let a paused incarnation's CPUs run."""
         listed = await self._needed(vm, incarnation)
+        if listed.paused in HELD or listed.running == Running.POSTCOPY_FAILED:
+            raise DriverError("the VM is held for a migration and is never resumed")
         if listed.paused is None:
             return
-        if listed.paused in HELD:
-            raise DriverError("the VM is held for a migration and is never resumed")
         if vm in self._watch.saving or vm in self._watch.starting:
             raise DriverError("the VM is being started or suspended")
         await self._watch.call(lambda libvirt: self._hypervisor.resume(libvirt, vm))

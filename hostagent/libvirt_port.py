@@ -26,13 +26,15 @@ class LostConnectionError(UnknownStateError):
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """A domain. `own` is there if it is ours; `paused` is virDomainPausedReason, None for a domain
-    whose CPUs run; `passing` for one that is coming or going: neither running nor paused.
+    whose CPUs run; `running` is virDomainRunningReason of one whose CPUs do; `passing` for one that
+    is coming or going: neither running nor paused.
     """
 
     uuid: str
     name: str
     own: Ownership | None = None
     paused: int | None = None
+    running: int | None = None
     passing: bool = False
 
 
@@ -110,6 +112,14 @@ class Hypervisor(Protocol):
     ) -> None:
         """Move a domain to the libvirtd at the first URI, its memory to the second; there it stands
         still, unless the terms allow post-copy. Returns when nothing of it is left here.
+        """
+        ...
+
+    def recover(
+        self, connection: Connection, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
+        """Go on with a domain's post-copy that broke off, by new ways to the same destination.
+        Returns when nothing of it is left here.
         """
         ...
 

@@ -12,12 +12,13 @@ import structlog
 from hostagent.convergence import Copying, Look, Move, Resort, Terms
 from hostagent.driver import DriverError
 from hostagent.libvirt_events import Paused
-from hostagent.libvirt_port import Hypervisor, Listed, LostConnectionError
+from hostagent.libvirt_port import Connection, Hypervisor, Listed, LostConnectionError
 from hostagent.libvirt_watch import Watch
 
 LOOK_INTERVAL_S = 0.3
 
 log = structlog.get_logger()
+Begin = Callable[[Connection, str, str, str, Terms], None]
 
 
 class Sender:
@@ -41,12 +42,24 @@ class Sender:
         known only from what is here afterwards.
         """
         await self._needed(vm, incarnation)
+        await self._to_the_end(self._hypervisor.migrate, vm, folder, terms, look)
+
+    async def recover(
+        self, vm: str, incarnation: int, folder: Path, terms: Terms, look: Look
+    ) -> None:
+        """Go on with post-copy that broke off; else as `send`."""
+        listed = await self._needed(vm, incarnation)
+        if listed.paused != Paused.POSTCOPY_FAILED:
+            raise DriverError("the VM is not held in post-copy")
+        await self._to_the_end(self._hypervisor.recover, vm, folder, terms, look)
+
+    async def _to_the_end(
+        self, begin: Begin, vm: str, folder: Path, terms: Terms, look: Look
+    ) -> None:
         libvirtd = f"qemu+unix:///system?socket={folder / 'libvirt.sock'}"
         stream = f"unix://{folder / 'qemu.sock'}"
         moving = asyncio.ensure_future(
-            self._watch.call(
-                lambda lv: self._hypervisor.migrate(lv, vm, libvirtd, stream, terms), long=True
-            )
+            self._watch.call(lambda lv: begin(lv, vm, libvirtd, stream, terms), long=True)
         )
         try:
             while not (await asyncio.wait({moving}, timeout=LOOK_INTERVAL_S))[0]:
@@ -77,6 +90,11 @@ class Sender:
         if listed.paused == Paused.POSTCOPY_FAILED:
             return False
         return await self.copying(vm) is not None
+
+    async def in_post_copy(self, vm: str, incarnation: int) -> bool:
+        """Tell whether a run goes on at its destination already, and never again here."""
+        listed = await self._needed(vm, incarnation)
+        return listed.paused in {Paused.POSTCOPY, Paused.POSTCOPY_FAILED}
 
     async def live_xml(self, vm: str, incarnation: int) -> str:
         """Return the XML of a run as it is, with the CPU and machine that it really has."""

@@ -8,10 +8,11 @@ What a channel carries is the drivers' matter.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -203,12 +204,17 @@ class Receiver:
     """Lets in what is expected. `expected` finds who that is by a ticket's SHA-256; `prepare` is
     awaited before the channel that opens a migration, `take_in` serves each channel, `landed` is
     awaited when the source says that it has nothing of the VM any more.
+
+    A ticket is good for one connection of each channel. One of the `recovering_channel` ("" if
+    there is none), of which there may be many, ends those and makes it good for one more of each:
+    after post-copy broke off, the same source goes on with the same VM.
     """
 
     def __init__(
         self,
         channels: frozenset[str],
         opening_channel: str,
+        recovering_channel: str = "",
         *,
         expected: Callable[[str], IntentVm | None],
         prepare: Callable[[IntentVm], Awaitable[None]],
@@ -217,11 +223,13 @@ class Receiver:
     ) -> None:
         self._channels = channels | {LANDED}
         self._opening_channel = opening_channel
+        self._recovering_channel = recovering_channel
         self._expected = expected
         self._prepare = prepare
         self._take_in = take_in
         self._landed = landed
         self._used: dict[tuple[str, str], None] = {}
+        self._served: dict[str, set[asyncio.Task[None]]] = {}
         self._open = 0
 
     async def accept(self, source: str, streams: Streams) -> None:
@@ -243,6 +251,8 @@ class Receiver:
         item = await self._found(digest)
         if item is None or item.receiving is None or item.receiving.source != source:
             raise RefusedMessageError("nobody is expected with this ticket from this host")
+        if opening.channel and opening.channel == self._recovering_channel:
+            await self._begin_again(digest)
         if opening.channel not in self._channels or (digest, opening.channel) in self._used:
             raise RefusedMessageError(f"the ticket was used already for {opening.channel!r}")
         self._used[digest, opening.channel] = None
@@ -253,9 +263,10 @@ class Receiver:
             writer.write(OK)
             await writer.drain()
             return
-        if opening.channel == self._opening_channel:
-            await self._prepare(item)
-        await self._take_in(opening.channel, item, streams)
+        with self._noted(digest):
+            if opening.channel == self._opening_channel:
+                await self._prepare(item)
+            await self._take_in(opening.channel, item, streams)
 
     async def _found(self, digest: str) -> IntentVm | None:
         """Return who is expected; the source may have heard of it sooner, from another engine."""
@@ -265,6 +276,29 @@ class Receiver:
                 return item
             await asyncio.sleep(EXPECTED_LOOK_S)
         return self._expected(digest)
+
+    @contextlib.contextmanager
+    def _noted(self, digest: str) -> Iterator[None]:
+        """Know who serves the connections of a ticket."""
+        serving = self._served.setdefault(digest, set())
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is awaited by one
+        serving.add(task)
+        try:
+            yield
+        finally:
+            serving.discard(task)
+            if not serving and self._served.get(digest) is serving:
+                del self._served[digest]
+
+    async def _begin_again(self, digest: str) -> None:
+        """End all connections of a ticket, and let it be used once more."""
+        serving = self._served.pop(digest, set())
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        for used in [used for used in self._used if used[0] == digest]:
+            del self._used[used]
 
 
 def migration_of(job: Job) -> str:

@@ -13,17 +13,18 @@ import os
 import pwd
 import shutil
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from events.types.job import Job
+from events.types.migration import Held
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm
-from hostagent.convergence import Look, Terms
-from hostagent.driver import DriverError, RefusedMessageError
+from hostagent.convergence import Copying, Look, Terms
+from hostagent.driver import DriverError, HalfGoneError, RefusedMessageError
 from hostagent.libvirt_host import HostDriver
 from hostagent.migration_line import (
     CHUNK_BYTES,
@@ -33,15 +34,26 @@ from hostagent.migration_line import (
     Streams,
     migration_of,
 )
-from hostagent.migration_rpc import HEADER_BYTES, MESSAGE_BYTES_MAX, check, check_domain
+from hostagent.migration_rpc import (
+    HEADER_BYTES,
+    MESSAGE_BYTES_MAX,
+    check,
+    check_domain,
+    held_at_finish,
+    is_finish,
+)
 
 LINGER_S = 1.0
 QEMU_USERS = ("libvirt-qemu", "qemu")
 CHECK_TIMEOUT_S = 10.0
 XML_BYTES_MAX = 1 << 20
-CHECK, LIBVIRT, QEMU = "check", "libvirt", "qemu"
+NOTICE_TIMEOUT_S, NOTICE_POLL_S = 10.0, 0.2
+CHECK, RECOVER, LIBVIRT, QEMU = "check", "recover", "libvirt", "qemu"
+GONE = "gone"
 
 _log = structlog.get_logger(__name__)
+EachMessage = Callable[[bytes], Awaitable[bytes]]
+"""Looks at a message of libvirt's, and returns what is passed on; raises RefusedMessageError."""
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,11 +85,13 @@ class RelayedMoves:
     """The moving half of a libvirt host."""
 
     opening_channel = LIBVIRT
-    channels = frozenset({CHECK, LIBVIRT, QEMU})
+    recovering_channel = RECOVER
+    channels = frozenset({CHECK, RECOVER, LIBVIRT, QEMU})
 
     def __init__(self, driver: HostDriver, places: Places | None = None) -> None:
         self._driver = driver
         self._places = places or Places()
+        self._streams: set[str] = set()
 
     async def prepare(self, spec: RunSpec, migration: str) -> None:
         """Be ready to take a run in."""
@@ -91,13 +105,23 @@ class RelayedMoves:
         if channel == CHECK:
             await self._answer_check(item.spec, outer)
             return
+        if channel == RECOVER:
+            await self._answer_recovery(item, item.receiving.migration, outer)
+            return
         target = self._places.libvirtd
         if channel == QEMU:
             target = self._places.of(item.receiving.migration) / "qemu.sock"
         inner = await _connect_unix(target)
         outer[1].write(OK)
-        checked = item.spec if channel == LIBVIRT else None
-        await _pump_both(outer, inner, checked, str(self._driver.storage_folder))
+        each = self._checking(item.spec) if channel == LIBVIRT else None
+        await _pump_both(outer, inner, each)
+
+    def _checking(self, spec: RunSpec) -> EachMessage:
+        async def each(message: bytes) -> bytes:
+            check(message, spec, str(self._driver.storage_folder))
+            return message
+
+        return each
 
     async def _answer_check(self, spec: RunSpec, outer: Streams) -> None:
         """Compare what the source runs with what is expected, and say what differs."""
@@ -129,6 +153,46 @@ class RelayedMoves:
         if refusal:
             raise DriverError(f"the destination does not take it in: {refusal}")
 
+    async def _answer_recovery(self, item: IntentVm, migration: str, outer: Streams) -> None:
+        """Say whether post-copy that broke off can go on with what is here, and be ready for it."""
+        writer = outer[1]
+        writer.write(OK)
+        try:
+            said = await self._what_came(item)
+        except DriverError as error:
+            said = str(error)
+        if not said:
+            await asyncio.to_thread(self._places.make, migration)
+        writer.write(said.replace("\n", " ").encode() + b"\n")
+        await writer.drain()
+
+    async def _what_came(self, item: IntentVm) -> str:
+        """Return why nothing can go on; "" once the hypervisor has noticed that the line broke."""
+        run = (item.vm, item.incarnation)
+        deadline = asyncio.get_running_loop().time() + NOTICE_TIMEOUT_S
+        while asyncio.get_running_loop().time() < deadline:
+            domains = (await self._driver.domains()).managed
+            found = [each for each in domains if (each.vm, each.incarnation) == run]
+            if not found:
+                return GONE
+            if found[0].held is Held.POST_COPY:
+                return ""
+            await asyncio.sleep(NOTICE_POLL_S)
+        return "its hypervisor has not noticed that the line broke"
+
+    async def _ask_recovery(self, dial: Dial) -> None:
+        """Have the destination be ready to go on; raises HalfGoneError if it has nothing."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S + NOTICE_TIMEOUT_S + CHECK_TIMEOUT_S):
+            reader, writer = await dial(RECOVER)
+            try:
+                said = (await reader.readuntil(b"\n")).decode().strip()
+            finally:
+                writer.close()
+        if said == GONE:
+            raise HalfGoneError("the destination has nothing of the VM any more")
+        if said:
+            raise DriverError(f"the destination cannot go on: {said}")
+
     async def release(self, vm: str, incarnation: int) -> None:
         """Let a VM go on that is held at the switch-over."""
         await self._driver.sender.release(vm, incarnation)
@@ -143,24 +207,82 @@ class RelayedMoves:
             await self._ask_check(job, dial)
         except (RefusedMessageError, asyncio.IncompleteReadError) as error:
             raise DriverError(f"the destination does not take it in: {error}") from error
-        async with sockets(self._places, migration_of(job), dial) as folder:
+        each = self._holding(job) if terms.may_post_copy else None
+        async with sockets(self._places, migration_of(job), dial, self._streams, each) as folder:
             await self._driver.sender.send(job.vm, job.incarnation, folder, terms, look)
 
-    async def still_sends(self, vm: str, incarnation: int) -> bool:
-        """Tell whether libvirt still works on what an agent before this one began."""
-        return await self._driver.sender.still_sends(vm, incarnation)
+    def _holding(self, job: Job) -> EachMessage:
+        """Have a VM stand still at its destination that came there without post-copy after all.
+
+        Post-copy cannot be asked for together with that: there the destination has to let the VM
+        run at once. But where all was copied before, libvirt would let it run there too, and, did
+        its answer get lost, here as well. So its last message is changed on its way. Only once
+        post-copy has begun, libvirt never lets the VM run here again.
+        """
+
+        async def each(message: bytes) -> bytes:
+            if not is_finish(message):
+                return message
+            try:
+                begun = await self._driver.sender.in_post_copy(job.vm, job.incarnation)
+            except DriverError:
+                begun = False  # then it stands still for longer than it must
+            return message if begun else held_at_finish(message)
+
+        return each
+
+    async def recover(self, job: Job, dial: Dial, terms: Terms, look: Look) -> None:
+        """Go on with post-copy that broke off; raises HalfGoneError, DriverError or OSError."""
+        try:
+            await self._ask_recovery(dial)
+        except (RefusedMessageError, asyncio.IncompleteReadError) as error:
+            raise DriverError(f"the destination does not go on: {error}") from error
+        async with sockets(self._places, migration_of(job), dial, self._streams) as folder:
+            await self._driver.sender.recover(job.vm, job.incarnation, folder, terms, look)
+
+    async def still_sends(self, job: Job) -> bool:
+        """Tell whether libvirt still works on what was begun before, or QEMU without libvirt."""
+        if migration_of(job) in self._streams:
+            return True
+        return await self._driver.sender.still_sends(job.vm, job.incarnation)
+
+    async def unattended(self, job: Job) -> Copying | None:
+        """Return how far post-copy is while memory flows: libvirt may say that it broke off."""
+        if migration_of(job) not in self._streams:
+            return None
+        sender = self._driver.sender
+        if not await sender.in_post_copy(job.vm, job.incarnation):
+            return None
+        seen = await sender.copying(job.vm) or Copying()
+        return msgspec.structs.replace(seen, post_copy=True)
 
 
 @contextlib.asynccontextmanager
-async def sockets(places: Places, migration: str, dial: Dial) -> AsyncIterator[Path]:
-    """Make the source's two sockets for a migration; yields their folder."""
+async def sockets(
+    places: Places,
+    migration: str,
+    dial: Dial,
+    streams: set[str],
+    each: EachMessage | None = None,
+) -> AsyncIterator[Path]:
+    """Make the source's two sockets for a migration; yields their folder.
+
+    While memory flows, `streams` has the migration. `each` sees libvirt's messages.
+    """
 
     async def forward(
         channel: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
             outer = await dial(channel)
-            await _pump_both((reader, writer), outer, None, "")
+            if channel == LIBVIRT:
+                await _pump_both((reader, writer), outer, each)
+                return
+            streams.add(migration)
+            try:
+                await _pump_both((reader, writer), outer, None)
+            finally:
+                streams.discard(migration)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, RefusedMessageError) as error:
             _log.warning("no line to the destination", channel=channel, error=repr(error))
         finally:
@@ -196,15 +318,9 @@ async def _connect_unix(path: Path) -> tuple[asyncio.StreamReader, asyncio.Strea
                 await asyncio.sleep(0.02)
 
 
-async def _pump_both(
-    outer: Streams, inner: Streams, checked: RunSpec | None, storage_folder: str
-) -> None:
-    """Carry bytes both ways until either end closes; `checked` messages come from the outer."""
-    inward = (
-        _pump(outer[0], inner[1])
-        if checked is None
-        else _pump_messages(outer[0], inner[1], checked, storage_folder)
-    )
+async def _pump_both(outer: Streams, inner: Streams, each: EachMessage | None) -> None:
+    """Carry bytes both ways until either end closes; `each` sees what comes from the outer."""
+    inward = _pump(outer[0], inner[1]) if each is None else _pump_messages(outer[0], inner[1], each)
     tasks = [asyncio.ensure_future(inward), asyncio.ensure_future(_pump(inner[0], outer[1]))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -230,9 +346,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _pump_messages(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, spec: RunSpec, storage_folder: str
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, each: EachMessage
 ) -> None:
-    """Carry whole libvirt messages (a length that counts itself comes first), each checked."""
+    """Carry whole libvirt messages (a length that counts itself comes first), each looked at."""
     while True:
         try:
             head = await reader.readexactly(4)
@@ -242,8 +358,7 @@ async def _pump_messages(
         if not HEADER_BYTES <= size <= MESSAGE_BYTES_MAX:
             raise RefusedMessageError(f"a message of {size} bytes")
         message = head + await reader.readexactly(size - 4)
-        check(message, spec, storage_folder)
-        writer.write(message)
+        writer.write(await each(message))
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()

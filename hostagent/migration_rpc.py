@@ -19,12 +19,14 @@ from hostagent.libvirt_metadata import OWN
 from hostagent.libvirt_xml import disk_files, parse
 
 REMOTE_PROGRAM, KEEPALIVE_PROGRAM = 0x20008086, 0x6B656570
-PREPARE = 303
+PREPARE, FINISH = 303, 306
 # open, close, supports_feature, auth_list, migrate_prepare3_params, migrate_finish3_params,
 # register and unregister close callback
-PROCEDURES = frozenset({1, 2, 60, 66, PREPARE, 306, 360, 361})
+PROCEDURES = frozenset({1, 2, 60, 66, PREPARE, FINISH, 360, 361})
 HEADER_BYTES = 28
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
+PAUSED_FLAG = 1 << 5
+"""VIR_MIGRATE_PAUSED."""
 STRING_TYPE = 7
 _WIDTHS = {1: 4, 2: 4, 3: 8, 4: 8, 5: 8, 6: 4}
 DOMAIN_NAME = "destination_name"
@@ -53,6 +55,23 @@ def check(message: bytes, spec: RunSpec, storage_folder: str) -> None:
         if words.get(DOMAIN_NAME, spec.vm) != spec.vm or DOMAIN_XML not in words:
             raise RefusedMessageError("the message names another VM")
         check_domain(words[DOMAIN_XML], spec, storage_folder)
+
+
+def is_finish(message: bytes) -> bool:
+    """Tell whether a message asks the destination to bring the domain to life."""
+    program, _version, procedure = struct.unpack(">III", message[4:16])
+    return bool(program == REMOTE_PROGRAM and procedure == FINISH)
+
+
+def held_at_finish(message: bytes) -> bytes:
+    """Return the message that ends a migration, such that the domain stands still where it came to.
+
+    The arguments of remote_domain_migrate_finish3_params end with the flags and "cancelled".
+    """
+    if len(message) < HEADER_BYTES + 8:
+        raise RefusedMessageError("a message that cannot be read")
+    flags, cancelled = struct.unpack(">II", message[-8:])
+    return message[:-8] + struct.pack(">II", flags | PAUSED_FLAG, cancelled)
 
 
 def typed_strings(payload: bytes) -> dict[str, str]:

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from events.types.job import Job, Sending
-from events.types.migration import CopyProgress
+from events.types.migration import CopyProgress, Held
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm, JobState, Role
-from hostagent.convergence import ABORT, Convergence, Copying, Look, Move, Terms
+from hostagent.convergence import ABORT, GO_ON, Convergence, Copying, Look, Move, Terms
 from hostagent.desk import Desk, moment, utc_now
 from hostagent.driver import DriverError, RefusedMessageError, UnknownStateError
 from hostagent.migration_line import (
@@ -40,10 +40,12 @@ _log = structlog.get_logger(__name__)
 class Moves(Protocol):
     """What a driver that moves running VMs does, beside being a driver.
 
-    A migration goes over `channels` of the line, of which `opening_channel` comes first.
+    A migration goes over `channels` of the line, of which `opening_channel` comes first; over the
+    `recovering_channel` ("" if there is none) the source asks whether post-copy can go on.
     """
 
     opening_channel: str
+    recovering_channel: str
     channels: frozenset[str]
 
     async def prepare(self, spec: RunSpec, migration: str) -> None:
@@ -64,8 +66,18 @@ class Moves(Protocol):
         """
         ...
 
-    async def still_sends(self, vm: str, incarnation: int) -> bool:
-        """Tell whether the hypervisor still works on what an agent before this one began."""
+    async def recover(self, job: Job, dial: Dial, terms: Terms, look: Look) -> None:
+        """Go on with a run's post-copy that broke off; as `send`. Raises HalfGoneError where the
+        destination has nothing of it any more.
+        """
+        ...
+
+    async def still_sends(self, job: Job) -> bool:
+        """Tell whether the hypervisor still works on what was begun before."""
+        ...
+
+    async def unattended(self, job: Job) -> Copying | None:
+        """Return how far post-copy is that goes on without whoever began it; None if none does."""
         ...
 
     async def release(self, vm: str, incarnation: int) -> None:
@@ -95,6 +107,7 @@ class Mover:
         self._receiver = Receiver(
             setup.moves.channels,
             setup.moves.opening_channel,
+            setup.moves.recovering_channel,
             expected=self._expected,
             prepare=self._prepare,
             take_in=self._moves.take_in,
@@ -119,8 +132,7 @@ class Mover:
 
     async def send(self, job: Job) -> None:
         """Send a VM away; raises DriverError or OSError where it failed."""
-        order = _order(job)
-        convergence = Convergence(order.tuning)
+        convergence = Convergence(_order(job).tuning)
         told = _Told(self._desk, job)
 
         def look(seen: Copying) -> Move:
@@ -130,12 +142,8 @@ class Mover:
 
         if self._cancelled(job):
             raise DriverError("the migration was cancelled")
-
-        async def open_channel(channel: str) -> Streams:
-            return await dial(self._line, order, channel)
-
         try:
-            await self._moves.send(job, open_channel, convergence.terms, look)
+            await self._moves.send(job, self._dialling(job), convergence.terms, look)
         except UnknownStateError:
             raise
         except (DriverError, OSError, TimeoutError) as error:
@@ -143,13 +151,35 @@ class Mover:
                 raise
             raise NotTakenInError(str(error) or repr(error)) from error
 
+    async def recover(self, job: Job) -> None:
+        """Go on with a VM's post-copy that broke off; raises as `Moves.recover`."""
+        convergence = Convergence(_order(job).tuning)
+        told = _Told(self._desk, job)
+
+        def look(seen: Copying) -> Move:
+            told.tell(seen, convergence.down_time_ms)
+            return GO_ON
+
+        await self._moves.recover(job, self._dialling(job), convergence.terms, look)
+
+    def _dialling(self, job: Job) -> Dial:
+        async def open_channel(channel: str) -> Streams:
+            return await dial(self._line, _order(job), channel)
+
+        return open_channel
+
     def _cancelled(self, job: Job) -> bool:
         current = self._desk.jobs.get(job.id)
         return current is not None and current.sending is not None and current.sending.cancelled
 
     async def still_sends(self, job: Job) -> bool:
-        """Tell whether the hypervisor still works on what an agent before this one began."""
-        return await self._moves.still_sends(job.vm, job.incarnation)
+        """Tell whether the hypervisor still works on what was begun before; say how far it is."""
+        if not await self._moves.still_sends(job):
+            return False
+        seen = await self._moves.unattended(job)
+        if seen is not None:
+            _Told(self._desk, job).tell(seen, Convergence(_order(job).tuning).down_time_ms)
+        return True
 
     async def release(self, job: Job) -> None:
         """Let a VM go on that is held at the switch-over, as it was ordered."""
@@ -184,6 +214,9 @@ class Mover:
         if run is not None and run.arrival == receiving.migration and run.tombstone is not None:
             raise RefusedMessageError("the VM was dropped here already")
         if key in desk.domains:
+            there = await desk.list_domain(key)
+            if there is not None and there.held is Held.POST_COPY:
+                return  # it is here in part, and the rest comes now
             raise RefusedMessageError("the VM is here already")
         if run is None or run.arrival != receiving.migration:
             await desk.journal.write(

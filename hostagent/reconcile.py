@@ -27,6 +27,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from events.types.job import Job, JobKind
+from events.types.migration import Held
 from events.types.vm import DownReason
 from events.wire.agent import IntentVm, JobState, Role
 from hostagent.driver import Domain
@@ -161,7 +162,9 @@ def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | Land | None
     if item.role is Role.INCOMING:
         return None
     if run is not None and run.arrival and run.done is None:
-        return Land(run=key)
+        # In post-copy that broke off there is nothing to let run: not all of its memory is here.
+        half = situation.domains[key].held is Held.POST_COPY
+        return None if half else Land(run=key)
     if run is None or run.done is None:
         return Adopt(run=key)
     return None

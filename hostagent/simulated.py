@@ -150,7 +150,7 @@ class SimulatedDriver:
                     incarnation=domain.incarnation,
                     paused=domain.paused is not None,
                     pause_reason=domain.paused,
-                    held=Held.SWITCH_OVER if domain.held else None,
+                    held=_held(domain),
                     process=domain.process,
                 )
                 for domain in self._machine.domains.values()
@@ -395,3 +395,10 @@ class SimulatedDriver:
         boot = f"{self._machine.boot}\n".encode()
         if not self.boot_id_path.exists() or self.boot_id_path.read_bytes() != boot:
             write_atomically(self.boot_id_path, boot, durable=False)
+
+
+def _held(domain: SimulatedDomain) -> Held | None:
+    """Return how a domain is held for a migration."""
+    if not domain.held:
+        return None
+    return Held.POST_COPY if domain.half else Held.SWITCH_OVER

@@ -3,7 +3,8 @@
 The source tells the destination what comes; the destination compares that with the run that it
 expects, and has a domain that is held. Copying takes its time. At the switch-over the source's
 domain is held, the destination's stands still, and the source's goes. A line that breaks before
-that leaves the VM on the source and nothing at the destination, as with libvirt.
+that leaves the VM on the source and nothing at the destination, as with libvirt. Told to break off
+in post-copy, it leaves half of the VM at either host until it is asked to go on.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
 from events.wire.agent import IntentVm
 from hostagent.convergence import Copying, Look, Move, Resort, Terms
-from hostagent.driver import DriverError, Happening, RefusedMessageError
+from hostagent.driver import DriverError, HalfGoneError, Happening, RefusedMessageError
 from hostagent.migration_line import OK, Dial, Streams
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_state import MigrationFault, SimulatedDomain, tell
 
-CHANNEL = "simulated"
+CHANNEL, RECOVER = "simulated", "simulated-recover"
+GONE = "gone"
 STEPS = 10
 STEP_S_MAX = 0.2
 ANSWER_TIMEOUT_S = 10.0
@@ -35,11 +37,13 @@ DIRTY_PART = 0.5
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the conversation: from the source `domain` as it comes and, with `whole`, as it
-    is at the switch-over; from the destination `refusal`, "" for yes.
+    is at the switch-over, or, with `half`, that post-copy breaks off; from the destination
+    `refusal`, "" for yes.
     """
 
     domain: SimulatedDomain | None = None
     whole: bool = False
+    half: bool = False
     refusal: str = ""
 
 
@@ -47,7 +51,8 @@ class SimulatedMoves:
     """The moving half of a simulated host."""
 
     opening_channel = CHANNEL
-    channels = frozenset({CHANNEL})
+    recovering_channel = RECOVER
+    channels = frozenset({CHANNEL, RECOVER})
 
     def __init__(self, driver: SimulatedDriver) -> None:
         self._driver = driver
@@ -58,10 +63,39 @@ class SimulatedMoves:
     async def forget(self, migration: str) -> None:
         """Nothing is left of a migration that is over."""
 
-    async def still_sends(self, vm: str, incarnation: int) -> bool:
+    async def still_sends(self, job: Job) -> bool:
         """Tell whether the hypervisor is still about to send a VM: it ends with its agent."""
-        del vm, incarnation
+        del job
         return False
+
+    async def unattended(self, job: Job) -> Copying | None:
+        """Return nothing: a simulated hypervisor does nothing without its agent."""
+        del job
+        return None
+
+    async def recover(self, job: Job, dial: Dial, terms: Terms, look: Look) -> None:
+        """Go on with post-copy that broke off."""
+        del terms
+        domain = self._find(job)
+        if not domain.half or self._driver.machine.faults.migration_fault is MigrationFault.BREAK:
+            raise DriverError("the simulated hypervisor was told to break off")
+        try:
+            reader, writer = await dial(RECOVER)
+            try:
+                total = domain.memory_bytes
+                look(Copying(total_bytes=total, remaining_bytes=total // 2, post_copy=True))
+                await _say(writer, Word(domain=domain, whole=True))
+                await self._answered(reader)
+            finally:
+                writer.close()
+        except RefusedMessageError as error:
+            if str(error) == GONE:
+                raise HalfGoneError("the destination has nothing of the VM any more") from error
+            raise DriverError(str(error)) from error
+        except asyncio.IncompleteReadError as error:
+            raise DriverError(f"the destination does not go on: {error}") from error
+        if self._driver.look().forget(domain):
+            self._driver.changed(tell(Happening.ENDED, domain, reason=DownReason.MIGRATED))
 
     async def release(self, vm: str, incarnation: int) -> None:
         """Let a VM go on that is held at the switch-over."""
@@ -74,9 +108,11 @@ class SimulatedMoves:
 
     async def take_in(self, channel: str, item: IntentVm, outer: Streams) -> None:
         """Take a VM in."""
-        del channel
         reader, writer = outer
         writer.write(OK)
+        if channel == RECOVER:
+            await self._take_in_the_rest(item, outer)
+            return
         coming = (await _hear(reader)).domain
         if item.spec is None or coming is None:
             raise RefusedMessageError("the VM is not expected any more")
@@ -89,7 +125,10 @@ class SimulatedMoves:
         try:
             await _say(writer, Word())
             while not (word := await _hear(reader)).whole or word.domain is None:
-                pass
+                if word.half:
+                    self._driver.machine.break_off(there)
+                    self._driver.changed(tell(Happening.PAUSED, there))
+                    await _say(writer, Word())
             machine = self._driver.look()
             if machine.domains.get(there.vm) is not there:
                 refusal = "the VM was dropped while it came in"
@@ -100,6 +139,18 @@ class SimulatedMoves:
             await _say(writer, Word())
         finally:
             self._drop(there)
+
+    async def _take_in_the_rest(self, item: IntentVm, outer: Streams) -> None:
+        reader, writer = outer
+        whole = (await _hear(reader)).domain
+        there = self._driver.look().find(item.vm, item.incarnation)
+        if there is None or not there.half or whole is None:
+            await _say(writer, Word(refusal=GONE))
+            return
+        self._driver.look().settle(there, whole)
+        there.paused = None  # in post-copy it runs from the start
+        self._driver.changed(tell(Happening.CONTINUED, there))
+        await _say(writer, Word())
 
     def _drop(self, there: SimulatedDomain) -> None:
         """Let go of what did not come in whole; also where the hypervisor is away by now."""
@@ -200,6 +251,12 @@ class SimulatedMoves:
         before = msgspec.structs.replace(domain)
         domain.leaving, domain.held, domain.paused = True, True, PauseReason.OTHER
         self._driver.changed(tell(Happening.PAUSED, domain))
+        if self._driver.machine.faults.migration_fault is MigrationFault.BREAK:
+            self._driver.machine.break_off(domain)
+            self._driver.changed()
+            await _say(writer, Word(half=True))
+            await self._answered(reader)
+            raise DriverError("the simulated hypervisor broke off in post-copy")
         if self._driver.machine.faults.migration_fault is MigrationFault.HOLD:
             domain.leaving = False  # nobody lets it go again
             self._driver.changed()

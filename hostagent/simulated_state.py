@@ -57,6 +57,7 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     paused: PauseReason | None = None
     coming: bool = False
     leaving: bool = False
+    half: bool = False
 
 
 class MigrationFault(enum.StrEnum):
@@ -66,6 +67,7 @@ class MigrationFault(enum.StrEnum):
     REFUSE = "refuse"  # nothing is taken in
     FAIL = "fail"  # what is sent fails while its memory is copied
     HOLD = "hold"  # what is sent stays held at the switch-over, and so does its other half
+    BREAK = "break"  # what is sent breaks off in post-copy: half of it is held at either host
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -164,6 +166,12 @@ class Machine(msgspec.Struct, kw_only=True):
         there.booted, there.boots, there.ends = whole.booted, whole.boots, whole.ends
         there.hung = whole.hung
         there.coming, there.held, there.paused = False, False, PauseReason.ADMIN
+        there.half = False
+
+    def break_off(self, domain: SimulatedDomain) -> None:
+        """Have a part of a domain's memory at another host, and no line between the two."""
+        domain.coming, domain.leaving = False, False
+        domain.held, domain.half, domain.paused = True, True, PauseReason.OTHER
 
     def forget(self, domain: SimulatedDomain) -> bool:
         """Drop this very domain; False if it is gone already."""

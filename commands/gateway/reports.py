@@ -13,7 +13,7 @@ from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
 from commands.state.orders import order_job
-from commands.state.vm import VM, Run, VmState, VmStatus
+from commands.state.vm import VM, Migration, Run, VmState, VmStatus
 from events.envelope import NewEvent, Recorded
 from events.types import vm as e
 from events.types.base import Event, type_of
@@ -103,7 +103,10 @@ def decide_vm_state(
         _stale(vm, host, item)
     elif item.state is Reported.ABSENT:
         _ended(vm, host, run, item)
+    elif item.held is not None and vm.state.migration is not None:
+        _half(vm, vm.state, vm.state.migration, item)
     elif item.state in {Reported.RUNNING, Reported.PAUSED}:
+        _whole_after_all(vm, world, item)
         _running(vm, host, run, item)
     return Decision(id=item.vm, events=tuple(vm.events), correlation=vm.state.operation)
 
@@ -225,6 +228,23 @@ def _used_memory(run: Run, item: VmStateItem, reason: DownReason) -> bool:
     if not run.restores or reason is DownReason.START_FAILED:
         return run.restores and run.started
     return run.started or item.restored or reason not in _ENDED_BY_ORDER
+
+
+def _half(vm: _Vm, state: VmState, migration: Migration, item: VmStateItem) -> None:
+    """Take up that what came in is not whole, and that its source has nothing of it any more."""
+    found = migrations.half_held(state, migration, item)
+    if found is not None:
+        vm.add(found)
+
+
+def _whole_after_all(vm: _Vm, world: World, item: VmStateItem) -> None:
+    """Take back that post-copy broke off: the destination has all, and nobody said so meanwhile."""
+    migration = vm.state.migration if vm.state is not None else None
+    if migration is None or not migration.departed or item.state is not Reported.RUNNING:
+        return
+    if vm.state is not None and migration.held is not None:
+        source = world.get(HOST, migration.source)
+        vm.add(migrations.mended(vm.state, source.name if source is not None else ""))
 
 
 def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:

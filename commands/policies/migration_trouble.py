@@ -1,8 +1,9 @@
 """What a migration does where hosts do not do their part: wait, say so, and put it right.
 
 A hypervisor that dies at the switch-over leaves the VM stopped on its source. Nothing of it is
-lost: it goes on there by order, once the destination has promised that it has nothing of it. After
-post-copy, part of the memory lies at each host, and only people can end that.
+lost: it goes on there by order, once the destination has promised that it has nothing of it. Where
+post-copy breaks off, a part of the memory lies at each host: it goes on once they reach each other,
+which their agents see to. Where one part is gone, only people can end that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from commands.state.host import HOST
 from commands.state.vm import Migration, OpenJob, Run, VmState
 from events.envelope import NewEvent
 from events.types.migration import Held
+from events.types.vm import DownReason
 from events.types.vm_migration import VmMigrationRecalled, VmMigrationReleased
 
 PATIENCE = "patience"
@@ -37,15 +39,8 @@ def held(
     scene: Scene, vm: VmState, run: Run, migration: Migration, job: OpenJob
 ) -> tuple[NewEvent, ...]:
     """Have a VM go on whose source holds it: first the destination drops its half."""
-    if migration.held is Held.POST_COPY:
-        return _attention(
-            scene,
-            f"The VM stands still: the migration broke off while its memory was partly on host"
-            f" {run.host_name} and partly on host {migration.destination_name}.",
-            f"host {run.host_name}",
-            "Power it off ('chronovisor vm stop') and start it again; what its guest had only in"
-            " memory is lost.",
-        )
+    if migration.held is not Held.SWITCH_OVER:
+        return in_halves(scene, vm, run, migration)
     for host in (run.host, migration.destination):
         state = scene.world.get(HOST, host)
         if state is not None and state.mute:
@@ -80,6 +75,55 @@ def held(
         " of the migration.",
         f"host {waits_for}",
         "It goes on by itself once the host answers; see to the hypervisor on that host.",
+    )
+
+
+def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
+    """Say what becomes of a VM whose post-copy broke off, and what of it is lost."""
+    origin = scene.world.get(HOST, migration.source)
+    source = origin.name if origin is not None else migration.source
+    destination = migration.destination_name
+    if migration.departed:
+        return _lost_half(scene, vm, here=run.host_name, gone=source)
+    if migration.dropped or migration.held is Held.POST_COPY_LOST:
+        return _lost_half(scene, vm, here=source, gone=destination)
+    waits_for, silent = f"the line between hosts {source} and {destination}", ""
+    for host in (migration.source, migration.destination):
+        state = scene.world.get(HOST, host)
+        if state is not None and state.mute:
+            waits_for, silent = f"host {state.name}", f" Host {state.name} does not answer."
+            break
+    return _attention(
+        scene,
+        f"The VM stands still: the migration broke off in post-copy, while its memory was partly on"
+        f" host {source} and partly on host {destination}.{silent} Nothing of it is lost as long as"
+        " both run.",
+        waits_for,
+        "It goes on by itself, at the destination, once both hosts reach each other: they try again"
+        " every 30 s. If one of them lost its power, its part is lost: Power the VM off"
+        f" ('chronovisor vm stop {vm.name}') and start it again.",
+    )
+
+
+def left_in_halves(
+    scene: Scene, vm: VmState, run: Run, migration: Migration
+) -> tuple[NewEvent, ...]:
+    """Say what is lost where the source ended. If it says that it sent all, the destination may
+    only not have said yet that it goes on.
+    """
+    if migration.reason is DownReason.MIGRATED and PATIENCE not in scene.operation.fired:
+        return _be_patient(scene)
+    return in_halves(scene, vm, run, migration)
+
+
+def _lost_half(scene: Scene, vm: VmState, *, here: str, gone: str) -> tuple[NewEvent, ...]:
+    return _attention(
+        scene,
+        f"The VM stands still on host {here} and cannot go on: the rest of its memory was on host"
+        f" {gone}, which has nothing of it any more. What its guest had only in memory is lost;"
+        " its disks are as it left them.",
+        "somebody who powers it off",
+        f"Power it off ('chronovisor vm stop {vm.name}') and start it again.",
     )
 
 

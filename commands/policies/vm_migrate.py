@@ -180,6 +180,8 @@ def _refuse(scene: Scene, vm: VmState, run: Run, choice: Choice) -> tuple[NewEve
 
 def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
     if migration.departed:
+        if migration.held is not None:
+            return migration_trouble.left_in_halves(scene, vm, run, migration)
         return _hand_over(scene, migration)
     finished = vm.finished(_job_id(scene))
     if finished is not None and not finished.done and not _is_told(vm, migration):
@@ -199,7 +201,20 @@ def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[Ne
         state = scene.world.get(HOST, host)
         if state is not None and state.mute:
             return scene.await_host(host)
+    if scene.operation.attention is not None and scene.is_("copy", StepState.RUNNING):
+        return _goes_on(scene)
     return ()
+
+
+def _goes_on(scene: Scene) -> tuple[NewEvent, ...]:
+    """Take back that somebody has to see to it: what was waited for has come about."""
+    goes_on = e.OperationStepStarted(
+        step="copy",
+        input=scene.input,
+        attempt=max(1, scene.operation.attempts.get("copy", 0)),
+        detail="It goes on.",
+    )
+    return scene.own(goes_on)
 
 
 def _is_told(vm: VmState, migration: Migration) -> bool:

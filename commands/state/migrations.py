@@ -11,10 +11,12 @@ from commands.state.vm import Migration, VmState
 from events.envelope import NewEvent
 from events.types import vm_migration as e
 from events.types.base import Event
+from events.types.migration import Held
 from events.types.vm import DownReason
 from events.wire.agent import JobItem, VmStateItem
 from events.wire.agent import VmState as Reported
 
+BROKE_OFF = "Its memory is not all there: post-copy broke off."
 LOST = "The VM left its host and did not come to run on the one that it was migrated to."
 
 
@@ -32,11 +34,27 @@ def at_destination(state: VmState, migration: Migration, item: VmStateItem) -> E
         return e.VmMigrationDropped(
             name=state.name, incarnation=item.incarnation, destination=migration.destination
         )
+    if item.held is not None:
+        return half_held(state, migration, item)
     if item.state is Reported.RUNNING and not migration.arrived and not migration.failed:
         return e.VmMigrationArrived(
             name=state.name, incarnation=item.incarnation, destination=migration.destination
         )
     return None
+
+
+def half_held(state: VmState, migration: Migration, item: VmStateItem) -> Event | None:
+    """Return what follows from the destination's word that what came in is not whole."""
+    if item.held is None or migration.held is not None:
+        return None
+    return e.VmMigrationHeld(
+        name=state.name,
+        incarnation=item.incarnation,
+        host=migration.destination,
+        host_name=migration.destination_name,
+        reason=BROKE_OFF,
+        held=item.held,
+    )
 
 
 def departs(state: VmState) -> bool:
@@ -63,9 +81,17 @@ def departure(state: VmState, reason: DownReason, detail: str) -> tuple[NewEvent
         detail=detail,
     )
     events = [NewEvent(stream, departed, migration.destination)]
-    if migration.arrived:
+    if migration.arrived and not is_half(migration, reason):
         events.append(NewEvent(stream, landed(state, migration)))
     return tuple(events)
+
+
+def is_half(migration: Migration, reason: DownReason) -> bool:
+    """Tell whether the destination has only a part of the VM's memory, now that its source ended.
+
+    A source that says "migrated" has sent all of it, whatever was said before.
+    """
+    return migration.held is not None and reason is not DownReason.MIGRATED
 
 
 def called_off(state: VmState) -> tuple[NewEvent, ...]:
@@ -98,10 +124,19 @@ def landed(state: VmState, migration: Migration) -> e.VmMigrated:
 
 
 def held(state: VmState, item: JobItem) -> Event | None:
-    """Return what follows from the source's word that its hypervisor stopped the VM."""
+    """Return what follows from the source's word that its hypervisor stopped the VM, or that it
+    goes on in post-copy though it was stopped.
+    """
     migration, run = state.migration, state.run
-    if migration is None or run is None or item.held is None or migration.held is item.held:
+    if migration is None or run is None or migration.held is item.held:
         return None
+    if migration.held is Held.POST_COPY_LOST and item.held is not None:
+        return None  # what is gone does not come back
+    if item.held is None:
+        goes_on = item.copying is not None and item.copying.post_copy
+        if not goes_on or migration.held is Held.SWITCH_OVER:
+            return None
+        return mended(state, run.host_name)
     return e.VmMigrationHeld(
         name=state.name,
         incarnation=run.incarnation,
@@ -109,6 +144,17 @@ def held(state: VmState, item: JobItem) -> Event | None:
         host_name=run.host_name,
         reason=item.reason,
         held=item.held,
+    )
+
+
+def mended(state: VmState, source_name: str) -> e.VmMigrationMended:
+    """Return the event that post-copy goes on, or went on, though it had broken off."""
+    assert state.migration is not None  # noqa: S101 - the caller has looked
+    return e.VmMigrationMended(
+        name=state.name,
+        incarnation=state.incarnation,
+        host_name=source_name,
+        destination_name=state.migration.destination_name,
     )
 
 

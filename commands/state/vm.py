@@ -73,7 +73,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
     `position` is that of its start. `failed`: the destination is to drop its half. `dropped`: it
     has. `departed`: the source has nothing any more, for `reason`. `arrived`: the destination runs.
-    `held`: the source's hypervisor stopped the VM, and does not know how to go on.
+    `held`: a hypervisor stopped the VM, and does not know how to go on.
     """
 
     id: str
@@ -429,6 +429,8 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
         case m.VmMigrationHeld():
             moving = _moving(state, held=event.held)
             return change(state, migration=moving, pause_reason=PauseReason.OTHER)
+        case m.VmMigrationMended():
+            return change(state, migration=_moving(state, held=None), pause_reason=None)
         case m.VmMigrationRecalled() | m.VmMigrationRetried():
             return change(state, migration=_moving(state, failed=True))
         case m.VmMigrationReleased():

@@ -65,7 +65,8 @@ class Held(enum.StrEnum):
     """How a VM came to be stopped on its host for a migration, and by whom it may be let go."""
 
     SWITCH_OVER = "switch_over"  # nothing is lost: it may go on once the destination has nothing
-    POST_COPY = "post_copy"  # part of its memory is at the destination: it cannot go on
+    POST_COPY = "post_copy"  # a part of its memory is at each host: it goes on if they meet again
+    POST_COPY_LOST = "post_copy_lost"  # the other part is gone: it can never go on
 
 
 class CopyProgress(msgspec.Struct, frozen=True, kw_only=True):

@@ -208,9 +208,10 @@ class VmMigrationRetried(Event, frozen=True, kw_only=True):
 
 @event("vm.migration_held")
 class VmMigrationHeld(Event, frozen=True, kw_only=True):
-    """The source's hypervisor stopped the VM for the switch-over, and cannot say what became of it.
+    """A hypervisor stopped the VM in the midst of its migration, and cannot bring that to its end.
 
-    The VM runs neither there nor at the destination, as far as its hosts know.
+    The VM runs neither at its source nor at its destination, as far as they know. `host` is the one
+    that says so: at the switch-over its source, in post-copy either.
     """
 
     name: str
@@ -227,6 +228,28 @@ class VmMigrationHeld(Event, frozen=True, kw_only=True):
             severity=Severity.WARNING,
             message="VM {name} is stopped on host {host_name} in the midst of its migration:"
             " {reason}",
+        ),
+    )
+
+
+@event("vm.migration_mended")
+class VmMigrationMended(Event, frozen=True, kw_only=True):
+    """Both hosts reach each other again, and the VM goes on at the destination, to which the rest
+    of its memory comes. It had been held in post-copy.
+    """
+
+    name: str
+    incarnation: int
+    host_name: str
+    destination_name: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_304,
+            name="VM_MIGRATION_MENDED",
+            message="VM {name} goes on at host {destination_name}: the rest of its memory comes"
+            " from host {host_name} again.",
+            resolves="VM_MIGRATION_HELD",
         ),
     )
 
@@ -257,6 +280,7 @@ class VmMigrationReleased(Event, frozen=True, kw_only=True):
             code=60_303,
             name="VM_MIGRATION_RELEASED",
             message="VM {name} is let go on at host {host_name}: the other host has nothing of it.",
+            resolves="VM_MIGRATION_HELD",
         ),
     )
 

@@ -162,17 +162,19 @@ def _goes_on(document: OperationDocument) -> Changes:
 def _step_started(
     document: OperationDocument, event: e.OperationStepStarted, recorded: Recorded
 ) -> Changes:
+    known = next((step for step in document.steps if step.name == event.step), Step(name=""))
+    begun_anew: Changes = {"percent": None, "copying": None, "started_at": recorded.time}
+    if known.status is StepStatus.RUNNING and known.attempt == event.attempt:
+        begun_anew = {}  # the same attempt goes on
     step = _step(
         document,
         event.step,
         status=StepStatus.RUNNING,
         attempt=event.attempt,
-        percent=None,
-        copying=None,
-        started_at=recorded.time,
         ended_at=None,
         detail=event.detail,
         reason="",
+        **begun_anew,
     )
     return step | _goes_on(document)
 

@@ -355,6 +355,12 @@ def _migration_held(document: VmDocument, event: m.VmMigrationHeld, recorded: Re
     return {"pause_reason": e.PauseReason.OTHER}
 
 
+def _migration_mended(
+    document: VmDocument, event: m.VmMigrationMended, recorded: Recorded
+) -> Changes:
+    return {"pause_reason": None}
+
+
 def _migrated(document: VmDocument, event: m.VmMigrated, recorded: Recorded) -> Changes:
     changes = _not_migrating(document, event, recorded)
     if event.disks_from:
@@ -410,6 +416,7 @@ CHANGES: dict[type[Event], Change] = {
     m.VmMigrationDropped: _migration_dropped,
     m.VmMigrated: _migrated,
     m.VmMigrationHeld: _migration_held,
+    m.VmMigrationMended: _migration_mended,
     m.VmMigrationFailed: _not_migrating,
     **vm_availability.CHANGES,
     VmHostsChosen: _hosts_chosen,

@@ -31,16 +31,18 @@ GIB_PER_S = 1_024
 class Moving:
     """A VM with a disk that stamps, and the two hosts: the one that it runs on first."""
 
-    def __init__(self, pair: tuple[RealHost, RealHost], vm: str, disk: Path) -> None:
+    def __init__(self, pair: tuple[RealHost, RealHost], vm: str, name: str, disk: Path) -> None:
         self.product = pair[0].product
         self.source, self.destination = pair
         self.vm = vm
+        self.name = name
         self.disk = disk
 
-    def virsh(self, *words: str) -> str:
-        """Run virsh on the source."""
+    def virsh(self, *words: str, check: bool = True) -> str:
+        """Run virsh on the source; return what it says, also where it fails if not `check`."""
         machine = self.source.machine
-        return machine.run(["virsh", "-q", "-c", machine.uri, *words]).stdout
+        answer = machine.run(["virsh", "-q", "-c", machine.uri, *words], check=check)
+        return answer.stdout + answer.stderr
 
     def slow_down(self) -> None:
         """Let the memory be copied so slowly that there is time for a fault."""
@@ -76,13 +78,44 @@ class Moving:
         self.hurry()
         self.await_stopped("paused (migrating)")
 
+    def begin_post_copy(self) -> None:
+        """Have libvirt begin post-copy, as the agent does where copying stalls."""
+
+        def begun() -> bool:
+            self.virsh("migrate-postcopy", self.vm, check=False)
+            return self.state() == "paused (post-copy)"
+
+        wait_until(begun, 30, "post-copy to begin")
+
+    def hurry_post_copy(self) -> None:
+        """Let the rest of the memory be copied as fast as can be, once it is copied again."""
+
+        def copied() -> bool:
+            return self.state() not in {"paused (post-copy failed)", "paused (post-copy)"} or (
+                not self.virsh(
+                    "migrate-setspeed", "--postcopy", self.vm, str(GIB_PER_S), check=False
+                ).startswith("error")
+                and self.state() == "paused (post-copy)"
+            )
+
+        wait_until(copied, 60, "post-copy to go on")
+
+    def cut_line(self) -> None:
+        """Let the two hosts not reach each other; the engine reaches both."""
+        for here, there in ((self.source, self.destination), (self.destination, self.source)):
+            here.machine.run(["ip", "route", "replace", "blackhole", there.machine.address])
+
+    def audit(self) -> list[Json]:
+        """Return the audit records about the VM."""
+        return self.product.items("/v1/events", object=self.vm)
+
     def await_stopped(self, state: str) -> None:
         """Wait until the source's libvirt calls the VM so."""
         wait_until(lambda: self.state() == state, 30, state)
 
     def state(self) -> str:
         """Return what the source's libvirt calls the VM."""
-        return self.virsh("domstate", "--reason", self.vm).strip()
+        return self.virsh("domstate", "--reason", self.vm, check=False).strip()
 
     def document(self) -> Json:
         """Return the VM's document."""
@@ -157,10 +190,16 @@ def mend(pair: tuple[RealHost, RealHost]) -> None:
         host.machine.power_on()
         host.machine.resume_libvirtd()
         host.machine.join_again()
+        for other in pair:
+            host.machine.run(
+                ["ip", "route", "delete", "blackhole", other.machine.address], check=False
+            )
         if not host.agent.running:
             host.start_agent()
     for host in pair:
         host.machine.wait_for_libvirtd()
+        if not host.agent.running:  # libvirt's library may crash when a frozen libvirtd goes on
+            host.start_agent()
         host.await_up()
 
 
@@ -177,4 +216,4 @@ def started(pair: tuple[RealHost, RealHost], guest: Guest, name: str, **more: ob
     where = product.await_status(f"/v1/vms/{vm}", "up")["host"]["name"]
     source, destination = sorted(pair, key=lambda host: host.name != where)
     (disk,) = set(pair[0].storage.glob("*/*.qcow2")) - known
-    return Moving((source, destination), vm, disk)
+    return Moving((source, destination), vm, name, disk)

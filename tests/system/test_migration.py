@@ -148,60 +148,18 @@ def in_post_copy(pair: Pair, guest: Guest, name: str) -> tuple[Moving, dict[str,
     slowly = {"policy": "post_copy", "bandwidth_bytes_per_s": MIB}
     moving = started(pair, guest, name, migration=slowly)
     asked = moving.migrate()
-    wait_until(lambda: begin_post_copy(moving), 30, "post-copy to begin")
+    moving.begin_post_copy()
     return moving, asked
-
-
-def begin_post_copy(moving: Moving) -> bool:
-    """Have libvirt begin post-copy, as the agent does where copying stalls."""
-    moving.virsh("migrate-postcopy", moving.vm)
-    return moving.state() == "paused (post-copy)"
 
 
 def test_in_post_copy_the_vm_goes_on_at_its_destination(pair: Pair, guest: Guest) -> None:
     moving, asked = in_post_copy(pair, guest, "post-copy")
     before = len(read_stamps(moving.disk))
     wait_until(lambda: len(read_stamps(moving.disk)) > before + 2, 30, "stamps in post-copy")
-    moving.virsh("migrate-setspeed", "--postcopy", moving.vm, "1024")
+    moving.hurry_post_copy()
 
     operation = moving.product.finish(asked)
     assert operation["status"] == "succeeded", operation
     assert operation["steps"][1]["copying"]["post_copy"]
     moving.goes_on(moving.destination.name)
     moving.finish()
-
-
-def test_post_copy_outlives_its_libvirtd(pair: Pair, guest: Guest) -> None:
-    moving, asked = in_post_copy(pair, guest, "unattended")
-
-    moving.source.machine.kill_libvirtd()
-    moving.source.machine.wait_for_libvirtd()
-
-    moving.product.finish(asked, timeout_s=120)
-    moving.goes_on(moving.destination.name)
-    moving.finish()
-
-
-@pytest.mark.parametrize("fault", ["source agent", "link"])
-def test_a_post_copy_that_breaks_stops_both_halves_and_says_so(
-    pair: Pair, guest: Guest, fault: str
-) -> None:
-    moving, asked = in_post_copy(pair, guest, f"broken-{fault.replace(' ', '-')}")
-
-    WHILE_COPYING[fault](moving)
-
-    wait_until(lambda: moving.state() == "paused (post-copy failed)", 40, "post-copy to break")
-    moving.source.machine.join_again()
-    moving.destination.machine.join_again()
-    attention = moving.attention(asked, "stands still")
-    assert "Power it off" in attention["remedy"]
-    moving.product.post(f"/v1/vms/{moving.vm}/stop", Prefer="wait=40")
-    moving.product.await_status(f"/v1/vms/{moving.vm}", "down", timeout_s=40)
-    for host in pair:
-        host.await_gone(moving.vm)
-    operation = moving.product.finish(asked)
-    assert operation["status"] == "failed"
-    restarted = moving.product.post(f"/v1/vms/{moving.vm}/start", Prefer="wait=60")
-    assert moving.product.finish(restarted)["status"] == "succeeded"
-    moving.goes_on()
-    moving.finish(boots=2)

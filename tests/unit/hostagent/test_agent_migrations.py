@@ -12,14 +12,22 @@ import pytest
 from events.types.job import Job, JobKind, Sending
 from events.types.migration import Held
 from events.types.vm import DownReason
-from events.wire.agent import IntentVm, JobItem, JobState, Receiving, Role, VmState
+from events.wire.agent import (
+    IntentVm,
+    JobItem,
+    JobState,
+    Receiving,
+    Role,
+    VmState,
+    VmStateItem,
+)
 from hostagent.records import RunKey
 from hostagent.simulated_state import Faults, MigrationFault
 from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
 from tests.unit.hostagent.conftest import Host
 from tests.unit.hostagent.fake_engine import FakeEngine
-from tests.unit.hostagent.samples import VM, a_spec, run_item
+from tests.unit.hostagent.samples import OTHER, VM, a_spec, run_item
 
 TICKET = "a-ticket"
 MIGRATION = "018f0000-0000-7000-8000-00000000aaaa"
@@ -251,3 +259,93 @@ async def test_what_fails_while_copying_is_not_for_another(pair: Pair) -> None:
 
     outcome = await pair.source.engine.until_outcome(job)
     assert (outcome.state, outcome.elsewhere) == (JobState.FAILED, False)
+
+
+def said(engine: FakeEngine, job: Job, held: Held) -> bool:
+    """Whether the engine was told that the VM is held so."""
+    return any(
+        isinstance(item, JobItem) and item.job == job.id and item.held is held
+        for item in engine.items
+    )
+
+
+async def broken_off(pair: Pair) -> Job:
+    """Return the job of a migration that broke off in post-copy."""
+    await pair.start(Faults(migration_fault=MigrationFault.BREAK))
+    job = pair.order()
+    await pair.source.engine.until(lambda engine: said(engine, job, Held.POST_COPY))
+    await pair.destination.engine.until(
+        lambda engine: any(
+            isinstance(item, VmStateItem) and item.held is Held.POST_COPY for item in engine.items
+        )
+    )
+    assert job.id not in pair.source.engine.outcomes
+    return job
+
+
+async def test_post_copy_that_broke_off_is_told_by_both_and_goes_on_by_itself(pair: Pair) -> None:
+    job = await broken_off(pair)
+
+    pair.source.driver.machine.faults = Faults()
+
+    outcome = await pair.source.engine.until_outcome(job)
+    assert outcome.state is JobState.DONE
+    told = [item for item in pair.source.engine.items if isinstance(item, JobItem)]
+    assert any(item.copying is not None and item.copying.post_copy for item in told)
+    absent = await pair.source.engine.until_state(VM, VmState.ABSENT)
+    assert absent.reason is DownReason.MIGRATED
+    await pair.destination.engine.until_state(VM, VmState.RUNNING)
+
+
+@pytest.mark.parametrize("which", ["source", "destination"])
+async def test_post_copy_that_broke_off_goes_on_with_an_agent_that_was_killed(
+    pair: Pair, which: str
+) -> None:
+    job = await broken_off(pair)
+    host = pair.source if which == "source" else pair.destination
+
+    await host.restart()
+    pair.source.driver.machine.faults = Faults()
+
+    assert (await pair.source.engine.until_outcome(job)).state is JobState.DONE
+
+
+async def test_a_half_whose_other_half_is_gone_is_said_to_be_lost(pair: Pair) -> None:
+    job = await broken_off(pair)
+
+    pair.destination.driver.machine.domains.clear()
+    pair.source.driver.machine.faults = Faults()
+
+    await pair.source.engine.until(lambda engine: said(engine, job, Held.POST_COPY_LOST))
+    assert job.id not in pair.source.engine.outcomes
+    assert pair.source.driver.machine.domains[VM].held
+
+
+async def test_what_is_held_in_halves_is_let_run_by_nobody(pair: Pair) -> None:
+    """given the source gone for good, when the engine says that the VM's place is here"""
+    await broken_off(pair)
+    await pair.source.kill()
+    engine = pair.destination.engine
+    told = len(engine.items)
+
+    item = engine.vms[RunKey(VM, 1)]
+    engine.order(msgspec.structs.replace(item, role=Role.RUN))
+    engine.order(run_item(OTHER))
+
+    await engine.until_state(OTHER, VmState.RUNNING)
+    domain = pair.destination.driver.machine.domains[VM]
+    assert domain.held
+    assert domain.paused is not None
+    later = [i for i in engine.items[told:] if isinstance(i, VmStateItem) and i.vm == VM]
+    assert all(i.state is not VmState.RUNNING for i in later)
+
+
+async def test_a_source_that_lost_its_power_does_not_say_that_it_sent_the_vm(pair: Pair) -> None:
+    await broken_off(pair)
+
+    await pair.source.kill()
+    pair.source.driver.power_off()
+    await pair.source.start()
+
+    absent = await pair.source.engine.until_state(VM, VmState.ABSENT)
+    assert absent.reason is DownReason.HOST_LOST

@@ -51,10 +51,19 @@ class FakeLibvirt:
 
     # --- the test's side
 
-    def put(self, uuid: str, incarnation: int | None, paused: int | None = None) -> None:
+    def put(
+        self,
+        uuid: str,
+        incarnation: int | None,
+        paused: int | None = None,
+        *,
+        running: int | None = None,
+    ) -> None:
         """A domain with its process; a stranger's without an incarnation."""
         own = None if incarnation is None else Ownership(vm=uuid, incarnation=incarnation)
-        self.domains[uuid] = Listed(uuid=uuid, name=f"name of {uuid}", own=own, paused=paused)
+        self.domains[uuid] = Listed(
+            uuid=uuid, name=f"name of {uuid}", own=own, paused=paused, running=running
+        )
         self.processes.table.append(
             Qemu(
                 pid=100 + len(self.processes.table), uuid=uuid, booted_incarnation=incarnation or 0
@@ -155,6 +164,12 @@ class FakeLibvirt:
         self, connection: object, uuid: str, libvirtd: str, stream: str, terms: Terms
     ) -> None:
         self._called("migrate")
+        self.end(uuid, Stopped.MIGRATED)
+
+    def recover(
+        self, connection: object, uuid: str, libvirtd: str, stream: str, terms: Terms
+    ) -> None:
+        self._called("recover")
         self.end(uuid, Stopped.MIGRATED)
 
     def copying(self, connection: object, uuid: str) -> Copying | None:

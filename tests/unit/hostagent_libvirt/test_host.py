@@ -11,8 +11,9 @@ import pytest
 
 from events.types.migration import Held
 from events.types.vm import DownReason, PauseReason
+from hostagent.convergence import GO_ON, Terms
 from hostagent.driver import DriverError, DriverEvent, Happening, UnknownStateError
-from hostagent.libvirt_events import Lifecycle, Paused, Stopped
+from hostagent.libvirt_events import Lifecycle, Paused, Running, Stopped
 from hostagent.libvirt_host import HostDriver, Options
 from hostagent.libvirt_inventory import disagreement
 from hostagent.libvirt_port import Listed
@@ -154,6 +155,31 @@ class TestDomains:
         with pytest.raises(DriverError, match="migration"):
             await rig.driver.resume(VM, 1)
         assert "resume" not in rig.libvirt.calls
+
+    async def test_half_of_a_broken_post_copy_is_held_though_libvirt_says_running(
+        self, rig: Rig
+    ) -> None:
+        rig.libvirt.put(VM, 1, running=Running.POSTCOPY)
+        (domain,) = (await rig.driver.domains()).managed
+        assert (domain.held, domain.paused) == (None, False)
+        rig.processes.table.clear()
+        rig.libvirt.put(VM, 1, running=Running.POSTCOPY_FAILED)
+        (domain,) = (await rig.driver.domains()).managed
+        assert (domain.held, domain.paused) == (Held.POST_COPY, True)
+        with pytest.raises(DriverError, match="never resumed"):
+            await rig.driver.resume(VM, 1)
+
+    async def test_only_broken_post_copy_goes_on(self, rig: Rig) -> None:
+        sender, terms = rig.driver.sender, Terms(down_time_ms=100, may_post_copy=True)
+        rig.libvirt.put(VM, 1, Paused.MIGRATION)
+        assert not await sender.in_post_copy(VM, 1)
+        with pytest.raises(DriverError, match="not held in post-copy"):
+            await sender.recover(VM, 1, Path("/nowhere"), terms, lambda _seen: GO_ON)
+        rig.processes.table.clear()
+        rig.libvirt.put(VM, 1, Paused.POSTCOPY_FAILED)
+        assert await sender.in_post_copy(VM, 1)
+        await sender.recover(VM, 1, Path("/nowhere"), terms, lambda _seen: GO_ON)
+        assert "recover" in rig.libvirt.calls
 
     async def test_a_pause_for_want_of_space_is_found_by_a_new_agent(self, rig: Rig) -> None:
         rig.libvirt.put(VM, 1, Paused.IOERROR)

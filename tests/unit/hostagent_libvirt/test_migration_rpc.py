@@ -10,10 +10,14 @@ import pytest
 from hostagent.domain_xml import domain_xml
 from hostagent.driver import RefusedMessageError
 from hostagent.migration_rpc import (
+    FINISH,
+    PAUSED_FLAG,
     PREPARE,
     REMOTE_PROGRAM,
     check,
     check_domain,
+    held_at_finish,
+    is_finish,
 )
 from tests.unit.hostagent_libvirt.specs import CONSOLE, FACTS, STORAGE, a_spec
 
@@ -42,6 +46,22 @@ def test_a_preparation_that_cannot_be_read_or_names_no_domain_is_refused() -> No
     for payload in (b"", struct.pack(">I", 5), struct.pack(">I", 0)):
         with pytest.raises(RefusedMessageError):
             check(message(PREPARE, payload), a_spec(), STORAGE)
+
+
+def test_the_last_message_is_changed_so_that_the_vm_stands_still_there() -> None:
+    live, cancelled = 1, 0
+    payload = struct.pack(">III", 0, 0, live) + struct.pack(">i", cancelled)
+    finish = message(FINISH, payload)
+
+    changed = held_at_finish(finish)
+
+    assert is_finish(finish)
+    assert not is_finish(message(PREPARE, payload))
+    assert changed[:-8] == finish[:-8]
+    assert struct.unpack(">Ii", changed[-8:]) == (live | PAUSED_FLAG, cancelled)
+    assert held_at_finish(changed) == changed
+    with pytest.raises(RefusedMessageError):
+        held_at_finish(message(FINISH))
 
 
 @pytest.mark.parametrize(

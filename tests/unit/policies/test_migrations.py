@@ -13,12 +13,14 @@ from commands.state.vm import VmState, VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
 from commands.vm.start import StartVm
+from commands.vm.stop import StopVm
 from events.types.host import HostCapabilitiesReported
 from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress, Held, MigrationPolicy
 from events.types.operation import Outcome
 from events.types.vm import DownReason
-from events.wire.agent import JobItem, JobState, Role
+from events.wire.agent import JobItem, JobState, Role, VmStateItem
+from events.wire.agent import VmState as Reported
 from tests.unit.policies.puppet import play_on
 from tests.unit.policies.stage import CAPABILITIES, Stage, absent, running
 
@@ -349,9 +351,137 @@ async def test_a_broken_post_copy_calls_for_attention_and_is_never_released(
     attention = (await stage.op(operation)).attention
     assert attention is not None
     assert "partly on host" in attention
+    assert "Nothing of it is lost" in attention
     assert job.sending is not None
     (item,) = [i for i in (await stage.intent(job.sending.destination)).vms if i.vm == vm]
     assert item.role is Role.INCOMING, "nothing is taken from either half"
+
+
+async def half_at(stage: Stage, vm: str, host: str) -> None:
+    """Let the destination say that what came in is not whole."""
+    item = VmStateItem(vm=vm, incarnation=1, state=Reported.STARTING, held=Held.POST_COPY)
+    await stage.report(host, item)
+    await stage.settle()
+
+
+async def attention_of(stage: Stage, operation: str) -> str:
+    return (await stage.op(operation)).attention or ""
+
+
+async def test_a_post_copy_that_is_mended_goes_on_and_calls_for_nobody(stage: Stage) -> None:
+    vm = await started(stage, "web")
+    operation, home = await asked(stage, vm), await where(stage, vm)
+    job = await held(stage, vm, Held.POST_COPY)
+    assert "goes on" not in await attention_of(stage, operation)
+
+    copying = CopyProgress(total_bytes=100, remaining_bytes=40, post_copy=True)
+    item = JobItem(job=job.id, vm=vm, state=JobState.RUNNING, percent=60, copying=copying)
+    await stage.report(home, item)
+    await stage.settle()
+
+    state = await stage.op(operation)
+    assert state.attention is None
+    assert state.steps["copy"] is StepState.RUNNING
+    after = await stage.vm(vm)
+    assert after.migration is not None
+    assert after.migration.held is None
+    assert after.pause_reason is None
+    assert "vm.migration_mended" in await stage.names()
+    await play_on(stage)
+    assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED
+
+
+async def test_figures_from_before_post_copy_mend_nothing(stage: Stage) -> None:
+    vm = await started(stage, "web")
+    await asked(stage, vm)
+    home = await where(stage, vm)
+    job = await held(stage, vm, Held.POST_COPY)
+
+    copying = CopyProgress(total_bytes=100, remaining_bytes=40)
+    item = JobItem(job=job.id, vm=vm, state=JobState.RUNNING, percent=60, copying=copying)
+    await stage.report(home, item)
+
+    assert "vm.migration_mended" not in await stage.names()
+
+
+async def test_a_half_whose_source_is_proved_off_is_never_said_to_be_up(stage: Stage) -> None:
+    """given post-copy that broke with its source's machine, when that is proved off"""
+    vm = await started(stage, "web")
+    operation, home = await asked(stage, vm), await where(stage, vm)
+    destination = (await stage.vm(vm)).may_run_on[-1]
+    await half_at(stage, vm, destination)
+    assert "stands still" in await attention_of(stage, operation)
+
+    await stage.report(home, absent(vm, 1, reason=DownReason.HOST_LOST))
+    await stage.settle()
+    await half_at(stage, vm, destination)
+
+    state = await stage.op(operation)
+    assert state.open
+    assert state.attention is not None
+    assert "cannot go on" in state.attention
+    assert "is lost" in state.attention
+    assert "vm.migrated" not in await stage.names()
+    after = await stage.vm(vm)
+    assert after.run is not None
+    assert (after.run.host, after.may_run_on) == (destination, (destination,))
+    assert after.status is VmStatus.MIGRATING
+    await stage.do(StopVm(id=vm))
+    await stage.report(destination, absent(vm, 1, reason=DownReason.ADMIN))
+    await stage.settle()
+    assert (await stage.op(operation)).outcome is Outcome.FAILED
+    assert (await stage.vm(vm)).status is VmStatus.DOWN
+
+
+async def test_a_source_that_says_migrated_has_sent_all_of_it(stage: Stage) -> None:
+    vm = await started(stage, "web")
+    operation, home = await asked(stage, vm), await where(stage, vm)
+    destination = (await stage.vm(vm)).may_run_on[-1]
+    await half_at(stage, vm, destination)
+
+    await stage.report(home, absent(vm, 1, reason=DownReason.MIGRATED))
+    await stage.report(destination, running(vm, 1))
+    await stage.settle()
+
+    assert (await stage.op(operation)).outcome is Outcome.SUCCEEDED
+    assert (await stage.vm(vm)).status is VmStatus.UP
+    names = await stage.names()
+    assert names.index("vm.migration_mended") < names.index("vm.migrated")
+
+
+async def test_a_source_that_says_migrated_while_half_is_missing_is_not_believed_for_ever(
+    stage: Stage,
+) -> None:
+    vm = await started(stage, "web")
+    operation, home = await asked(stage, vm), await where(stage, vm)
+    destination = (await stage.vm(vm)).may_run_on[-1]
+    await half_at(stage, vm, destination)
+
+    await stage.report(home, absent(vm, 1, reason=DownReason.MIGRATED))
+    await stage.settle()
+    await stage.pass_time(61)
+    await stage.settle()
+
+    assert "cannot go on" in await attention_of(stage, operation)
+
+
+@pytest.mark.parametrize("how", ["the source says so", "the destination has nothing"])
+async def test_a_half_that_is_gone_is_said_to_be_lost(stage: Stage, how: str) -> None:
+    vm = await started(stage, "web")
+    operation = await asked(stage, vm)
+    destination = (await stage.vm(vm)).may_run_on[-1]
+    await held(stage, vm, Held.POST_COPY)
+
+    if how == "the source says so":
+        await held(stage, vm, Held.POST_COPY_LOST)
+        await held(stage, vm, Held.POST_COPY)
+    else:
+        await stage.report(destination, absent(vm, 1, reason=DownReason.HOST_LOST))
+        await stage.settle()
+
+    attention = await attention_of(stage, operation)
+    assert "cannot go on" in attention
+    assert "is lost" in attention
 
 
 async def test_disks_follow_the_vm(stage: Stage) -> None:
