@@ -22,6 +22,9 @@ from events.types import affinity
 from events.types import host as host_events
 from events.types import host_hardware as hw
 from events.types import vm as vm_events
+from events.types.cluster import Scheduling
+from events.types.mac_pool import MacPoolCreated, MacRange
+from events.types.scheduling_policy import SchedulingPolicyCreated
 from events.types.vm_availability import VmHighAvailabilityChanged
 from projections.projector import Projector, ProjectorStatus
 from projections.reads import host_parts, pages
@@ -582,6 +585,10 @@ class TestOpenapi:
         history.add(f"affinity_group/{history.new_id()}", group)
         label = affinity.AffinityLabelCreated(name="fast")
         history.add(f"affinity_label/{history.new_id()}", label)
+        ranges = (MacRange(first="56:6f:00:00:00:00", last="56:6f:00:00:ff:ff"),)
+        history.add(f"mac_pool/{history.new_id()}", MacPoolCreated(name="lab", ranges=ranges))
+        policy = SchedulingPolicyCreated(name="ours", scheduling=Scheduling())
+        history.add(f"scheduling_policy/{history.new_id()}", policy)
         await fleet.settle()
         components = openapi_components()
         for path, item in openapi_paths().items():
@@ -606,7 +613,7 @@ class TestOpenapi:
             f"/v1/{name}{one}"
             for name in (
                 *("data_centers", "clusters", "hosts", "vms", "operations", "events"),
-                *("affinity_groups", "affinity_labels"),
+                *("affinity_groups", "affinity_labels", "mac_pools", "scheduling_policies"),
             )
             for one in ("", "/{id}")
         } | {"/v1/stream"} | {host_parts.path(part) for part in host_parts.PARTS}
