@@ -139,7 +139,9 @@ class Work:
         order = _order(await self._book.state())
         cancelled = order.failure == CANCELLED
         ending = Ending(succeeded=False, reason=order.failure, cancelled=cancelled)
-        begun = {*order.done, order.failed_step}
+        # A step that a former attempt, or engine, was in the midst of has left its half there, also
+        # where it is another step that failed since.
+        begun = {*order.done, order.failed_step, order.unfinished} - {""}
         todo = [
             step
             for step in reversed(self._plan.steps)

@@ -24,7 +24,8 @@ class SshOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     `fresh`: the host had not joined when it was ordered, so that without success it has not again.
     `worker` carries it out since `begun`, a position; `done` are its steps, and `undone` those that
-    were taken back after `failure`.
+    were taken back after `failure`. `unfinished` is a step that had begun and was not done then:
+    another than the one that failed, where a former worker died in it.
     """
 
     order: str
@@ -36,6 +37,7 @@ class SshOrder(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     begun: int = 0
     running: str = ""
+    unfinished: str = ""
     done: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
     texts: dict[str, str] = {}
@@ -101,6 +103,7 @@ def evolve(state: SshState, recorded: Recorded, *, joined: bool) -> SshState | N
             return _with_order(state, order, cancel_requested=True)
         case e.HostSshUndoStarted():
             failure = {"failed_step": event.step, "failure": event.reason}
+            failure["unfinished"] = order.running or order.unfinished
             return _with_order(state, order, undoing=True, running="", **failure)
         case e.HostSshEnded():
             return _ended(state, order, event)

@@ -239,6 +239,24 @@ class Died(BaseException):
     """The worker's process is gone."""
 
 
+@pytest.mark.parametrize("fails", ["packages", "login"])
+async def test_half_a_step_of_a_worker_that_died_is_undone_though_another_step_fails_then(
+    stage: Stage, fails: str
+) -> None:
+    """given a worker that died in a step, when the next one fails before it, both are undone"""
+    stage.fails["join"] = [Died()]
+    with pytest.raises(Died):
+        await stage.carry_out(stage.book("w1"))
+    stage.told.clear()
+    stage.fails[fails] = [SshError("It is different now.")]
+
+    await stage.carry_out(stage.book("w2"))
+
+    undone = [told for told in stage.told if told.startswith("undo")]
+    assert undone == ["undo join", "undo packages"]
+    assert not (await stage.ending()).succeeded
+
+
 async def test_an_uninstallation_that_locked_itself_out_has_succeeded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
