@@ -119,8 +119,8 @@ class MemoryKeeper:
                 continue
             assert item.spec is not None  # noqa: S101 - `_runs` has looked
             configuration = item.spec.configuration
-            if not configuration.ballooning:
-                continue
+            if not configuration.ballooning or configuration.tuning.huge_page_bytes is not None:
+                continue  # memory of huge pages is of no use to other guests
             guaranteed = configuration.memory_guaranteed_bytes
             found.append(
                 Balloon(

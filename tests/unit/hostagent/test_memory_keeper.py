@@ -12,6 +12,7 @@ import pytest
 from events.types.host_memory import MemoryPolicy
 from events.types.run_spec import RunSpec
 from events.types.vm_memory import BalloonProblem
+from events.types.vm_tuning import Tuning
 from events.wire.agent import CapabilitiesItem, Hello, IntentVm, Role, VmState
 from hostagent.balloon_port import BalloonReading
 from hostagent.desk import Desk
@@ -92,6 +93,7 @@ class Bench:
         paused: bool = False,
     ) -> None:
         """Have the VM run, or be on its way."""
+        huge_page_bytes: int | None = None,
         spec: RunSpec = a_spec(KEY.vm, KEY.incarnation)
         configuration = msgspec.structs.replace(
             spec.configuration,
@@ -100,6 +102,7 @@ class Bench:
             ballooning=ballooning,
         )
         spec = msgspec.structs.replace(spec, configuration=configuration)
+            tuning=Tuning(huge_page_bytes=huge_page_bytes),
         item = IntentVm(vm=KEY.vm, incarnation=1, role=role, position=1, spec=spec)
         self.desk.intent[KEY] = item
         self.desk.domains[KEY] = Domain(vm=KEY.vm, incarnation=1, paused=paused)
@@ -138,6 +141,7 @@ async def test_a_guest_gives_way_step_by_step_down_to_its_guarantee(bench: Bench
         {"guaranteed": 2 * GIB, "paused": True},
     ],
 )
+        {"guaranteed": 2 * GIB, "huge_page_bytes": 2 << 20},
 async def test_who_keeps_its_memory(bench: Bench, how: dict[str, object]) -> None:
     bench.runs(**how)  # type: ignore[arg-type]
     assert await bench.looks(BALLOONS, 5) == 4 * GIB
