@@ -39,6 +39,7 @@ from hostagent.timings import Timings
 
 MACHINE_FOLDER = "machine"
 JOURNAL_FOLDER = "journal"
+KSM_NAME = "ksm"
 STARTED_AT_ONCE_MAX = 50
 CONTROL_POLL_S = 0.1
 
@@ -220,7 +221,9 @@ class Fleet:
             migrations=self._migrations(setup, identity.host, driver),
             power=setup.power,
             memory=(
-                MemorySetup(driver.balloons, MemoryFiles(setup.memory_root))
+                MemorySetup(
+                    driver.balloons, MemoryFiles(setup.memory_root), setup.folder / KSM_NAME
+                )
                 if isinstance(driver, HostDriver)
                 else None
             ),

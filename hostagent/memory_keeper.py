@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -26,10 +27,15 @@ _log = structlog.get_logger(__name__)
 
 
 class MemorySetup(msgspec.Struct, frozen=True):
-    """What is needed to keep a host's memory."""
+    """What is needed to keep a host's memory.
+
+    `marker` is a file that is there while KSM is this agent's affair: what somebody else has
+    started is left alone until the host's cluster has KSM.
+    """
 
     balloons: Balloons
     files: MemoryFiles
+    marker: Path
 
 
 class MemoryKeeper:
@@ -39,6 +45,7 @@ class MemoryKeeper:
         self._desk = desk
         self._balloons = setup.balloons
         self._files = setup.files
+        self._marker = setup.marker
         self._problem = ""
         self._watch = BalloonWatch()
 
@@ -97,8 +104,9 @@ class MemoryKeeper:
 
     def _keep_ksm(self, policy: MemoryPolicy, memory: HostMemory, guests_bytes: int) -> None:
         state = self._files.ksm()
-        if state is None:
+        if state is None or not (policy.ksm or self._marker.exists()):
             return
+        self._marker.touch()
         problem = ""
         for write in ksm_writes(policy, state, memory, guests_bytes):
             try:
@@ -106,6 +114,8 @@ class MemoryKeeper:
             except OSError as error:
                 problem = f"{write.name} cannot be set to {write.value}: {error.strerror}"
                 break
+        if not (policy.ksm or problem):
+            self._marker.unlink()
         if problem and problem != self._problem:
             _log.warning("KSM not kept", problem=problem)
         self._problem = problem

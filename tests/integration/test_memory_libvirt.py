@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,12 +19,14 @@ import pytest
 from events.types.host_memory import MemoryPolicy
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm, Role
+from hostagent.balloon_port import BalloonReading
 from hostagent.desk import Desk
 from hostagent.driver import Domain, Happening
 from hostagent.journal import Journal
 from hostagent.memory_files import KSM_FOLDER, MEMINFO, MemoryFiles
 from hostagent.memory_keeper import MemoryKeeper, MemorySetup
 from hostagent.records import RunKey
+from hostagent.simulated import SimulatedDriver
 from hostagent.timings import Timings
 from tests.contract.driver_contract import ignore_progress
 from tests.harness.guest import Guest
@@ -34,6 +37,7 @@ from tests.integration.libvirt_driver_rig import MIB, LibvirtRig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 KSM = Path("/") / KSM_FOLDER
+SIZE = 16 * MIB
 DEFINED = 192 * MIB
 GUARANTEED = 128 * MIB
 BALLOONS = MemoryPolicy(ballooning=True)
@@ -69,7 +73,7 @@ class Bench:
         (self.root / KSM_FOLDER).symlink_to(KSM)
         timings = Timings()
         self.desk = Desk(rig.driver, Journal.open(folder / "journal"), timings, "boot")
-        setup = MemorySetup(rig.driver.balloons, MemoryFiles(self.root))
+        setup = MemorySetup(rig.driver.balloons, MemoryFiles(self.root), folder / "ksm")
         self.keeper = MemoryKeeper(self.desk, setup)
 
     def host_has(self, total: int, free: int) -> None:
@@ -161,11 +165,18 @@ async def test_a_vm_without_a_balloon_has_none(bench: Bench) -> None:
     assert '<memballoon model="none"/>' in xml.replace("'", '"')
 
 
+# All that touches the kernel's KSM is in this file: there is one for all processes.
+has_ksm = pytest.mark.skipif(
+    not os.access(KSM / "run", os.W_OK), reason="the kernel has no KSM that could be set here"
+)
+
+
 @contextlib.contextmanager
 def ksm_as_it_was() -> Iterator[None]:
     """Leave the machine's KSM as it was found: it is the kernel's own, for all."""
     names = ("pages_to_scan", "sleep_millisecs", "merge_across_nodes", "run")
     before = {name: (KSM / name).read_text() for name in names}
+    (KSM / "run").write_text("2")  # all pages apart
     try:
         yield
     finally:
@@ -174,13 +185,10 @@ def ksm_as_it_was() -> Iterator[None]:
             (KSM / name).write_text(before[name])
 
 
-@pytest.mark.skipif(
-    not os.access(KSM / "run", os.W_OK), reason="the kernel has no KSM that could be set here"
-)
+@has_ksm
 async def test_the_kernel_merges_the_pages_of_two_guests(bench: Bench) -> None:
     with ksm_as_it_was():
         # given two guests of the same kernel, on a host that has little more memory
-        (KSM / "run").write_text("2")
         bench.host_has(400 * MIB, 20 * MIB)
         await bench.guest()
         await bench.guest()
@@ -211,3 +219,83 @@ async def test_the_kernel_merges_the_pages_of_two_guests(bench: Bench) -> None:
         # and it is stopped where the cluster has no KSM
         await bench.keeper.look(MemoryPolicy())
         assert (KSM / "run").read_text().strip() == "0"
+
+
+class OneGuest:
+    """A guest that has nearly all memory of the host; its balloon is no part of this."""
+
+    async def read(self) -> Mapping[RunKey, BalloonReading]:
+        return {RunKey("a", 1): BalloonReading(defined_bytes=360 * MIB, current_bytes=360 * MIB)}
+
+    async def set(self, key: RunKey, size_bytes: int) -> None:
+        raise AssertionError(key, size_bytes)
+
+
+@contextlib.contextmanager
+def equal_pages() -> Iterator[None]:
+    """Have memory of many equal pages, as guests of one operating system do."""
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_MERGEABLE)
+        memory.write(b"\x5a" * SIZE)
+        yield
+
+
+@has_ksm
+async def test_equal_pages_are_merged_and_all_of_it_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / MEMINFO).parent.mkdir(parents=True)
+    (root / KSM_FOLDER).parent.mkdir(parents=True)
+    (root / KSM_FOLDER).symlink_to(KSM)
+    kib = 400 * 1024
+    (root / MEMINFO).write_text(f"MemTotal: {kib} kB\nMemAvailable: {kib // 20} kB\n")
+    driver = SimulatedDriver(tmp_path / "machine", name="h")
+    desk = Desk(driver, Journal.open(tmp_path / "journal"), Timings(), "boot")
+    keeper = MemoryKeeper(desk, MemorySetup(OneGuest(), MemoryFiles(root), tmp_path / "ksm"))
+    with ksm_as_it_was(), equal_pages():
+        told = keeper.ksm()
+        assert told is not None
+        assert (told.running, told.saved_bytes) == (False, 0)
+
+        # when its cluster has KSM, then the kernel merges, as fast as it may, and the host tells
+        for _ in range(5):
+            await keeper.look(MemoryPolicy(ksm=True))
+        assert (KSM / "run").read_text().strip() == "1"
+        assert (KSM / "pages_to_scan").read_text().strip() == "1250"
+        async with asyncio.timeout(90):
+            while (told := keeper.ksm()) is None or told.saved_bytes < SIZE * 9 // 10:
+                await asyncio.sleep(0.2)
+        assert told.running
+
+        # when it is to keep NUMA nodes apart, then the kernel takes that on though pages are merged
+        await keeper.look(MemoryPolicy(ksm=True, merge_across_nodes=False))
+        told = keeper.ksm()
+        assert told is not None
+        assert (told.running, told.merge_across_nodes, told.problem) == (True, False, "")
+
+        # and when its cluster has none, then it stops, and what is merged stays so
+        async with asyncio.timeout(90):
+            while (told := keeper.ksm()) is None or told.saved_bytes < SIZE * 9 // 10:
+                await asyncio.sleep(0.2)
+        await keeper.look(MemoryPolicy())
+        told = keeper.ksm()
+        assert told is not None
+        assert not told.running
+        assert told.saved_bytes >= SIZE * 9 // 10
+
+
+@has_ksm
+async def test_what_the_kernel_refuses_is_told() -> None:
+    """given merged pages and nobody who takes them apart, then the kernel says why it refuses"""
+    files = MemoryFiles()
+    with ksm_as_it_was(), equal_pages():
+        (KSM / "pages_to_scan").write_text("1250")
+        (KSM / "run").write_text("1")
+        async with asyncio.timeout(90):
+            while (state := files.ksm()) is None or not state.pages_sharing:
+                await asyncio.sleep(0.2)
+        with pytest.raises(OSError, match="busy"):
+            files.write_ksm("merge_across_nodes", 0)
+        with pytest.raises(OSError, match="Invalid"):
+            files.write_ksm("run", 9)
+        with pytest.raises(FileNotFoundError):
+            files.write_ksm("no_such_file", 1)

@@ -81,7 +81,9 @@ class Bench:
         journal = Journal.open(folder / "journal")
         self.desk = Desk(driver, journal, Timings().scaled(0.01), "boot")
         self.guests = Guests()
-        self.keeper = MemoryKeeper(self.desk, MemorySetup(self.guests, MemoryFiles(self.root)))
+        self.keeper = MemoryKeeper(
+            self.desk, MemorySetup(self.guests, MemoryFiles(self.root), folder / "ksm")
+        )
         self.runs(guaranteed=2 * GIB)
 
     def runs(
@@ -91,18 +93,18 @@ class Bench:
         role: Role = Role.RUN,
         ballooning: bool = True,
         paused: bool = False,
+        huge_page_bytes: int | None = None,
     ) -> None:
         """Have the VM run, or be on its way."""
-        huge_page_bytes: int | None = None,
         spec: RunSpec = a_spec(KEY.vm, KEY.incarnation)
         configuration = msgspec.structs.replace(
             spec.configuration,
             memory_bytes=4 * GIB,
             memory_guaranteed_bytes=guaranteed,
             ballooning=ballooning,
+            tuning=Tuning(huge_page_bytes=huge_page_bytes),
         )
         spec = msgspec.structs.replace(spec, configuration=configuration)
-            tuning=Tuning(huge_page_bytes=huge_page_bytes),
         item = IntentVm(vm=KEY.vm, incarnation=1, role=role, position=1, spec=spec)
         self.desk.intent[KEY] = item
         self.desk.domains[KEY] = Domain(vm=KEY.vm, incarnation=1, paused=paused)
@@ -139,9 +141,9 @@ async def test_a_guest_gives_way_step_by_step_down_to_its_guarantee(bench: Bench
         {"guaranteed": 2 * GIB, "role": Role.OUTGOING},
         {"guaranteed": 2 * GIB, "role": Role.INCOMING},
         {"guaranteed": 2 * GIB, "paused": True},
+        {"guaranteed": 2 * GIB, "huge_page_bytes": 2 << 20},
     ],
 )
-        {"guaranteed": 2 * GIB, "huge_page_bytes": 2 << 20},
 async def test_who_keeps_its_memory(bench: Bench, how: dict[str, object]) -> None:
     bench.runs(**how)  # type: ignore[arg-type]
     assert await bench.looks(BALLOONS, 5) == 4 * GIB
@@ -185,7 +187,9 @@ async def test_what_the_kernel_refuses_is_told(bench: Bench) -> None:
             raise PermissionError(13, "Permission denied")
 
     place.write_text("0")
-    keeper = MemoryKeeper(bench.desk, MemorySetup(bench.guests, Refusing(bench.root)))
+    keeper = MemoryKeeper(
+        bench.desk, MemorySetup(bench.guests, Refusing(bench.root), bench.root / "ksm")
+    )
     await keeper.look(MemoryPolicy(ksm=True))
     told = keeper.ksm()
     assert told is not None
@@ -195,22 +199,39 @@ async def test_what_the_kernel_refuses_is_told(bench: Bench) -> None:
 
 async def test_a_kernel_without_ksm_is_no_failure(tmp_path: Path, bench: Bench) -> None:
     root = kernel(tmp_path / "bare", free_gib=0.3, ksm=False)
-    keeper = MemoryKeeper(bench.desk, MemorySetup(bench.guests, MemoryFiles(root)))
+    keeper = MemoryKeeper(
+        bench.desk, MemorySetup(bench.guests, MemoryFiles(root), tmp_path / "ksm")
+    )
     await keeper.look(MemoryPolicy(ksm=True, ballooning=True))
     assert keeper.ksm() is None
     assert bench.guests.sizes[KEY] < 4 * GIB
 
 
 async def test_nothing_is_touched_until_the_engine_has_said_what_it_wants(bench: Bench) -> None:
-    (bench.root / KSM_FOLDER / "run").write_text("1")
     running = asyncio.create_task(bench.keeper.run())
     await asyncio.sleep(0.1)
-    assert file(bench.root, "run") == 1
-    bench.desk.memory = MemoryPolicy()
+    assert file(bench.root, "run") == 0
+    bench.desk.memory = MemoryPolicy(ksm=True)
     async with asyncio.timeout(10):
-        while file(bench.root, "run"):
+        while file(bench.root, "run") != 1:
             await asyncio.sleep(0.05)
     running.cancel()
+
+
+async def test_ksm_that_somebody_else_started_is_left_alone(bench: Bench) -> None:
+    (bench.root / KSM_FOLDER / "run").write_text("1")
+    await bench.looks(MemoryPolicy(), 2)
+    assert file(bench.root, "run") == 1
+
+    # once the cluster has had KSM, also while another process was the agent, it is ours to end
+    await bench.looks(MemoryPolicy(ksm=True))
+    again = MemorySetup(bench.guests, MemoryFiles(bench.root), bench.keeper._marker)
+    keeper = MemoryKeeper(bench.desk, again)
+    await keeper.look(MemoryPolicy())
+    assert file(bench.root, "run") == 0
+    (bench.root / KSM_FOLDER / "run").write_text("1")
+    await keeper.look(MemoryPolicy())
+    assert file(bench.root, "run") == 1
 
 
 class TestAgent:
@@ -220,7 +241,7 @@ class TestAgent:
     def kept(self, host: Host, tmp_path: Path) -> tuple[Host, Path, Guests]:
         root, guests = kernel(tmp_path / "root", free_gib=0.3), Guests()
         guests.sizes.clear()
-        host.memory = MemorySetup(guests, MemoryFiles(root))
+        host.memory = MemorySetup(guests, MemoryFiles(root), tmp_path / "ksm")
         return host, root, guests
 
     async def test_it_does_what_the_engine_wants_and_tells_what_came_of_it(
