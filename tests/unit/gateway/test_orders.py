@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from commands.cluster.resources import SetClusterResources
 from commands.gateway import view as view_module
 from commands.gateway.view import GatewayView
 from commands.vm.create import CreateVm, DiskInput
@@ -13,9 +14,10 @@ from commands.vm.remove import RemoveVm
 from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
+from events.types.host_memory import MemoryPolicy
 from events.types.job import JobKind
 from events.types.vm import DownReason
-from events.wire.agent import Orders, Role
+from events.wire.agent import Orders, Role, Welcome
 from tests.unit.gateway.bench import Agent, Bench
 from tests.unit.policies.stage import GIB, absent, done, running
 
@@ -53,6 +55,24 @@ async def test_a_poll_sleeps_through_what_concerns_others(bench: Bench) -> None:
     await asyncio.sleep(0.05)
     assert not waiting.done()
     assert (await waiting).status == 204
+
+
+async def test_a_poll_wakes_when_the_clusters_memory_settings_change(bench: Bench) -> None:
+    agent = await bench.agent()
+    hello = await agent.say_hello()
+    assert msgspec.convert(hello.body, Welcome).intent.memory == MemoryPolicy()
+    waiting = asyncio.create_task(agent.poll(30))
+    await bench.do(SetClusterResources(id=bench.cluster, ha_reservation=True))
+    await bench.settle()
+    assert not waiting.done()
+    await bench.do(SetClusterResources(id=bench.cluster, ksm=True))
+    await bench.settle()
+    answer = await asyncio.wait_for(waiting, 2)
+    changes = msgspec.convert(answer.body, Orders).changes
+    assert changes.memory == MemoryPolicy(ksm=True)
+    assert await agent.changes(after=changes.position) is None
+    again = await agent.say_hello()
+    assert msgspec.convert(again.body, Welcome).intent.memory == MemoryPolicy(ksm=True)
 
 
 async def test_a_poll_from_where_the_last_answer_ended_tells_nothing_twice(bench: Bench) -> None:
