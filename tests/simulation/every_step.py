@@ -186,6 +186,19 @@ def _made(world: World, _nothing: str) -> bool:
     return [vm.status for vm in world.vms().values()] == [VmStatus.DOWN]
 
 
+def _resumed(world: World, vm: str) -> bool:
+    """Tell whether it is up; or down, where the agent died in the midst of restoring its memory.
+
+    The simulated hypervisor dies with it, and whether the guest ran for a moment is not known: its
+    memory must never be restored again (contract D), and the operation says what happened.
+    """
+    if _status(world, vm) is VmStatus.UP:
+        return True
+    starts = [one for one in operations(history(world)).values() if one.kind == "vm.start"]
+    interrupted = "interrupted on the host" in starts[-1].reason
+    return _status(world, vm) is VmStatus.DOWN and interrupted
+
+
 def _runs_elsewhere(world: World, vm: str) -> bool:
     state = _vm(world, vm)
     return state.status is VmStatus.UP and state.run is not None and state.run.host != _first(state)
@@ -226,7 +239,7 @@ SCENES = {
             name="resume",
             prepare=_suspended,
             act=_does(lambda vm: ResumeVm(id=vm)),
-            met=_is(VmStatus.UP),
+            met=_resumed,
         ),
         # An agent that dies while it sends or takes in may have the VM stay where it is.
         Scene(name="migrate", prepare=_up, act=_move, met=_is(VmStatus.UP)),

@@ -71,7 +71,7 @@ class Line:
                 await self._pass()
                 engine = self._connected()
                 if method == "POST" and dice.random() < faults.doubled:
-                    await self._double(engine, method, path, query, body)
+                    await self._double(method, path, query, body)
                 if dice.random() < faults.slow:
                     await asyncio.sleep(dice.uniform(0.0, SLOW_S_MAX))
                 status, answer = await self._deliver(engine, method, path, query, body)
@@ -118,38 +118,24 @@ class Line:
         result: tuple[int, bytes] = serving.result()
         return result
 
-    async def _double(
-        self, engine: EngineProcess, method: str, path: str, query: str, body: bytes
-    ) -> None:
-        """Let a message come twice.
+    async def _double(self, method: str, path: str, query: str, body: bytes) -> None:
+        """Let a message come twice, the first time late.
 
-        What says how things are comes to another engine late only where its sender gave up on it,
-        and sends it once more: TLS delivers nothing twice by itself.
+        TLS delivers nothing twice by itself. So what says how things are comes twice only where its
+        sender gave up on it, and sends it once more.
         """
-        dice, shown = self._world.dice, self._host.certificate
-        given_up = path == REPORT_PATH and dice.random() < 0.5
-        same = engine if path == REPORT_PATH and not given_up else None
-        self._world.begin(self._again(same, shown, method, path, query, body))
-        if given_up:
+        self._world.begin(self._again(self._host.certificate, method, path, query, body))
+        if path == REPORT_PATH:
             await asyncio.sleep(REQUEST_TIMEOUT_S)
             raise GatewayAwayError("no answer in time")
 
-    async def _again(
-        self,
-        engine: EngineProcess | None,
-        shown: bytes,
-        method: str,
-        path: str,
-        query: str,
-        body: bytes,
-    ) -> None:
-        """Deliver a message late, to one engine or to any; nobody hears the answer.
+    async def _again(self, shown: bytes, method: str, path: str, query: str, body: bytes) -> None:
+        """Deliver a message late, to any engine; nobody hears the answer.
 
         It lay with the engine all the while: what becomes of its sender meanwhile changes nothing.
         """
         dice = self._world.dice
         await asyncio.sleep(dice.uniform(0.0, dice.choice([SLOW_S_MAX, LATE_S_MAX])))
-        if engine is None:
-            engine = dice.choice([*self._world.listening(), None])
+        engine = dice.choice([*self._world.listening(), None])
         if engine is not None and not engine.dead:
             await asyncio.wait({engine.spawn(engine.answer(shown, method, path, query, body))})
