@@ -35,6 +35,15 @@ class HostNetwork:
         """The address of the test's process as its hosts see it: let the engine listen here."""
         return f"10.99.{self.number}.1"
 
+    def another_address(self, number: int) -> str:
+        """Give the test's process a further address (2 to 9) at which its hosts reach it."""
+        if not 1 < number < HOST_ADDRESS_OFFSET:
+            message = f"further addresses are 2 to {HOST_ADDRESS_OFFSET - 1}, not {number}"
+            raise HarnessError(message)
+        address = f"10.99.{self.number}.{number}"
+        run_command(["ip", "address", "replace", f"{address}/24", "dev", self._bridge])
+        return address
+
     @property
     def _bridge(self) -> str:
         return f"cvtm{self.number}"

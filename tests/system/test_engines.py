@@ -52,7 +52,9 @@ CLIENTS = 3
 class Second:
     """A further process of the installation, beside those of `up`."""
 
-    def __init__(self, product: Product, workspace: Workspace, part: str, port: int) -> None:
+    def __init__(
+        self, product: Product, workspace: Workspace, part: str, port: int, host: str = SECOND
+    ) -> None:
         self.log = product.root / "log" / f"{part}-2.log"
         self._workspace = workspace
         self._command = [
@@ -60,9 +62,9 @@ class Second:
             *("--dir", str(product.root)),
         ]
         self._environment = {
-            "CHRONOVISOR_API__HOST": SECOND,
+            "CHRONOVISOR_API__HOST": host,
             "CHRONOVISOR_API__PORT": str(port),
-            "CHRONOVISOR_GATEWAY__HOST": SECOND,
+            "CHRONOVISOR_GATEWAY__HOST": host,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
