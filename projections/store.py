@@ -37,8 +37,8 @@ COPY_ROWS_MIN = 100
 
 INDEX_TIMEOUT_MS = 1_800_000
 STATISTICS_TARGET = 10
-"""Looks at 3,000 rows of each table, instead of 30,000, before it is served; within a minute the
-autovacuum, to which all rows of a new table are changes, does the same thoroughly.
+"""Looks at 3,000 rows of each table, instead of 30,000, before it is served. The autovacuum, to
+which all rows of a new table are changes, is to do the same thoroughly soon.
 """
 
 _FINISHING = (
