@@ -136,6 +136,8 @@ class Facts:
             self._show_cluster(*self.of_clusters.put(key, cluster))
         for host in tables["host"].values():
             self._put_host(host)
+            if host.removed:  # it was kept for what goes on referring to it
+                self.hosts[host.id] = self._proved_off[host.id] = host
         for key, vm in tables["vm"].items():
             self.vms[key] = vm
             self._account(vm, 1)
@@ -322,10 +324,11 @@ class Facts:
         if host.unconfirmed and not host.removed:
             self._unconfirmed[host.id] = host
         self.incarnations_from = max(self.incarnations_from, host.incarnations_from)
-        if host.proved_off:
-            # Also where it was removed by force: what lay there goes on referring to it.
+        left = host.removed and bool(self._waits_for.get(host.id))
+        if host.proved_off or left:
+            # Also where it was removed: what lay there, or was to be done, goes on referring to it.
             self._proved_off[host.id] = host
-        if host.removed and not host.proved_off:
+        if host.removed and not host.proved_off and not left:
             self.hosts.pop(host.id, None)
         else:
             self.hosts[host.id] = host

@@ -7,7 +7,7 @@ from commands.state.vm import OpenJob, VmState
 
 
 def given_up(vm: VmState, host: HostState) -> tuple[OpenJob, ...]:
-    """Return the jobs that nobody will do, since the host was removed by force."""
+    """Return the jobs that nobody will do, since the host was removed."""
     return tuple(entry for entry in vm.jobs if entry.host == host.id) if host.removed else ()
 
 

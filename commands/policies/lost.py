@@ -22,7 +22,7 @@ from events.types.vm import DownReason, VmDown, VmJobFailed, VmStaleCopyGone
 def end_lost(world: World, vm_id: str, host_id: str) -> Decision:
     """End what may have run on a host that was proved off, unless the host came back since.
 
-    Where it was removed by force, nobody will do the jobs that it had: they have failed.
+    Where it was removed, nobody will do, or tell of, the jobs that it had: they have failed.
     """
     vm, host = world.get(VM, vm_id), world.get(HOST, host_id)
     if vm is None or host is None:
@@ -88,5 +88,5 @@ def _is_in_doubt(world: World, vm: VmState, entry: OpenJob) -> bool:
 
 
 def _not_done(entry: OpenJob) -> VmJobFailed:
-    reason = "The host was removed by force."
+    reason = "The host was removed."
     return VmJobFailed(job=entry.job.id, kind=entry.job.kind, host=entry.host, reason=reason)

@@ -9,12 +9,14 @@ from commands.host.force_remove import ForceRemoveHost
 from commands.host.maintenance import MaintainHost
 from commands.host.remove import RemoveHost
 from commands.kernel.refusal import InUse, NotFound, WrongState
+from commands.policies.facts import Facts
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.remove import RemoveVm
 from commands.vm.start import StartVm
+from events.types.job import Job, JobKind
 from events.types.operation import Outcome
-from events.types.vm import DownReason
+from events.types.vm import DownReason, VmJobOrdered
 from tests.unit.policies.puppet import play_on
 from tests.unit.policies.stage import GIB, Stage, running
 
@@ -131,3 +133,26 @@ async def test_policies_that_start_anew_see_the_tombstone() -> None:
     await stage.settle()
 
     assert (await stage.vm(vm)).status is VmStatus.DOWN
+
+
+async def test_work_that_a_removed_host_did_not_tell_of_is_given_up() -> None:
+    """given a host removed before it told that a copying is done, then no VM waits for it"""
+    stage = Stage()
+    first, _second = await stage.open(hosts=2)
+    vm = await stage.do(CreateVm(name="web01", cluster=stage.cluster, memory_bytes=GIB))
+    job = Job(id="op/copy", kind=JobKind.VM_MIGRATE, vm=vm, incarnation=1)
+    await stage.append(f"vm/{vm}", VmJobOrdered(job=job, host=first))
+    await stage.do(MaintainHost(id=first))
+    await stage.settle()
+    await stage.do(RemoveHost(id=first))
+    assert (await stage.vm(vm)).jobs
+    facts, again = Facts(), Facts()
+    for recorded in await stage.history():
+        facts.take(recorded)
+    again.restore(facts.position, facts.tables())
+    assert again.lost() == facts.lost() == [(vm, first)]
+    await stage.settle()
+    assert not (await stage.vm(vm)).jobs
+    head = await stage.log.head()
+    await stage.settle()
+    assert await stage.log.head() == head
