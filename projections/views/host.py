@@ -109,7 +109,12 @@ def _session_started(
 def _capabilities_reported(
     document: HostDocument, event: e.HostCapabilitiesReported, recorded: Recorded
 ) -> Changes:
-    return {"capabilities": event.capabilities, "last_contact": recorded.time}
+    return {
+        "capabilities": event.capabilities,
+        "cpus": event.capabilities.cpus,
+        "memory_bytes": event.capabilities.memory_bytes,
+        "last_contact": recorded.time,
+    }
 
 
 _NOT_FAILING: Changes = {"failing_since": None, "failing_vms": ()}

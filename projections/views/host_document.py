@@ -71,6 +71,8 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hardware: str | None = None
     key_fingerprint: str | None = None
     certificate_expires: Time | None = None
+    cpus: int | None = None
+    memory_bytes: int | None = None
     capabilities: Capabilities | None = None
     unfit: tuple[Unfit, ...] = ()
     failing_since: Time | None = None
@@ -109,7 +111,6 @@ class HostSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def summary_of(document: HostDocument) -> HostSummary:
     """Return what a list shows of a host."""
-    able = document.capabilities
     return HostSummary(
         id=document.id,
         name=document.name,
@@ -119,7 +120,7 @@ def summary_of(document: HostDocument) -> HostSummary:
         status_reason=document.status_reason,
         cluster=document.cluster,
         data_center=document.data_center,
-        cpus=able.cpus if able is not None else None,
-        memory_bytes=able.memory_bytes if able is not None else None,
+        cpus=document.cpus,
+        memory_bytes=document.memory_bytes,
         vms=document.vms,
     )

@@ -614,8 +614,8 @@ def test_a_list_shows_little_of_a_host() -> None:
     document = inventory.hosts.documents[host]
     columns = dict(zip(table.columns, table.row(document, 7), strict=True))
     whole, short = json.loads(columns["document"]), json.loads(columns["summary"])
-    assert short.keys() < {*whole, "cpus", "memory_bytes"}
+    assert short.keys() < whole.keys()
     able = whole["capabilities"]
-    assert (short.pop("cpus"), short.pop("memory_bytes")) == (able["cpus"], able["memory_bytes"])
+    assert (short["cpus"], short["memory_bytes"]) == (able["cpus"], able["memory_bytes"])
     assert short == {name: whole[name] for name in short}
     assert {"name", "status", "status_reason", "cluster", "vms"} <= short.keys()
