@@ -137,7 +137,7 @@ def place_is_taken(product: Product) -> bool:
     return row == (1,)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_other_engine_carries_an_installation_on_and_never_beside_the_first(
     engines: Engines, how: signal.Signals
 ) -> None:
@@ -180,3 +180,19 @@ def test_the_other_engine_carries_an_installation_on_and_never_beside_the_first(
     assert sorted(done) == sorted(set(done)), "a step was told twice"
     assert product.get(f"/v1/hosts/{host}")["status"] == "up"
     assert "hostagent run" in engines.machine.processes()
+
+
+def test_a_step_that_fails_at_the_second_engine_is_taken_back_with_its_cause(
+    engines: Engines,
+) -> None:
+    product = engines.product
+    answer = engines.begin()
+    product.kill("engine")
+    wait_until(lambda: engines.second.said(TAKEN) == 1, 30, "the second engine to take it")
+    listens = 'LISTEN 0 9 0.0.0.0:16509 0.0.0.0:* users:(("libvirtd",pid=7,fd=7))'
+    engines.machine.fake_program("ss", f"echo '{listens}'")
+    engines.let_go()
+    operation = product.finish(answer, timeout_s=120)
+    assert operation["status"] == "failed", operation
+    assert "libvirt listens on the network (0.0.0.0:16509)" in operation["reason"]
+    assert engines.machine.traces() == set()
