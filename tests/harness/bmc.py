@@ -13,8 +13,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.processes import (
     HarnessError,
     run_command,
@@ -70,13 +70,33 @@ done
 """
 
 
+class Switched(Protocol):
+    """A machine that a BMC turns on and off; the BMC listens at the manager's address."""
+
+    number: int
+    hardware_id: str
+
+    @property
+    def manager_address(self) -> str:
+        """Where the BMC listens."""
+        ...
+
+    def power_on(self) -> None:
+        """Boot."""
+        ...
+
+    def power_off(self) -> None:
+        """Lose the power at once."""
+        ...
+
+
 class Bmc:
     """One BMC. `on_boot` is called, from a thread, whenever it has turned its host on."""
 
     def __init__(
         self,
         workspace: Workspace,
-        machine: LibvirtHost,
+        machine: Switched,
         on_boot: Callable[[], None] = lambda: None,
     ) -> None:
         self.machine = machine
