@@ -58,8 +58,8 @@ def _sentence(message: str) -> Sentence:
         several = operator.attrgetter(*fields)
         return lambda event, _actor: text % several(event)
     # The actor is looked up like a field, among those before and behind it.
-    return lambda event, actor: text % tuple(
-        [actor if name == "actor" else getattr(event, name) for name in names]
+    return lambda event, actor: (
+        text % tuple([actor if name == "actor" else getattr(event, name) for name in names])
     )
 
 

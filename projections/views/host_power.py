@@ -19,8 +19,8 @@ BEING_FENCED = (
 """What happens next to a host that is silent, and looked after."""
 NOT_YET_FENCED = (
     " It has power management: it is fenced by itself once its silence has settled, unless too many"
-    " hosts of its cluster are lost at once (the cluster shows `fencing_held`), or somebody cancelled"
-    " that."
+    " hosts of its cluster are lost at once (the cluster shows `fencing_held`), or somebody"
+    " cancelled that."
 )
 """What happens next to a host that is silent, and not looked after yet."""
 
