@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from commands.policies.saga import Saga, Scene, Step
 from commands.scheduler.need import Choice, Need, need_of
 from commands.state import lookup
@@ -138,18 +140,7 @@ def placed(
     host = choice.host
     assert host is not None  # noqa: S101 - the caller has looked
     incarnation = max(vm.incarnation + 1, scene.incarnations_from)
-    spec = RunSpec(
-        vm=vm.id,
-        name=vm.name,
-        incarnation=incarnation,
-        first_host=host.id,
-        configuration=vm.configuration,
-        architecture=cluster.architecture,
-        machine_type=cluster.machine_type,
-        cpu_model=cluster.cpu_model,
-        restore_from=vm.memory.file if vm.memory else None,
-        serial=serial_of(vm, cluster, scene.world.get(HOST, host.id)),
-    )
+    spec = _spec(scene, vm, cluster, host.id, incarnation)
     placed = VmPlaced(
         name=vm.name, host=host.id, host_name=host.name, incarnation=incarnation, spec=spec
     )
@@ -160,6 +151,32 @@ def placed(
             scene.started("launch", host.id, incarnation),
             scene.timer("launch", scene.timeouts.launch_s),
         ),
+    )
+
+
+def _spec(scene: Scene, vm: VmState, cluster: ClusterState, host: str, incarnation: int) -> RunSpec:
+    """Return what runs. Saved memory goes on with the hardware that it was saved with, whatever
+    the VM and its cluster were set to since: that waits for a start from nothing.
+    """
+    if vm.memory is not None and vm.memory.spec is not None:
+        return msgspec.structs.replace(
+            vm.memory.spec,
+            name=vm.name,
+            incarnation=incarnation,
+            first_host=host,
+            restore_from=vm.memory.file,
+        )
+    return RunSpec(
+        vm=vm.id,
+        name=vm.name,
+        incarnation=incarnation,
+        first_host=host,
+        configuration=vm.configuration,
+        architecture=cluster.architecture,
+        machine_type=cluster.machine_type,
+        cpu_model=cluster.cpu_model,
+        restore_from=vm.memory.file if vm.memory else None,
+        serial=serial_of(vm, cluster, scene.world.get(HOST, host)),
     )
 
 

@@ -154,15 +154,19 @@ class Assessment(msgspec.Struct, frozen=True, kw_only=True):
 def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> Need:
     """Return what a VM needs of the host that it is started on, or moved to."""
     only, why = vm.disks_host, f"The VM's disks lie on host {vm.disks_host_name}."
+    saved = None
+    """With the hardware of that run its memory goes on."""
     if vm.memory is not None:
         only, why = vm.memory.host, f"The VM's saved memory lies on host {vm.memory.host_name}."
+        saved = vm.memory.spec
+    configuration = vm.configuration if saved is None else saved.configuration
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
-        **_asked(vm.configuration),
-        machine_type=cluster.machine_type,
-        cpu_model=cluster.cpu_model,
-        bridges=tuple(nic.bridge for nic in vm.configuration.nics),
+        **_asked(configuration),
+        machine_type=cluster.machine_type if saved is None else saved.machine_type,
+        cpu_model=cluster.cpu_model if saved is None else saved.cpu_model,
+        bridges=tuple(nic.bridge for nic in configuration.nics),
         only_host=only,
         only_host_why=why,
         for_files=vm.memory is None,

@@ -44,12 +44,7 @@ class SerialNumberInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 def serial_of(vm: VmState, cluster: ClusterState, host: HostState | None) -> str | None:
-    """Return the serial number of a run that begins on a host; None for the VM's id.
-
-    Saved memory goes on with the serial number that it was saved with: the guest has read it.
-    """
-    if vm.memory is not None:
-        return vm.memory.serial
+    """Return the serial number of a run that begins on a host; None for the VM's id."""
     wanted = vm.configuration.serial_number or cluster.serial_number
     if wanted.policy is SerialPolicy.CUSTOM:
         return wanted.value

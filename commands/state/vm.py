@@ -91,13 +91,13 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the memory of a suspended VM lies; `serial` is the number that its run had."""
+    """Where the memory of a suspended VM lies; `spec` is that of the run which goes on with it."""
 
     host: str
     host_name: str
     file: str
     incarnation: int
-    serial: str | None = None
+    spec: RunSpec | None = None
 
 
 class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -348,7 +348,7 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
                 host_name=event.host_name,
                 file=event.saved_memory,
                 incarnation=event.incarnation,
-                serial=state.run.spec.serial if state.run is not None else None,
+                spec=state.run.spec if state.run is not None else None,
             )
             return change(_ended(state, event.host), status=VmStatus.SUSPENDED, memory=memory)
         case e.VmDown():

@@ -11,24 +11,18 @@ from commands.kernel.refusal import InvalidField
 from commands.state.cluster import CLUSTER as CLUSTERS
 from commands.state.host import HOST
 from commands.state.serial_input import SerialNumberInput, serial_of
-from commands.state.vm import VM, VmStatus
+from commands.state.vm import VM
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
 from commands.vm.update import UpdateVm
 from events.types import vm as v
 from events.types.cluster import ClusterCreated, ClusterUpdated
-from events.types.run_spec import RunSpec, SerialNumber, SerialPolicy
+from events.types.run_spec import SerialNumber, SerialPolicy
 from tests.unit.commands.samples import (
     CLUSTER,
     DATA_CENTER,
     HOST_ID,
-    PLACED,
-    SPEC,
-    STARTED,
-    SUSPENDED,
-    UP,
     VM_ID,
-    WANTED,
     place,
     vm,
 )
@@ -111,19 +105,6 @@ def test_the_vms_policy_comes_before_the_clusters() -> None:
     assert resolved(TEXT) == "ABC 123"
     assert resolved(TEXT, own=SerialNumberInput()) is None
     assert resolved(TEXT, own=HOSTS_OWN) == "hw"
-
-
-def test_saved_memory_goes_on_with_the_number_that_it_has() -> None:
-    spec: RunSpec = msgspec.structs.replace(SPEC, serial="OLD")
-    placed = msgspec.structs.replace(PLACED, spec=spec)
-    history = vm(VmStatus.DOWN, WANTED, placed, STARTED, UP, SUSPENDED)
-    history = history.when(
-        UpdateCluster(id=CLUSTER, serial_number=TEXT), hosts_of=lambda _id: ()
-    ).follows()
-    state, where = history.state(VM, VM_ID), history.state(CLUSTERS, CLUSTER)
-    assert state is not None
-    assert where is not None
-    assert serial_of(state, where, history.state(HOST, HOST_ID)) == "OLD"
 
 
 async def test_a_start_fixes_it_in_the_run_spec() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from commands.cluster.update import UpdateCluster
 from commands.host.activate import ActivateHost
 from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import WrongState
 from commands.operation.cancel import CancelOperation
 from commands.policies.office import SupersededError
+from commands.state.hardware import Processors
 from commands.state.host import HostStatus
+from commands.state.serial_input import SerialNumberInput
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput, NicInput
 from commands.vm.reboot import RebootVm
@@ -20,7 +24,9 @@ from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
+from commands.vm.update import UpdateVm
 from events.types.operation import Outcome
+from events.types.run_spec import SerialPolicy
 from events.types.vm import DownReason
 from events.wire.agent import Role
 from tests.unit.policies.stage import GIB, Stage, absent, done, failed, running
@@ -306,6 +312,39 @@ async def test_memory_is_saved_restored_once_and_then_discarded() -> None:
     assert removal.volumes == (job.saved_memory,)
     await stage.report(host, absent(vm, 2, reason=DownReason.CRASHED))
     assert (await stage.vm(vm)).status is VmStatus.DOWN
+
+
+async def test_saved_memory_goes_on_with_the_hardware_that_it_has() -> None:
+    """given changes while a VM is suspended, then they wait for a start from nothing"""
+    stage = Stage()
+    await stage.open()
+    vm, host = await started(stage)
+    (item,) = (await stage.intent(host)).vms
+    assert item.spec is not None
+    had = item.spec
+    await stage.do(SuspendVm(id=vm))
+    (job,) = (await stage.intent(host)).jobs
+    await stage.report(host, done(job.id, vm), absent(vm, 1, reason=DownReason.SUSPENDED))
+    more = 2 * had.configuration.memory_bytes
+    await stage.do(UpdateVm(id=vm, memory_bytes=more, cpu=Processors(sockets=2), name="renamed"))
+    number = SerialNumberInput(policy=SerialPolicy.CUSTOM, value="ABC 123")
+    await stage.do(UpdateCluster(id=stage.cluster, serial_number=number))
+    await stage.do(ResumeVm(id=vm))
+    await stage.settle()
+    (item,) = (await stage.intent(host)).vms
+    assert item.spec == msgspec.structs.replace(
+        had, name="renamed", incarnation=2, restore_from=job.saved_memory
+    )
+    await stage.report(host, running(vm, 2, restored=True))
+    await stage.report(host, absent(vm, 2, reason=DownReason.CRASHED))
+    await stage.do(StartVm(id=vm))
+    await stage.settle()
+    (item,) = (await stage.intent(host)).vms
+    assert item.spec is not None
+    assert item.spec.configuration.memory_bytes == more
+    assert item.spec.configuration.topology.sockets == 2
+    assert item.spec.serial == "ABC 123"
+    assert item.spec.restore_from is None
 
 
 async def test_maintenance_waits_for_the_last_vm_and_keeps_new_ones_away() -> None:
