@@ -25,8 +25,8 @@ from events.types.vm import VmStartRequested
 class ResumeVm(Command, frozen=True, kw_only=True):
     """Resume a suspended or paused VM.
 
-    A suspended VM's memory is restored on the host where it lies, once, with the hardware that it was
-    saved with: what was changed since waits for a start from nothing. A paused VM runs on.
+    A suspended VM's memory is restored on the host where it lies, once, with the hardware that it
+    was saved with: what was changed since waits for a start from nothing. A paused VM runs on.
     """
 
     id: Id
