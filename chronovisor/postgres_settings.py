@@ -37,6 +37,8 @@ min_wal_size = '80MB'
 
 # Memory is reserved, not used, until there is something to keep in it.
 shared_buffers = '{shared_buffers_mib}MB'
+# Those that were set aside are for VMs: PostgreSQL would take what it finds.
+huge_pages = off
 io_workers = 2
 max_logical_replication_workers = 0
 jit = off

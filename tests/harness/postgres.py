@@ -54,6 +54,7 @@ SETTINGS = {
     "authentication_timeout": "5s",
     "max_connections": "200",
     "shared_buffers": "64MB",
+    "huge_pages": "off",  # they are for the guests of other tests
     "jit": "off",
     "log_line_prefix": "'%m [%p] %d '",
     "listen_addresses": "'127.0.0.1'",

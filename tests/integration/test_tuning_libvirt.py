@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 PAGES = 64
+SPARE_PAGES = 256
+"""Others of this machine may take some: a guest that lacks a single one does not start."""
 PAGE_BYTES = 2 * MIB
 
 
@@ -36,7 +38,7 @@ def huge_pages(workspace: Workspace) -> Iterator[int]:
     mount = workspace.make_folder("hugepages")
     before = HUGE_PAGES.read_text()
     try:
-        HUGE_PAGES.write_text(str(int(before) + PAGES))
+        HUGE_PAGES.write_text(str(int(before) + PAGES + SPARE_PAGES))
         run_command(["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(mount)])
     except (OSError, RuntimeError):
         HUGE_PAGES.write_text(before)
@@ -149,7 +151,7 @@ async def test_memory_is_taken_of_huge_pages(rig: LibvirtRig, huge_pages: int) -
     await rig.until(Happening.GUEST_AGENT, spec.vm)
 
     # then
-    assert before - _free() == 128 * MIB // PAGE_BYTES
+    assert before - _free() >= 128 * MIB // PAGE_BYTES
     live = await rig.driver.sender.live_xml(spec.vm, spec.incarnation)
     check_domain(live, spec, str(rig.host.images))
 

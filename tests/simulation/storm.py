@@ -41,6 +41,8 @@ PER_HOST = 4
 """So many such VMs are on each host, which has room for one more."""
 BOOT_S = 20.0
 PRIORITIES = 100
+TIMERS = frozenset({"operation.timer_set", "operation.timer_fired"})
+"""Hosts that cannot be turned off are looked at again and again, whatever else rests."""
 RESTARTS_MAX = TIMEOUTS.restarts.starts_per_host
 
 
@@ -98,13 +100,16 @@ class Scene:
         return self.world.loop.time() - began
 
     async def rest(self, quiet_s: float = 60.0, limit_s: float = 3_000.0) -> None:
-        """Wait until nothing has happened for a while."""
+        """Wait until nothing has happened for a while but that somebody looked."""
         began = self.world.loop.time()
         head, since = -1, began
         while self.world.loop.time() - since < quiet_s:
             now = await self.world.log.head()
             if now != head:
-                head, since = now, self.world.loop.time()
+                new = history(self.world)[max(0, head) :]
+                head = now
+                if any(one.name not in TIMERS for one in new):
+                    since = self.world.loop.time()
             if self.world.loop.time() - began > limit_s:
                 self.world.break_promise("the storm never comes to rest")
                 return
@@ -163,8 +168,11 @@ async def _second_blow(scene: Scene, found: Storm, then: int) -> None:
     world, head = scene.world, await scene.world.log.head()
     on = [key for key in sorted(world.hosts) if world.hosts[key].powered]
     off = len(world.hosts) - len(on)
-    for host in on[: then - off]:
+    gone = set(on[: then - off])
+    for host in gone:
         world.hosts[host].lose_power()
+    limit_s = PATIENCE.timeout_s * 3
+    await scene.until(lambda: _silent(world) >= gone, limit_s, "hosts to be silent")
     await scene.rest()
     names = collections.Counter(one.name for one in history(world)[head:])
     if names["vm.placed"] or names["host.confirmed_off"]:

@@ -94,7 +94,8 @@ def test_an_edit_of_what_has_changed_meanwhile_is_refused(product: Product) -> N
     )
     assert second.status_code == httpx.codes.PRECONDITION_FAILED
     wait_until(
-        lambda: product.get(f"/v1/vms/{vm}")["description"] == "mine", what="the edit to be seen"
+        lambda: product.http.get(f"/v1/vms/{vm}").json().get("description") == "mine",
+        what="the edit to be seen",
     )
 
 
