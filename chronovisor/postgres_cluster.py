@@ -78,6 +78,7 @@ def _run_initdb(account: Account | None, making: Path, password: str) -> None:
                 "--builtin-locale=C.UTF-8",
                 "--locale=C",
                 "--data-checksums",
+                "--set=huge_pages=off",  # it would take them for a moment, and they are for VMs
             ],
             cwd=making,
             env=ENVIRONMENT,

@@ -277,6 +277,8 @@ class PostgresServer:
         command += ["-D", str(self.data), "-U", SUPERUSER]
         command += ["--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"]
         command += ["--encoding=UTF8", "--locale=C"]
+        if _version_of(self.binaries) >= (16,):
+            command += ["--set=huge_pages=off"]
         run_command(command, timeout_s=120)
         settings = SETTINGS | {
             "port": str(self.port),
