@@ -81,6 +81,7 @@ class AgentServer:
         finally:
             server.should_exit = server.force_exit = True
             await task
+            await _connections_end(server)
 
     def engine(self, hardware: str) -> FakeEngine:
         """The engine that the host with this hardware id talks to."""
@@ -175,3 +176,14 @@ def _problem(status: int, title: str):  # type: ignore[no-untyped-def]  # noqa: 
         return Response(body, status_code=status, media_type="application/problem+json")
 
     return answer
+
+
+async def _connections_end(server: uvicorn.Server, timeout_s: float = 0.5) -> None:
+    """Wait for what uvicorn does not know of: connections that broke off in the handshake.
+
+    `asyncio.Server.wait_closed` waits for them from Python 3.12 on.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while any(each._active_count for each in server.servers):  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)

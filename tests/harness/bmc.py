@@ -113,6 +113,18 @@ class Bmc:
         self._chassis = threading.Thread(target=self._serve, daemon=True)
         self._lay_out()
 
+    def fence_agent(self) -> dict[str, object]:
+        """The body that tells the product of it."""
+        return {
+            "agent": "bmc",
+            "type": "ipmilan",
+            "address": self.address,
+            "port": self.port,
+            "username": USER,
+            "password": PASSWORD,
+            "options": "lanplus=1,cipher=3",
+        }
+
     def _lay_out(self) -> None:
         script = self.folder / "chassis"
         script.write_text(_SCRIPT.format(folder=self.folder))

@@ -1,8 +1,8 @@
 """A libvirt host for the driver's tests, shared by a module: booting one for each test is dear."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from hostagent.libvirt_host import Options
 from tests.contract.driver_contract import DriverRig
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
+from tests.harness.network import HostNetwork
 from tests.harness.processes import send_signal, wait_until
+from tests.harness.workspace import Workspace
 
 MIB = 1024 * 1024
 FIRST_HOST = "0199c0de-0000-7000-8000-000000000001"
@@ -135,3 +137,24 @@ class LibvirtRig(DriverRig):
         for pid in self.host.qemu_pids().values():
             send_signal(pid, 9)  # type: ignore[arg-type]
         wait_until(lambda: not self.host.qemu_pids(), 10.0, "all guests to be gone")
+
+
+@contextmanager
+def started_host(workspace: Workspace, network: HostNetwork, number: int) -> Iterator[LibvirtHost]:
+    """A host of that number in the network, for as long as the block lasts."""
+    host = LibvirtHost(workspace, network, number)
+    host.start()
+    yield host
+    host.stop()
+
+
+@asynccontextmanager
+async def opened_rig(host: LibvirtHost, guest: Guest) -> AsyncIterator[LibvirtRig]:
+    """A rig whose driver is connected and listened to; no guest is left behind."""
+    rig = LibvirtRig(host, guest)
+    await rig.driver.open()
+    rig.listen()
+    yield rig
+    await rig.end()
+    await rig.driver.close()
+    rig.clean()

@@ -22,7 +22,7 @@ from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
 from tests.harness.processes import send_signal
 from tests.harness.workspace import Workspace
-from tests.integration.libvirt_driver_rig import LibvirtRig
+from tests.integration.libvirt_driver_rig import LibvirtRig, started_host
 from tests.unit.hostagent.fake_engine import FakeEngine, FakeGateway
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -41,10 +41,8 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def shared_host(workspace: Workspace, host_network: HostNetwork) -> Iterator[LibvirtHost]:
-    host = LibvirtHost(workspace, host_network, 47)
-    host.start()
-    yield host
-    host.stop()
+    with started_host(workspace, host_network, 47) as host:
+        yield host
 
 
 class Machine:

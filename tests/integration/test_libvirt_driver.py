@@ -9,28 +9,21 @@ from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
 from tests.harness.workspace import Workspace
-from tests.integration.libvirt_driver_rig import LibvirtRig
+from tests.integration.libvirt_driver_rig import LibvirtRig, opened_rig, started_host
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
 def shared_host(workspace: Workspace, host_network: HostNetwork) -> Iterator[LibvirtHost]:
-    host = LibvirtHost(workspace, host_network, 41)
-    host.start()
-    yield host
-    host.stop()
+    with started_host(workspace, host_network, 41) as host:
+        yield host
 
 
 @pytest.fixture
 async def rig(shared_host: LibvirtHost, guest: Guest) -> AsyncIterator[LibvirtRig]:
-    rig = LibvirtRig(shared_host, guest)
-    await rig.driver.open()
-    rig.listen()
-    yield rig
-    await rig.end()
-    await rig.driver.close()
-    rig.clean()
+    async with opened_rig(shared_host, guest) as rig:
+        yield rig
 
 
 class TestLibvirtDriver(DriverContract):

@@ -20,7 +20,7 @@ from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
 from tests.harness.processes import run_command
 from tests.harness.workspace import Workspace
-from tests.integration.libvirt_driver_rig import MIB, LibvirtRig
+from tests.integration.libvirt_driver_rig import MIB, LibvirtRig, opened_rig, started_host
 from tests.integration.test_libvirt_driver_runs import guest_shell
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -54,21 +54,14 @@ def tuned_host(
     workspace: Workspace, host_network: HostNetwork, huge_pages: int
 ) -> Iterator[LibvirtHost]:
     del huge_pages  # libvirt looks for the mount when it starts
-    host = LibvirtHost(workspace, host_network, 43)
-    host.start()
-    yield host
-    host.stop()
+    with started_host(workspace, host_network, 43) as host:
+        yield host
 
 
 @pytest.fixture
 async def rig(tuned_host: LibvirtHost, guest: Guest) -> AsyncIterator[LibvirtRig]:
-    rig = LibvirtRig(tuned_host, guest)
-    await rig.driver.open()
-    rig.listen()
-    yield rig
-    await rig.end()
-    await rig.driver.close()
-    rig.clean()
+    async with opened_rig(tuned_host, guest) as rig:
+        yield rig
 
 
 def tuned(rig: LibvirtRig, tuning: Tuning) -> RunSpec:

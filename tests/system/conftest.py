@@ -15,6 +15,7 @@ from tests.harness.network import HostNetwork
 from tests.harness.smtp import SmtpReceiver
 from tests.harness.snmp import SnmpReceiver
 from tests.harness.workspace import Workspace
+from tests.system.migration_rig import mend, open_pair
 from tests.system.product import Product
 from tests.system.real_host import RealHost
 from tests.system.stage import Parts, settings_text
@@ -65,3 +66,19 @@ def real_host(
     host.start_agent()
     host.await_up()
     return host
+
+
+@pytest.fixture(scope="module")
+def opened_pair(
+    workspace: Workspace, host_network: HostNetwork, guest: Guest
+) -> Iterator[tuple[RealHost, RealHost]]:
+    """Two hosts between which VMs move."""
+    require("libvirt")
+    yield from open_pair(workspace, host_network, guest)
+
+
+@pytest.fixture
+def pair(opened_pair: tuple[RealHost, RealHost]) -> Iterator[tuple[RealHost, RealHost]]:
+    """The two hosts, whole again after each test."""
+    yield opened_pair
+    mend(opened_pair)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from chronovisor.installation import Installation
-from tests.harness.bmc import PASSWORD, USER, Bmc
+from tests.harness.bmc import PASSWORD, Bmc
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import HostProcess, LibvirtHost
 from tests.harness.network import HostNetwork
@@ -71,18 +71,7 @@ class FencedHost(RealHost):
     def manage(self, secret: Path, *, kdump: bool = False) -> None:
         """Tell the product of the BMC, as an admin would with a file that holds the password."""
         secret.write_text(PASSWORD + "\n")
-        self.product.post(
-            f"/v1/hosts/{self.id}/fence_agents",
-            {
-                "agent": "bmc",
-                "type": "ipmilan",
-                "address": self.bmc.address,
-                "port": self.bmc.port,
-                "username": USER,
-                "password": PASSWORD,
-                "options": "lanplus=1,cipher=3",
-            },
-        )
+        self.product.post(f"/v1/hosts/{self.id}/fence_agents", self.bmc.fence_agent())
         answer = self.product.http.patch(
             f"/v1/hosts/{self.id}/power", json={"enabled": True, "kdump_detection": kdump}
         )

@@ -21,10 +21,10 @@ from hostagent.process import AgentProcess, run_agent
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_state import Control, Do
 from hostagent.simulated_storage import make_shared_storage
-from tests.harness.bmc import PASSWORD, USER, Bmc
+from tests.harness.bmc import Bmc
 from tests.harness.processes import run_command, start_process
 from tests.harness.workspace import Workspace
-from tests.system.product import PROJECT, Json, Product
+from tests.system.product import PROJECT, Product
 
 
 class PoweredMachine:
@@ -90,16 +90,7 @@ class PoweredHost:
         self.machine.power_on()
         self.product.await_status(f"/v1/hosts/{self.id}", "up", timeout_s=60)
         self.bmc.start()
-        agent: Json = {
-            "agent": "bmc",
-            "type": "ipmilan",
-            "address": self.bmc.address,
-            "port": self.bmc.port,
-            "username": USER,
-            "password": PASSWORD,
-            "options": "lanplus=1,cipher=3",
-        }
-        self.product.post(f"/v1/hosts/{self.id}/fence_agents", agent)
+        self.product.post(f"/v1/hosts/{self.id}/fence_agents", self.bmc.fence_agent())
         answer = self.product.http.patch(f"/v1/hosts/{self.id}/power", json={"enabled": True})
         assert answer.is_success, answer.text
 

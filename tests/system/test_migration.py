@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import require
 from tests.harness.guest import Guest
-from tests.harness.network import HostNetwork
 from tests.harness.processes import wait_until
 from tests.harness.stamps import read_stamps
-from tests.harness.workspace import Workspace
-from tests.system.migration_rig import MIB, Moving, mend, open_pair, started
+from tests.system.migration_rig import MIB, Moving, mend, started
 from tests.system.real_host import RealHost
 
 pytestmark = pytest.mark.timeout(300)
 Pair = tuple[RealHost, RealHost]
 Fault = Callable[[Moving], None]
-
-
-@pytest.fixture(scope="module")
-def opened(workspace: Workspace, host_network: HostNetwork, guest: Guest) -> Iterator[Pair]:
-    require("libvirt")
-    yield from open_pair(workspace, host_network, guest)
-
-
-@pytest.fixture
-def pair(opened: Pair) -> Iterator[Pair]:
-    yield opened
-    mend(opened)
 
 
 def restart_agent(host: RealHost) -> None:

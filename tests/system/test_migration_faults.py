@@ -8,17 +8,14 @@ copying and at the switch-over. ALL_FAULTS=1 (`make faults`) tries all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import require
 from tests.harness.guest import Guest
-from tests.harness.network import HostNetwork
 from tests.harness.processes import wait_until
 from tests.harness.stamps import read_stamps
-from tests.harness.workspace import Workspace
-from tests.system.migration_rig import MIB, Moving, mend, open_pair, started
+from tests.system.migration_rig import MIB, Moving, mend, started
 from tests.system.product import Json
 from tests.system.real_host import RealHost
 
@@ -199,18 +196,6 @@ MATRIX: dict[tuple[str, str], tuple[Outcome, bool]] = {
     ("post-copy", "link"): (_waits_and_recovers, True),
     ("post-copy", "destination's network"): (_waits_and_recovers, False),
 }
-
-
-@pytest.fixture(scope="module")
-def opened(workspace: Workspace, host_network: HostNetwork, guest: Guest) -> Iterator[Pair]:
-    require("libvirt")
-    yield from open_pair(workspace, host_network, guest)
-
-
-@pytest.fixture
-def pair(opened: Pair) -> Iterator[Pair]:
-    yield opened
-    mend(opened)
 
 
 @pytest.mark.parametrize(
