@@ -6,6 +6,7 @@ Row n of each column is the n-th host by name. Rows change in place, one at a ti
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,12 @@ Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp] | slice
+Key = TypeVar("Key")
+Column = TypeVar("Column")
 NAMES_MAX = 256
 """So many names (machine types, CPU models, bridges) have columns at a time."""
 FIGURES_MAX = 32
-"""So many figures of hosts, each worked out anew when a VM comes or goes."""
+"""So many figures of hosts; few of them are worked out anew when a VM comes or goes."""
 _NO_LIMIT = 2**40
 
 
@@ -68,12 +71,15 @@ class Columns:
 
     def set(self, row: int, candidate: Candidate) -> None:
         """Change one host's row."""
-        before = self.candidates[row].host.capabilities
+        before = self.candidates[row]
         self.candidates[row] = candidate
         self._fill(row)
-        for (kind, key), figures in self._figures.items():
-            figures[row] = _FIGURES[kind](candidate, key)
-        if candidate.host.capabilities is not before:
+        reported = candidate.host.capabilities is not before.host.capabilities
+        if reported or candidate.special is not before.special:
+            for (kind, key), figures in self._figures.items():
+                if reported or kind in _OF_VMS:
+                    figures[row] = _FIGURES[kind](candidate, key)
+        if reported:
             for (kind, name), column in self._named.items():
                 column[row] = _has(candidate, kind, name)
             for tuning, mask in self._agreeing.items():
@@ -88,9 +94,7 @@ class Columns:
                 np.bool_,
                 len(self.candidates),
             )
-            if len(self._named) >= NAMES_MAX:
-                del self._named[next(iter(self._named))]
-            self._named[kind, name] = column
+            _keep(self._named, (kind, name), column, NAMES_MAX)
         return column
 
     def figures(self, kind: str, key: int = 0) -> Numbers:
@@ -99,9 +103,7 @@ class Columns:
         if column is None:
             found = (_FIGURES[kind](candidate, key) for candidate in self.candidates)
             column = np.fromiter(found, np.int64, len(self.candidates))
-            if len(self._figures) >= FIGURES_MAX:
-                del self._figures[next(iter(self._figures))]
-            self._figures[kind, key] = column
+            _keep(self._figures, (kind, key), column, FIGURES_MAX)
         return column
 
     def agreeing(self, tuning: Tuning) -> Mask:
@@ -110,9 +112,7 @@ class Columns:
         if column is None:
             found = (_agrees(candidate, tuning) for candidate in self.candidates)
             column = np.fromiter(found, np.bool_, len(self.candidates))
-            if len(self._agreeing) >= FIGURES_MAX:
-                del self._agreeing[next(iter(self._agreeing))]
-            self._agreeing[tuning] = column
+            _keep(self._agreeing, tuning, column, FIGURES_MAX)
         return column
 
     def among(self, hosts: Collection[str]) -> Mask:
@@ -123,9 +123,7 @@ class Columns:
         mask: Mask = np.zeros(len(self.candidates), np.bool_)
         mask[[self.index[host] for host in hosts if host in self.index]] = True
         if isinstance(hosts, frozenset):
-            if len(self._sets) >= NAMES_MAX:
-                del self._sets[next(iter(self._sets))]
-            self._sets[hosts] = mask
+            _keep(self._sets, hosts, mask, NAMES_MAX)
         return mask
 
     def counted(self, need: Need) -> Numbers:
@@ -156,6 +154,13 @@ class Columns:
         self.per_core[row] = 1 / max(1, cores) if abilities else 0
         self.takes_in[row] = abilities is None or bool(abilities.migration_address)
         self.stores[row] = abilities is None or abilities.storage_free_bytes > 0
+
+
+def _keep(kept: dict[Key, Column], key: Key, column: Column, at_most: int) -> None:
+    """Keep a column for whoever asks for it again; where there are too many, the oldest goes."""
+    if len(kept) >= at_most:
+        del kept[next(iter(kept))]
+    kept[key] = column
 
 
 _NAMES: dict[str, Callable[[Capabilities], tuple[str, ...]]] = {
@@ -237,3 +242,7 @@ _FIGURES: dict[str, Callable[[Candidate, int], int]] = {
     "largest_node": _largest_node,
     "cpus_of_a_node": _cpus_of_a_node,
 }
+_OF_VMS = frozenset({"pages_free", "node_free"})
+"""Those that change when a VM comes or goes that takes something special; all others, only when the
+host reports something else.
+"""

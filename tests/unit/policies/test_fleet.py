@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from commands.scheduler.bounds import Bounds, HostBound, Tie, Wish
 from commands.scheduler.filters import FILTERS
 from commands.scheduler.fleet import Fleet, Share
-from commands.scheduler.layout import Special
+from commands.scheduler.layout import NOTHING_SPECIAL, Special, added
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
 from commands.scheduler.policies import objections, weights_of
 from commands.state.host import Duty, HostState, Identity
@@ -550,6 +550,12 @@ NEEDS = st.builds(
         ).map(tuple),
     ),
 )
+SPECIALS = [
+    NOTHING_SPECIAL,
+    NOTHING_SPECIAL,
+    Special(pages={2 * MIB: 4}),
+    Special(nodes={0: 45 * MIB}, pages={2 * MIB: 1}),
+]
 HOSTS = st.tuples(
     st.integers(0, 40), st.integers(1, 4), st.booleans(), st.booleans(), st.sampled_from([0, 1])
 )
@@ -700,7 +706,13 @@ def test_columns_choose_as_a_look_at_each_host_does(
             fleet.choose(need)
         before = now[f"h{number}"]
         available = data.draw(st.booleans())
-        taken = Share(memory_bytes=memory * MIB, processors=processors, highly_available=available)
+        special = data.draw(st.sampled_from(SPECIALS))
+        taken = Share(
+            memory_bytes=memory * MIB,
+            processors=processors,
+            highly_available=available,
+            special=special,
+        )
         fleet.take(f"h{number}", taken, runs=runs)
         changed = Candidate(
             host=data.draw(states(number)) if late else before.host,
@@ -710,6 +722,7 @@ def test_columns_choose_as_a_look_at_each_host_does(
             processors_expected=before.processors_expected + processors,
             vms_expected=before.vms_expected + 1,
             highly_available=before.highly_available + available,
+            special=added(before.special, special, 1) if runs else before.special,
         )
         fleet.put(changed.host)
         now[f"h{number}"] = changed
@@ -724,6 +737,32 @@ def test_columns_choose_as_a_look_at_each_host_does(
     assert (first.host if first.rank == 1 else None) == naive(need, candidates)
     if choice.host is None:
         assert {v.host: v.reasons for v in choice.verdicts} == {a.host: a.reasons for a in assessed}
+
+
+def test_figures_of_hosts_follow_what_vms_take_and_what_hosts_report() -> None:
+    fleet = fleet_of(able(1, hardware=TWO_NODES), able(2, hardware=TWO_NODES))
+    pages = Need(cluster="c", special=Special(pages={2 * MIB: 6}))
+    node = Need(cluster="c", tuning=bound_to("1", 60), special=Special(nodes={1: 60 * MIB}))
+    sockets = Need(cluster="c", tuning=Tuning(high_performance=True), topology=Topology(sockets=3))
+    assert [chosen(fleet, need) for need in (pages, node, sockets)] == ["h1", "h1", "h1"]
+
+    both = Special(pages={2 * MIB: 6}, nodes={1: 60 * MIB})
+    fleet.take("h1", Share(special=both))
+    assert [chosen(fleet, need) for need in (pages, node)] == ["h2", "h2"]
+    fleet.take("h2", Share(special=both))
+    assert [chosen(fleet, need) for need in (pages, node)] == [None, None]
+    fleet.take("h1", Share(special=both), -1)
+    assert [chosen(fleet, need) for need in (pages, node)] == ["h1", "h1"]
+
+    larger = msgspec.structs.replace(
+        TWO_NODES,
+        topology=CpuTopology(sockets=3, cores=2, threads=1),
+        huge_pages=(HugePages(size_bytes=2 * MIB, count=20),),
+    )
+    fleet.put(able(2, hardware=larger))
+    assert chosen(fleet, sockets) == "h2"
+    more = msgspec.structs.replace(pages, special=Special(pages={2 * MIB: 14}))
+    assert chosen(fleet, more) == "h2"
 
 
 def test_a_host_that_was_removed_is_not_chosen() -> None:
