@@ -40,7 +40,8 @@ class SetClusterResources(Command, frozen=True, kw_only=True):
     of any one host fit on the others; an alert says when they do not. Hosts on which less than a
     fifth of the memory is free merge equal pages of VMs, if ksm says so (across NUMA nodes unless
     ksm_merge_across_nodes is false), and with ballooning take back what guests do not use, down to
-    what each VM is guaranteed. Fields that are not given stay as they are.
+    what each VM is guaranteed; of that a host gives out no more than it has. Fields that are not
+    given stay as they are.
     """
 
     id: Id

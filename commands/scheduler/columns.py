@@ -52,6 +52,7 @@ class Columns:
         self.stores: Mask = np.zeros(rows, np.bool_)
         self.takes_in: Mask = np.zeros(rows, np.bool_)
         self.memory_free: Numbers = np.zeros(rows, np.int64)
+        self.memory_to_guarantee: Numbers = np.zeros(rows, np.int64)
         self.cpus: Numbers = np.zeros(rows, np.int64)
         self.processors_taken: Numbers = np.zeros(rows, np.int64)
         self.memory_free_expected: Reals = np.zeros(rows, np.float64)
@@ -146,6 +147,7 @@ class Columns:
         self.memory[row] = ordinary_memory_of(abilities) if abilities else 0
         memory = int(self.memory[row]) - HOST_RESERVE_BYTES if abilities else 0
         self.memory_free[row] = memory - candidate.memory_taken_bytes
+        self.memory_to_guarantee[row] = memory - candidate.guaranteed_taken_bytes
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
         self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
         self.per_cpu[row] = 1 / max(1, abilities.cpus) if abilities else 0

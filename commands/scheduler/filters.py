@@ -192,9 +192,16 @@ def _memory(need: Need, candidate: Candidate) -> str | None:
         return None
     given_out = ordinary_memory_of(abilities) * need.memory_percent // 100
     free = given_out - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
-    if need.memory_bytes <= free:
+    if need.memory_bytes > free:
+        wanted = need.memory_bytes
+        return f"It has {max(free, 0) >> 20} MiB of memory free, {wanted >> 20} are needed."
+    own = ordinary_memory_of(abilities) - HOST_RESERVE_BYTES - candidate.guaranteed_taken_bytes
+    if not need.ballooning or need.guaranteed_bytes <= own:
         return None
-    return f"It has {max(free, 0) >> 20} MiB of memory free, {need.memory_bytes >> 20} are needed."
+    return (
+        f"It has {max(own, 0) >> 20} MiB of memory that no VM is guaranteed,"
+        f" {need.guaranteed_bytes >> 20} are to be guaranteed."
+    )
 
 
 def _told(_need: Need, candidate: Candidate) -> str | None:
@@ -206,6 +213,8 @@ def _enough_memory(need: Need, columns: Columns) -> Mask:
     if need.memory_percent != 100:  # noqa: PLR2004
         free = free + columns.over_commit(need.memory_percent)
     mask: Mask = ~columns.known | (free >= need.memory_bytes)
+    if need.ballooning:
+        mask &= ~columns.known | (columns.memory_to_guarantee >= need.guaranteed_bytes)
     return mask
 
 

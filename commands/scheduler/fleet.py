@@ -13,7 +13,13 @@ import numpy as np
 
 from commands.scheduler.bounds import Affinities
 from commands.scheduler.columns import Columns, Numbers, Rows
-from commands.scheduler.layout import NOTHING_SPECIAL, Special, added, special_of
+from commands.scheduler.layout import (
+    NOTHING_SPECIAL,
+    Special,
+    added,
+    guaranteed_of,
+    special_of,
+)
 from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
 from commands.scheduler.policies import objections, passing, weights_of
 from commands.scheduler.weights import ranked
@@ -27,6 +33,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     """What a VM takes of a host."""
 
     memory_bytes: int = 0
+    guaranteed_bytes: int = 0
     processors: int = 0
     highly_available: bool = False
     special: Special = NOTHING_SPECIAL
@@ -38,6 +45,7 @@ def share_of(vm: VmState) -> Share:
     huge = given.tuning.huge_page_bytes is not None
     return Share(
         memory_bytes=0 if huge else given.memory_bytes,
+        guaranteed_bytes=guaranteed_of(given),
         processors=given.topology.count,
         highly_available=vm.availability.highly_available,
         special=special_of(given),
@@ -142,6 +150,7 @@ class Fleet:
         candidate = Candidate(
             host=before.host,
             memory_taken_bytes=before.memory_taken_bytes + taken * share.memory_bytes,
+            guaranteed_taken_bytes=before.guaranteed_taken_bytes + taken * share.guaranteed_bytes,
             processors_taken=before.processors_taken + taken * share.processors,
             memory_expected_bytes=before.memory_expected_bytes + sign * share.memory_bytes,
             processors_expected=before.processors_expected + sign * share.processors,

@@ -74,6 +74,16 @@ def ordinary_memory_of(abilities: Capabilities) -> int:
     return max(0, abilities.memory_bytes - aside)
 
 
+def guaranteed_of(configuration: VmConfiguration) -> int:
+    """Return the memory that a VM is never asked to give back, in bytes, but for huge pages."""
+    if configuration.tuning.huge_page_bytes is not None:
+        return 0
+    least = configuration.memory_guaranteed_bytes
+    if least is None or not configuration.ballooning:
+        return configuration.memory_bytes
+    return least
+
+
 def nodes_of(abilities: Capabilities) -> dict[int, NumaNode]:
     """Return a host's NUMA nodes by their numbers; none where it does not tell."""
     return {node.node: node for node in abilities.hardware.numa_nodes} if abilities.hardware else {}

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from commands.scheduler.bounds import Bounds
-from commands.scheduler.layout import NOTHING_SPECIAL, Special, special_of
+from commands.scheduler.layout import NOTHING_SPECIAL, Special, guaranteed_of, special_of
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
@@ -44,6 +44,9 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     a host gives out more memory than it has; with `threads_as_cores` False it has as many CPUs as
     cores. `avoid` are hosts that balancing leaves out.
 
+    `guaranteed_bytes` is what is not taken back from the VM; where hosts take memory back from VMs
+    (`ballooning`), a host has all that its VMs are guaranteed.
+
     `tuning` is how its processors and memory lie, `special` what it takes for that; `memory_bytes`
     is 0 where huge pages are all that it takes. `tsc_hz` is the rate of the time-stamp counter of
     the host that a high-performance VM leaves.
@@ -56,6 +59,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     scheduling: Scheduling = Scheduling()
     starts: bool = True
     memory_bytes: int = 0
+    guaranteed_bytes: int = 0
+    ballooning: bool = False
     processors: int = 0
     machine_type: str | None = None
     cpu_model: str | None = None
@@ -106,6 +111,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     host: HostState
     memory_taken_bytes: int = 0
+    guaranteed_taken_bytes: int = 0
     processors_taken: int = 0
     memory_expected_bytes: int = 0
     processors_expected: int = 0
@@ -205,6 +211,7 @@ def _asked(configuration: VmConfiguration) -> dict[str, Any]:
     huge = configuration.tuning.huge_page_bytes is not None
     return {
         "memory_bytes": 0 if huge else configuration.memory_bytes,
+        "guaranteed_bytes": guaranteed_of(configuration),
         "processors": configuration.topology.count,
         "topology": configuration.topology,
         "tuning": configuration.tuning,
@@ -234,6 +241,7 @@ def _settled(vm: VmState, cluster: ClusterState) -> dict[str, Any]:
         "pinned": hosts if vm.host_choice.pinned else None,
         "preferred": hosts,
         "memory_percent": cluster.resources.memory_percent,
+        "ballooning": cluster.resources.ballooning,
         "threads_as_cores": cluster.resources.threads_as_cores,
         "highly_available": vm.availability.highly_available,
         "ha_reservation": cluster.resources.ha_reservation,

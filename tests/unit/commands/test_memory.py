@@ -10,8 +10,13 @@ from commands.cluster.resources import SetClusterResources
 from commands.gateway.view import GatewayView
 from commands.host.update import UpdateHost
 from commands.kernel.refusal import InvalidField
+from commands.scheduler.fleet import share_of
+from commands.scheduler.need import need_of
+from commands.state.cluster import CLUSTER as CLUSTERS
+from commands.state.vm import VM
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
+from commands.vm.tune import TuneVm
 from commands.vm.update import UpdateVm
 from events.types import vm as v
 from events.types.balancing import ClusterResourcesSet, Resources
@@ -21,6 +26,8 @@ from events.types.vm_memory import BalloonProblem, VmBalloonReported
 from tests.unit.commands.samples import CLUSTER, MIB, VM_ID, place, vm
 from tests.unit.commands.test_mac_pools import center_of
 from tests.unit.policies.stage import Stage, running
+
+GIB = 1024 * MIB
 
 
 class TestVms:
@@ -161,3 +168,49 @@ class TestBalloonProblems:
         ]
         assert audits[1] is not None
         assert audits[1].resolves == "VM_BALLOON_DRIVER_ERROR"
+
+
+class TestPlacement:
+    """What is guaranteed counts where memory may be taken back from VMs."""
+
+    @pytest.mark.parametrize(
+        ("changes", "guaranteed"),
+        [
+            (UpdateVm(id=VM_ID, memory_bytes=GIB, memory_guaranteed_bytes=100 * MIB), 100 * MIB),
+            (UpdateVm(id=VM_ID, memory_bytes=GIB), GIB),
+            (
+                UpdateVm(
+                    id=VM_ID,
+                    memory_bytes=GIB,
+                    memory_guaranteed_bytes=100 * MIB,
+                    ballooning=False,
+                ),
+                GIB,
+            ),
+        ],
+    )
+    def test_a_vm_takes_what_it_never_gives_back(self, changes: UpdateVm, guaranteed: int) -> None:
+        story = vm().when(changes).follows()
+        state, cluster = story.state(VM, VM_ID), story.state(CLUSTERS, CLUSTER)
+        assert state is not None
+        assert cluster is not None
+        assert share_of(state).guaranteed_bytes == guaranteed
+        need = need_of(state, cluster)
+        assert (need.memory_bytes, need.guaranteed_bytes, need.ballooning) == (
+            GIB,
+            guaranteed,
+            False,
+        )
+
+    def test_huge_pages_are_counted_elsewhere(self) -> None:
+        story = vm().when(TuneVm(id=VM_ID, huge_page_bytes=2 * MIB)).follows()
+        state = story.state(VM, VM_ID)
+        assert state is not None
+        assert share_of(state).guaranteed_bytes == 0
+
+    def test_the_cluster_says_whether_it_counts(self) -> None:
+        story = vm().when(SetClusterResources(id=CLUSTER, ballooning=True)).follows()
+        state, cluster = story.state(VM, VM_ID), story.state(CLUSTERS, CLUSTER)
+        assert state is not None
+        assert cluster is not None
+        assert need_of(state, cluster).ballooning

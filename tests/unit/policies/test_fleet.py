@@ -149,6 +149,18 @@ REFUSED = [
         "It has 278 MiB of memory free, 279 are needed.",
     ),
     (
+        "Memory",
+        host(1, 100),
+        Need(
+            cluster="c",
+            memory_percent=200,
+            ballooning=True,
+            memory_bytes=120 * MIB,
+            guaranteed_bytes=101 * MIB,
+        ),
+        "It has 100 MiB of memory that no VM is guaranteed, 101 are to be guaranteed.",
+    ),
+    (
         "VmAffinityGroups",
         host(1),
         Need(cluster="c", bounds=Bounds(apart={"h1": ("web02", "replicas")})),
@@ -498,6 +510,8 @@ NEEDS = st.builds(
     cluster=st.just("c"),
     starts=st.booleans(),
     memory_bytes=st.integers(0, 45).map(lambda n: n * MIB),
+    guaranteed_bytes=st.integers(0, 45).map(lambda n: n * MIB),
+    ballooning=st.booleans(),
     processors=st.integers(0, 5),
     machine_type=st.sampled_from([None, "pc-q35-7.2", "other"]),
     cpu_model=st.sampled_from([None, "qemu64", "other"]),
@@ -707,8 +721,10 @@ def test_columns_choose_as_a_look_at_each_host_does(
         before = now[f"h{number}"]
         available = data.draw(st.booleans())
         special = data.draw(st.sampled_from(SPECIALS))
+        guaranteed = data.draw(st.integers(0, 20))
         taken = Share(
             memory_bytes=memory * MIB,
+            guaranteed_bytes=guaranteed * MIB,
             processors=processors,
             highly_available=available,
             special=special,
@@ -717,6 +733,7 @@ def test_columns_choose_as_a_look_at_each_host_does(
         changed = Candidate(
             host=data.draw(states(number)) if late else before.host,
             memory_taken_bytes=before.memory_taken_bytes + runs * memory * MIB,
+            guaranteed_taken_bytes=before.guaranteed_taken_bytes + runs * guaranteed * MIB,
             processors_taken=before.processors_taken + runs * processors,
             memory_expected_bytes=before.memory_expected_bytes + memory * MIB,
             processors_expected=before.processors_expected + processors,
@@ -737,6 +754,31 @@ def test_columns_choose_as_a_look_at_each_host_does(
     assert (first.host if first.rank == 1 else None) == naive(need, candidates)
     if choice.host is None:
         assert {v.host: v.reasons for v in choice.verdicts} == {a.host: a.reasons for a in assessed}
+
+
+def test_what_vms_are_guaranteed_is_there_where_their_memory_is_over_committed() -> None:
+    fleet = fleet_of(host(1, 1_000))
+    need = Need(
+        cluster="c",
+        memory_percent=300,
+        ballooning=True,
+        memory_bytes=600 * MIB,
+        guaranteed_bytes=400 * MIB,
+    )
+    taken = Share(memory_bytes=600 * MIB, guaranteed_bytes=400 * MIB)
+    for _ in range(2):
+        assert chosen(fleet, need) == "h1"
+        fleet.take("h1", taken)
+    assert fleet.choose(need).refusal == (
+        "host-001: It has 200 MiB of memory that no VM is guaranteed, 400 are to be guaranteed."
+    )
+    # less is enough for another VM; without ballooning nobody gives anything back
+    assert chosen(fleet, msgspec.structs.replace(need, guaranteed_bytes=200 * MIB)) == "h1"
+    assert chosen(fleet, msgspec.structs.replace(need, ballooning=False)) == "h1"
+    # what lies on a host, and does not run yet, is guaranteed nothing yet
+    fleet.take("h1", taken, -1)
+    fleet.take("h1", taken, runs=False)
+    assert chosen(fleet, need) == "h1"
 
 
 def test_figures_of_hosts_follow_what_vms_take_and_what_hosts_report() -> None:
