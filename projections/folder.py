@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from events.codec import Codec, UnknownEventError
 from events.envelope import Recorded, Stored
 from events.stream.port import START, Batch, Cursor
+from events.types import cluster as cluster_events
 from events.types import host as host_events
 from events.types import operation as operation_events
 from events.types.base import Event
@@ -59,6 +60,11 @@ SILENCE: frozenset[type[Event]] = frozenset(
     }
 )
 """Events that may make a host silent or heard of, so that the VMs on it are needed."""
+
+
+def renamed(event: Event) -> bool:
+    """Tell whether an event gives a cluster another name, which all of its VMs show."""
+    return isinstance(event, cluster_events.ClusterUpdated) and event.previous_name is not None
 
 
 @contextlib.contextmanager
@@ -238,6 +244,7 @@ class Folder:
         vms: set[str] = set()
         operations: set[str] = set()
         hosts: set[str] = set()
+        clusters: set[str] = set()
         targets: set[str] = set()
         made: set[str] = set()
         cut = recorded[0].command if self._last_command in {None, recorded[0].command} else None
@@ -258,6 +265,8 @@ class Folder:
                 operations.add(stream[10:])
             elif type(event.event) in SILENCE:
                 hosts.add(event.object_id)
+            elif renamed(event.event):
+                clusters.add(event.object_id)
         known = self._inventory.operations.documents
         missing = operations - known.keys() - made
         if missing:
@@ -269,15 +278,17 @@ class Folder:
             if found is not None and found.target.kind == "vm":
                 vms.add(found.target.id)
         vms |= {target[3:] for target in targets if target.startswith("vm/")}
-        await self._load_vms(vms - made, hosts)
+        await self._load_vms(vms - made, hosts, clusters)
 
-    async def _load_vms(self, vms: set[str], hosts: set[str]) -> None:
+    async def _load_vms(self, vms: set[str], hosts: set[str], clusters: set[str]) -> None:
         shelf = self._inventory.vms
         vms -= shelf.documents.keys()
-        if vms or hosts:
+        if vms or hosts or clusters:
             await self._settle()
         for found in await self.store.load(VMS, vms):
             shelf.documents[found.id] = found
         for found in await self.store.vms_on(hosts):
             shelf.documents.setdefault(found.id, found)
             self._inventory.on_host(found.host.id, found.id)
+        for found in await self.store.vms_in(clusters):
+            shelf.documents.setdefault(found.id, found)

@@ -212,16 +212,7 @@ class Store:
 
     async def load(self, table: Table[Any], ids: Iterable[str]) -> list[Any]:
         """Return the documents that exist of those with these ids."""
-        wanted = sorted(ids)
-        if not wanted:
-            return []
-        await self._make_keys()
-        found = await self.connection.execute(
-            statements.load(self.schema, table.name, "WHERE id = ANY(%s)"),
-            (wanted,),
-            binary=True,
-        )
-        return [table.decoder.decode(row[0]) for row in await found.fetchall()]
+        return await self._load_where(table, "id", ids)
 
     async def load_all(self, table: Table[Any]) -> list[Any]:
         """Return all documents of a table: of the kinds that are always kept in memory."""
@@ -230,16 +221,23 @@ class Store:
 
     async def vms_on(self, hosts: Iterable[str]) -> list[Any]:
         """Return the VMs that are placed on these hosts."""
-        wanted = sorted(hosts)
+        return await self._load_where(VMS, "host_id", hosts)
+
+    async def vms_in(self, clusters: Iterable[str]) -> list[Any]:
+        """Return the VMs of these clusters."""
+        return await self._load_where(VMS, "cluster_id", clusters)
+
+    async def _load_where(self, table: Table[Any], column: str, values: Iterable[str]) -> list[Any]:
+        wanted = sorted(values)
         if not wanted:
             return []
         await self._make_keys()
         found = await self.connection.execute(
-            statements.load(self.schema, VMS.name, "WHERE host_id = ANY(%s)"),
+            statements.load(self.schema, table.name, f"WHERE {column} = ANY(%s)"),
             (wanted,),
             binary=True,
         )
-        return [VMS.decoder.decode(row[0]) for row in await found.fetchall()]
+        return [table.decoder.decode(row[0]) for row in await found.fetchall()]
 
     async def write(self, changes: Sequence[Changes], before: Cursor, after: Cursor) -> None:
         """Write a batch and its position in one transaction, and tell the readers.

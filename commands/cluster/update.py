@@ -1,13 +1,19 @@
-"""Change what a cluster asks of its hosts, and gives to its VMs."""
+"""Rename a cluster, or change what it asks of its hosts and gives to its VMs."""
 
 from __future__ import annotations
 
 import msgspec
 
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import Description, Id
+from commands.kernel.fields import Description, Id, Name
 from commands.kernel.fold import World
-from commands.kernel.refusal import InvalidField, NotFound, PreconditionFailed, WrongState
+from commands.kernel.refusal import (
+    InvalidField,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    WrongState,
+)
 from commands.state import cluster_input, fitness, lookup
 from commands.state.cluster import ClusterState
 from commands.state.cluster_input import (
@@ -45,10 +51,10 @@ _AWAY = frozenset(
     path="/v1/clusters/{id}",
     permission="EDIT_CLUSTER_CONFIGURATION",
     verb="cluster update",
-    refusals=(NotFound, WrongState, InvalidField, PreconditionFailed),
+    refusals=(NotFound, NameTaken, WrongState, InvalidField, PreconditionFailed),
 )
 class UpdateCluster(Command, frozen=True, kw_only=True):
-    """Change what a cluster asks of its hosts, and gives to its VMs.
+    """Rename a cluster, or change what it asks of its hosts and gives to its VMs.
 
     Fields that are not given stay as they are. Each host that is in use must fit, or it is refused
     with the hosts and the reasons; those in maintenance, and those that are not fit already, need
@@ -57,6 +63,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     """
 
     id: Id
+    name: Name | None = None
     description: Description | None = None
     cpu_type: CpuType | None = None
     cpu_model: CpuModel | None = None
@@ -82,6 +89,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             if (host := world.get(HOST, member)) is not None and host.cluster == self.id
         ]
         _require_fit(members, wanted)
+        renamed = wanted.name != state.name
         changed = ClusterUpdated(
             name=wanted.name,
             description=wanted.description,
@@ -92,6 +100,8 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             serial_number=wanted.serial_number,
             mac_pool=wanted.mac_pool,
             previous_mac_pool=state.mac_pool,
+            previous_name=state.name if renamed else None,
+            data_center=state.data_center if renamed else "",
         )
         news = [
             NewEvent(HOST.stream(host.id), found)
@@ -104,6 +114,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     def _wanted(self, world: World, state: ClusterState) -> ClusterState:
         model = cluster_input.model_of(state.architecture, self.cpu_model, self.cpu_type)
         given = {
+            "name": self.name,
             "description": self.description,
             "cpu_model": model,
             "machine_type": self.machine_type,

@@ -83,6 +83,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
     if state is not None and isinstance(event, ClusterUpdated):
         return msgspec.structs.replace(
             state,
+            name=event.name,
             description=event.description,
             cpu_model=event.cpu_model,
             machine_type=event.machine_type,

@@ -93,7 +93,8 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
 class ClusterUpdated(Event, frozen=True, kw_only=True):
     """What the cluster asks of its hosts, and gives to VMs that start from now on, is this.
 
-    Without a `mac_pool` its NICs get their addresses of the default pool.
+    Without a `mac_pool` its NICs get their addresses of the default pool. With a `previous_name` it
+    was renamed, within its `data_center`.
     """
 
     name: str
@@ -105,6 +106,8 @@ class ClusterUpdated(Event, frozen=True, kw_only=True):
     serial_number: SerialNumber = SerialNumber()
     mac_pool: str | None = None
     previous_mac_pool: str | None = None
+    previous_name: str | None = None
+    data_center: str = ""
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(
@@ -113,10 +116,31 @@ class ClusterUpdated(Event, frozen=True, kw_only=True):
             message="Cluster {name} was updated by {actor}: CPU model {cpu_model}, machine type"
             " {machine_type}, compatibility version {compatibility_version}.",
         ),
+        Audit(
+            code=811,
+            name="USER_UPDATE_CLUSTER",
+            message="Cluster {previous_name} was updated by {actor}; its name is {name}: CPU model"
+            " {cpu_model}, machine type {machine_type}, compatibility version"
+            " {compatibility_version}.",
+        ),
     )
 
+    def audit(self) -> Audit:
+        """Return the record that also tells the former name where there is one."""
+        return self.audits[0 if self.previous_name is None else 1]
+
     def claims(self, stream: str) -> tuple[Claim, ...]:
-        """Swap the old MAC pool for the new one."""
+        """Swap the old name and MAC pool for the new ones."""
+        return (*self._name_claims(stream), *self._pool_claims(stream))
+
+    def _name_claims(self, stream: str) -> tuple[Claim, ...]:
+        if self.previous_name is None:
+            return ()
+        names = (self.previous_name, self.name)
+        old, new = (name_key(self.data_center, name) for name in names)
+        return () if old == new else (release(old, stream), exclusive(new, stream))
+
+    def _pool_claims(self, stream: str) -> tuple[Claim, ...]:
         old, new = self.previous_mac_pool, self.mac_pool
         if old == new:
             return ()

@@ -95,6 +95,7 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
 
 def _updated(document: ClusterDocument, event: e.ClusterUpdated, recorded: Recorded) -> Changes:
     return {
+        "name": event.name,
         "description": event.description,
         "cpu_model": event.cpu_model,
         "machine_type": event.machine_type,

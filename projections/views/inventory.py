@@ -39,6 +39,7 @@ from projections.views.telling import (
     host_counts,
     is_mute,
     matters_to_others,
+    rename_in,
     show_operation,
 )
 from projections.views.vm_document import VmDocument, VmStatus
@@ -292,6 +293,8 @@ class Inventory:
                 )
                 self.clusters.create(object_id, after, recorded.position)
             self.clusters.put(object_id, after, recorded.position)
+            if before is not None and before.name != after.name:
+                self._rename_cluster(after, recorded.position)
         for document, one in ((before, -1), (after, 1)):
             center = self.data_centers.get(document.data_center.id) if document else None
             if center is not None and center.clusters is not None:
@@ -314,10 +317,14 @@ class Inventory:
 
     def _rename_data_center(self, document: DataCenterDocument, position: int) -> None:
         name = Reference(id=document.id, name=document.name)
-        for found in [c for c in self.clusters.documents.values() if c.data_center.id == name.id]:
-            self.clusters.put(found.id, msgspec.structs.replace(found, data_center=name), position)
-        for one in [h for h in self.hosts.documents.values() if h.data_center.id == name.id]:
-            self.hosts.put(one.id, msgspec.structs.replace(one, data_center=name), position)
+        rename_in(self.clusters, "data_center", name, position)
+        rename_in(self.hosts, "data_center", name, position)
+
+    def _rename_cluster(self, document: ClusterDocument, position: int) -> None:
+        name = Reference(id=document.id, name=document.name)
+        rename_in(self.hosts, "cluster", name, position)
+        rename_in(self.vms, "cluster", name, position)
+        rename_in(self.affinity_groups, "cluster", name, position)
 
     # ------------------------------------------------------------------------------- affinity
 

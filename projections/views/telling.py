@@ -1,4 +1,4 @@
-"""What a change of one object shows at others: counts, and operations that are in progress."""
+"""What a change of one object shows at others: names, counts, operations that are in progress."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TypeVar
 
 import msgspec
 
+from projections.views.affinity import AffinityGroupDocument
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument, HostCounts
 from projections.views.host_document import HostDocument, HostStatus
 from projections.views.parts import (
     Counts,
     OperationInProgress,
+    Reference,
     with_operation,
     without_operation,
 )
@@ -85,3 +87,12 @@ def show_operation(
         operations = with_operation(document.operations, shown)
     if operations != document.operations:
         shelf.put(target, msgspec.structs.replace(document, operations=operations), position)
+
+
+Naming = TypeVar("Naming", VmDocument, HostDocument, ClusterDocument, AffinityGroupDocument)
+
+
+def rename_in(shelf: Shelf[Naming], field: str, name: Reference, position: int) -> None:
+    """Have all documents at hand whose `field` refers to an object call it by its new name."""
+    for document in [d for d in shelf.documents.values() if getattr(d, field).id == name.id]:
+        shelf.put(document.id, msgspec.structs.replace(document, **{field: name}), position)

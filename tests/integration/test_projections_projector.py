@@ -111,7 +111,7 @@ def assert_is_fold(dsn: str, history: History) -> None:
 
 
 async def test_follows_the_stream(database: Database) -> None:
-    history = busy_history(50, 3_000)
+    history = busy_history(50, 3_000, renaming=True)
     later = history.events[2_000:]
     del history.events[2_000:]
     async with running(Projector(ListStream(history), database.url)) as projector:
@@ -129,13 +129,14 @@ async def test_folds_without_its_cache_what_it_folds_with_it(
 ) -> None:
     defaults = {"building": False, "cached_max": 0, "unwritten_max": unwritten}
     monkeypatch.setattr("projections.folder.Folder.__init__.__kwdefaults__", defaults)
-    history = busy_history(50, 3_000, seed=3)
+    history = busy_history(50, 3_000, seed=3, renaming=True)
     stream = ListStream(history)
     projector = Projector(stream, database.url, build_batch_events=100)
     async with running(projector):
         await caught_up(projector, len(history.events))
         assert_is_fold(database.url, history)
-        history.events += busy_history(50, 3_500, seed=3).events[len(history.events) :]
+        longer = busy_history(50, 3_500, seed=3, renaming=True)
+        history.events += longer.events[len(history.events) :]
         await caught_up(projector, len(history.events))
     assert_is_fold(database.url, history)
 

@@ -47,8 +47,14 @@ class MemoryStore:
         return [table.decoder.decode(rows[one][-1]) for one in sorted(ids) if one in rows]
 
     async def vms_on(self, hosts: Iterable[str]) -> list[Any]:
+        return await self._vms_where("host_id", hosts)
+
+    async def vms_in(self, clusters: Iterable[str]) -> list[Any]:
+        return await self._vms_where("cluster_id", clusters)
+
+    async def _vms_where(self, column: str, values: Iterable[str]) -> list[Any]:
         await asyncio.sleep(0)
-        wanted, place = set(hosts), list(VMS.columns).index("host_id")
+        wanted, place = set(values), list(VMS.columns).index(column)
         rows = sorted(self.rows["vms"].items())
         return [VMS.decoder.decode(row[-1]) for _, row in rows if row[place] in wanted]
 

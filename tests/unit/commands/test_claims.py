@@ -9,6 +9,7 @@ import pytest
 
 from commands.cluster.create import CreateCluster
 from commands.cluster.remove import RemoveCluster
+from commands.cluster.update import UpdateCluster
 from commands.data_center.create import CreateDataCenter
 from commands.data_center.remove import RemoveDataCenter
 from commands.data_center.update import UpdateDataCenter
@@ -43,6 +44,7 @@ class Engine:
             actor=ACTOR,
             ids=tuple(str(uuid.UUID(int=self._count * 1_000 + n)) for n in range(9)),
             randoms=(number,) * 4,
+            hosts_of=lambda _cluster: (),
         )
 
     async def send(self, command: Command, key: str | None = None, mac: bytes = b"") -> Accepted:
@@ -72,6 +74,22 @@ async def test_a_name_is_free_again_after_a_rename_and_after_a_removal(engine: E
     await engine.do(RemoveDataCenter(id=second))
     await engine.do(UpdateDataCenter(id=first, name="PRAGUE"))
     await engine.do(UpdateDataCenter(id=first, name="Prague"))
+
+
+async def test_a_cluster_cannot_take_the_name_of_another_in_its_data_center(
+    engine: Engine,
+) -> None:
+    centers = [await engine.do(CreateDataCenter(name=name)) for name in ("a", "b")]
+    first = await engine.do(CreateCluster(name="West", data_center=centers[0]))
+    second = await engine.do(CreateCluster(name="East", data_center=centers[0]))
+    with pytest.raises(NameTaken, match="west"):
+        await engine.do(UpdateCluster(id=second, name="WEST"))
+    await engine.do(UpdateCluster(id=first, name="WEST"))
+    await engine.do(UpdateCluster(id=first, name="North"))
+    await engine.do(UpdateCluster(id=second, name="West"))
+    await engine.do(CreateCluster(name="West", data_center=centers[1]))
+    await engine.do(RemoveCluster(id=first))
+    await engine.do(CreateCluster(name="North", data_center=centers[0]))
 
 
 async def test_names_of_vms_are_unique_within_a_data_center(engine: Engine) -> None:

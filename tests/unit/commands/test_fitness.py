@@ -203,6 +203,25 @@ def test_a_cluster_asks_for_more_of_hosts_that_have_it() -> None:
     )
 
 
+def test_a_cluster_is_renamed_and_keeps_what_is_not_given() -> None:
+    when = members(host(HostStatus.UP, reported()), name="West")
+    when.then(
+        ClusterUpdated(
+            name="West",
+            previous_name="Default",
+            data_center=DATA_CENTER,
+            description="",
+            cpu_model="qemu64",
+            machine_type="pc-q35-7.2",
+            compatibility_version="1.0",
+            requirements=Requirements(),
+        )
+    )
+    audit = when.event(ClusterUpdated).audit()
+    assert audit.message.startswith("Cluster {previous_name} was updated by {actor}; its name")
+    members(when.follows(), name="West").then_nothing()
+
+
 @pytest.mark.parametrize("status", [HostStatus.UP, HostStatus.NON_RESPONSIVE])
 def test_a_cluster_may_not_ask_for_what_its_hosts_lack(status: HostStatus) -> None:
     refusal = members(host(status, reported()), cpu_type=CpuType.HASWELL).refused(

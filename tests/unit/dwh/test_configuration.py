@@ -100,7 +100,9 @@ def test_a_cluster_and_a_hosts_cluster_follow_their_changes() -> None:
         compatibility_version="1.0",
     )
     changed = ClusterUpdated(
-        name="main",
+        name="West",
+        previous_name="main",
+        data_center="dc1",
         description="newer",
         cpu_model="EPYC",
         machine_type="pc-q35-7.2",
@@ -109,6 +111,7 @@ def test_a_cluster_and_a_hosts_cluster_follow_their_changes() -> None:
     )
     first, second = apply("cluster", made, changed).rows
     assert (first["cpu_model"], first["valid_to"]) == ("Nehalem", at(2))
+    assert (first["name"], second["name"]) == ("main", "West")
     assert (second["cpu_model"], second["data_center"]) == ("EPYC", "dc1")
     assert (second["architecture"], second["valid_to"]) == ("x86_64", None)
     moved = HostClusterChanged(

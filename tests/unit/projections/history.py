@@ -15,6 +15,7 @@ from events.envelope import Recorded, Stored
 from events.stream.port import Batch, Cursor, OtherLogError
 from events.types import cluster, data_center, host, operation, vm
 from events.types.base import Event
+from events.types.cluster_requirements import Requirements
 from events.types.run_spec import Disk, Nic, RunSpec, VmConfiguration
 
 GIB = 1024**3
@@ -247,11 +248,37 @@ class History:
         self.add(f"operation/{operation_id}", ended)
 
 
+RENAMING_STEPS = 40
+
+
+def cluster_renamed(name: str, previous_name: str, center: str) -> cluster.ClusterUpdated:
+    """Return the event that gives a cluster of `make_cluster` another name, and no more."""
+    return cluster.ClusterUpdated(
+        name=name,
+        previous_name=previous_name,
+        data_center=center,
+        description="",
+        cpu_model="Nehalem",
+        machine_type="pc-q35-7.2",
+        compatibility_version="4.8",
+        requirements=Requirements(),
+    )
+
+
 class Life:
     """A seeded life of a data center, step by step: VMs come, run, fail and go."""
 
-    def __init__(self, history: History, vms: int, hosts: int, center: str = "Default") -> None:
+    def __init__(
+        self,
+        history: History,
+        vms: int,
+        hosts: int,
+        center: str = "Default",
+        *,
+        renaming: bool = False,
+    ) -> None:
         self.history = history
+        self.renaming = renaming
         self.center = history.make_data_center(center)
         self.clusters = [history.make_cluster(self.center, f"cluster{n}") for n in range(3)]
         self.names = {
@@ -268,11 +295,15 @@ class Life:
         self._incarnations: dict[str, int] = {}
         self._silent: set[str] = set()
         self._made = vms
+        self._steps = 0
         self._keys = list(self.alive)
 
     def step(self) -> None:
         """Let something happen."""
         history = self.history
+        self._steps += 1
+        if self.renaming and self._steps % RENAMING_STEPS == 0:
+            self._rename(self._steps // RENAMING_STEPS)
         vm_id = history.random.choice(self._keys)
         name, chance = self.alive[vm_id], history.random.random()
         if chance < 0.02:
@@ -286,6 +317,15 @@ class Life:
             self._replace(vm_id, name)
         else:
             self._start(vm_id, name)
+
+    def _rename(self, count: int) -> None:
+        """Give one of the clusters, or now and then the data center, another name."""
+        if count % 4 == 0:
+            center = data_center.DataCenterRenamed(name=f"center{count}", previous_name="Default")
+            self.history.add(f"data_center/{self.center}", center)
+            return
+        renamed = cluster_renamed(f"renamed{count}", "cluster", self.center)
+        self.history.add(f"cluster/{self.clusters[count % 3]}", renamed)
 
     def _silence(self, host_id: str) -> None:
         if host_id in self._silent:
@@ -320,10 +360,12 @@ class Life:
         self.running[vm_id] = (host_id, incarnation)
 
 
-def busy_history(vms: int, events: int, *, hosts: int = 10, seed: int = 1) -> History:
-    """A seeded life of a data center, at least `events` long."""
+def busy_history(
+    vms: int, events: int, *, hosts: int = 10, seed: int = 1, renaming: bool = False
+) -> History:
+    """A seeded life of a data center, at least `events` long; `renaming` costs more than others."""
     history = History(seed)
-    life = Life(history, vms, hosts)
+    life = Life(history, vms, hosts, renaming=renaming)
     while len(history.events) < events:
         life.step()
     return history

@@ -18,7 +18,7 @@ from events.types.scheduling_policy import SchedulingPolicyCreated, SchedulingPo
 from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
 from projections.views.inventory import Inventory
 from projections.views.tables import shelves
-from tests.unit.projections.history import GIB, History
+from tests.unit.projections.history import GIB, History, cluster_renamed
 
 
 def fold(history: History) -> Inventory:
@@ -424,6 +424,22 @@ class TestDataCenter:
         assert shown(history, "cluster", where)["data_center"]["name"] == "Bonn"  # type: ignore[index]
         assert shown(history, "host", host)["data_center"]["name"] == "Bonn"  # type: ignore[index]
         assert shown(history, "data_center", center)["configuration_version"] == 2  # type: ignore[index]
+
+
+class TestCluster:
+    def test_renamed_is_renamed_where_others_name_it(
+        self, history: History, place: tuple[str, str, str]
+    ) -> None:
+        center, where, host = place
+        vm_id = history.make_vm(center, where)
+        group = history.new_id()
+        made = a.AffinityGroupCreated(name="apart", cluster=where, affinity=a.Affinity())
+        history.add(f"affinity_group/{group}", made)
+        history.add(f"cluster/{where}", cluster_renamed("West", "Default", center))
+        later = history.make_vm(center, where, "web02")
+        assert shown(history, "cluster", where)["name"] == "West"  # type: ignore[index]
+        for kind, one in (("vm", vm_id), ("vm", later), ("host", host), ("affinity_group", group)):
+            assert shown(history, kind, one)["cluster"] == {"id": where, "name": "West"}  # type: ignore[index]
 
 
 class TestOperation:
