@@ -12,6 +12,7 @@ an order of this session, and never where an older one may still be about.
 | run            | did run, no domain            | end, with the reason that was seen              |
 | run            | ended before                  | none (its absence is reported)                  |
 | absent         | runs, or may                  | destroy, end with the order's reason            |
+| absent if half | has all of its memory         | as for run                                      |
 | incoming       | anything                      | none, until the engine says what became of it   |
 | run            | came in, and stands still     | land: let it run, the source has let go of it   |
 | any            | runs although it had ended    | destroy: the promise is kept                    |
@@ -87,13 +88,15 @@ class Adopt(msgspec.Struct, frozen=True, kw_only=True):
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """Make certain that the incarnation is gone, by destroying it if `destroy`.
 
-    Then promise that it never starts here again, and report that.
+    Then promise that it never starts here again, and report that. With `only_half` nothing is done
+    if it has all of its memory by then.
     """
 
     run: RunKey
     reason: DownReason
     detail: str = ""
     destroy: bool = False
+    only_half: bool = False
 
 
 class Land(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,13 +160,14 @@ def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | Land | None
     if run is not None and run.tombstone is not None:
         promise = run.tombstone
         return End(run=key, reason=promise.reason, detail=promise.detail, destroy=True)
-    if item.role is Role.ABSENT:
-        return End(run=key, reason=_ordered_reason(item), destroy=True)
+    half = situation.domains[key].held is Held.POST_COPY
+    if item.role is Role.ABSENT and (half or not item.only_half):
+        reason = _ordered_reason(item)
+        return End(run=key, reason=reason, destroy=True, only_half=item.only_half)
     if item.role is Role.INCOMING:
         return None
     if run is not None and run.arrival and run.done is None:
         # In post-copy that broke off there is nothing to let run: not all of its memory is here.
-        half = situation.domains[key].held is Held.POST_COPY
         return None if half else Land(run=key)
     if run is None or run.done is None:
         return Adopt(run=key)

@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from events.types.migration import Held
 from events.types.vm import DownReason
 from events.wire.agent import IntentVm, Role
 from hostagent.desk import Desk, utc_now
@@ -97,6 +98,10 @@ class Runs:
     async def end(self, action: End) -> None:
         """See to it that an incarnation is gone, promise that it stays so, and say it."""
         desk, key = self._desk, action.run
+        if action.only_half:
+            there = await desk.list_domain(key)
+            if there is not None and there.held is not Held.POST_COPY:
+                return  # the other half came in the very last moment: the next comparison says it
         if action.destroy:
             async with self._lanes.calls, asyncio.timeout(desk.timings.destroy_timeout_s):
                 await desk.driver.destroy(key.vm, key.incarnation)

@@ -339,8 +339,10 @@ def intent_vms(
         items.append(_incoming(vm, migration))
     if run is None or run.host != host or in_doubt:
         return items
-    ending = run.stopping or run.withdrawn
+    lost = migration is not None and migration.lost and not (run.stopping or run.withdrawn)
+    ending = run.stopping or run.withdrawn or lost
     reason = DownReason.ADMIN if run.stopping else DownReason.WITHDRAWN
+    reason = DownReason.CRASHED if lost else reason
     items.append(
         IntentVm(
             vm=vm.id,
@@ -351,6 +353,7 @@ def intent_vms(
             spec=None if ending else run.spec,
             reason=reason if ending else None,
             receiving=_receiving(migration) if migration and migration.departed else None,
+            only_half=lost,
         )
     )
     return items

@@ -3,7 +3,9 @@
 A hypervisor that dies at the switch-over leaves the VM stopped on its source. Nothing of it is
 lost: it goes on there by order, once the destination has promised that it has nothing of it. Where
 post-copy breaks off, a part of the memory lies at each host: it goes on once they reach each other,
-which their agents see to. Where one part is gone, only people can end that.
+which their agents see to. Where one host has proved that it has nothing any more, or is proved off,
+the run is over: the other drops its part, and the VM is down, to be restarted if it is highly
+available. Never before both have nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from __future__ import annotations
 from commands.policies.saga import Scene
 from commands.state import lookup
 from commands.state.host import HOST
+from commands.state.orders import withdraw_run_jobs
 from commands.state.vm import Migration, OpenJob, Run, VmState
 from events.envelope import NewEvent
 from events.types.migration import Held
 from events.types.vm import DownReason
-from events.types.vm_migration import VmMigrationRecalled, VmMigrationReleased
+from events.types.vm_availability import FELL
+from events.types.vm_migration import VmMigrationLost, VmMigrationRecalled, VmMigrationReleased
 
 PATIENCE = "patience"
+DROP, END = "drop", "end"
+"""Timers: until a host has dropped its part, or ended what is left."""
 
 
 def await_drop(scene: Scene, host: str) -> tuple[NewEvent, ...]:
@@ -54,13 +60,7 @@ def held(
             f"Power off what is left of it on host {run.host_name} there, on the host itself.",
         )
     if not migration.failed:
-        recalled = VmMigrationRecalled(
-            name=vm.name,
-            incarnation=run.incarnation,
-            host_name=run.host_name,
-            destination=migration.destination,
-        )
-        return scene.target(recalled, addressee=migration.destination)
+        return _recall(scene, vm, run, migration)
     if migration.dropped and job.job.sending is not None and not job.job.sending.released:
         released = VmMigrationReleased(
             name=vm.name, incarnation=run.incarnation, host=run.host, host_name=run.host_name
@@ -79,14 +79,20 @@ def held(
 
 
 def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
-    """Say what becomes of a VM whose post-copy broke off, and what of it is lost."""
+    """Say what becomes of a VM whose post-copy broke off, or end it where a part of it is lost."""
     origin = scene.world.get(HOST, migration.source)
     source = origin.name if origin is not None else migration.source
     destination = migration.destination_name
+    if run.stopping:
+        return scene.await_host(run.host)
+    if migration.lost:
+        return _await_end(scene, run, vm)
     if migration.departed:
-        return _lost_half(scene, vm, here=run.host_name, gone=source)
-    if migration.dropped or migration.held is Held.POST_COPY_LOST:
-        return _lost_half(scene, vm, here=source, gone=destination)
+        return _lost_half(scene, vm, run, migration, gone=source)
+    if migration.dropped:
+        return _lost_half(scene, vm, run, migration, gone=destination)
+    if migration.held is Held.POST_COPY_LOST:
+        return _await_promise(scene, vm, run, migration)
     waits_for, silent = f"the line between hosts {source} and {destination}", ""
     for host in (migration.source, migration.destination):
         state = scene.world.get(HOST, host)
@@ -100,15 +106,15 @@ def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tupl
         " both run.",
         waits_for,
         "It goes on by itself, at the destination, once both hosts reach each other: they try again"
-        " every 30 s. If one of them lost its power, its part is lost: Power the VM off"
-        f" ('chronovisor vm stop {vm.name}') and start it again.",
+        " every 30 s. If one of them lost its power, its part is lost: the VM is down once that"
+        " host answers, or is proved off ('chronovisor host confirm-off').",
     )
 
 
 def left_in_halves(
     scene: Scene, vm: VmState, run: Run, migration: Migration
 ) -> tuple[NewEvent, ...]:
-    """Say what is lost where the source ended. If it says that it sent all, the destination may
+    """End what is left where the source ended. If it says that it sent all, the destination may
     only not have said yet that it goes on.
     """
     if migration.reason is DownReason.MIGRATED and PATIENCE not in scene.operation.fired:
@@ -116,23 +122,76 @@ def left_in_halves(
     return in_halves(scene, vm, run, migration)
 
 
-def _lost_half(scene: Scene, vm: VmState, *, here: str, gone: str) -> tuple[NewEvent, ...]:
-    return _attention(
-        scene,
-        f"The VM stands still on host {here} and cannot go on: the rest of its memory was on host"
-        f" {gone}, which has nothing of it any more. What its guest had only in memory is lost;"
-        " its disks are as it left them.",
-        "somebody who powers it off",
-        f"Power it off ('chronovisor vm stop {vm.name}') and start it again.",
+def _lost_half(
+    scene: Scene, vm: VmState, run: Run, migration: Migration, *, gone: str
+) -> tuple[NewEvent, ...]:
+    """Have the host of the run drop its half: the other host has nothing of the VM for certain."""
+    known = migration.departed and migration.reason in FELL
+    lost = VmMigrationLost(
+        name=vm.name,
+        incarnation=run.incarnation,
+        host=run.host,
+        host_name=run.host_name,
+        lost_host_name=gone,
+        reason=migration.reason if known else DownReason.CRASHED,
+        detail=f"The migration broke off in post-copy, and host {gone}, where a part of the VM's"
+        " memory was, has nothing of it any more.",
     )
+    return (*scene.target(lost, addressee=run.host), *withdraw_run_jobs(vm))
+
+
+def _await_promise(
+    scene: Scene, vm: VmState, run: Run, migration: Migration
+) -> tuple[NewEvent, ...]:
+    """Have the destination promise that it has nothing, of which it told the source already."""
+    if not migration.failed:
+        return _recall(scene, vm, run, migration)
+    return _await_host(
+        scene,
+        DROP,
+        migration.destination,
+        f"The VM stands still on host {run.host_name}: the rest of its memory was on host"
+        f" {migration.destination_name}, which has not promised yet that it has nothing of it.",
+    )
+
+
+def _await_end(scene: Scene, run: Run, vm: VmState) -> tuple[NewEvent, ...]:
+    return _await_host(
+        scene,
+        END,
+        run.host,
+        f"Half of VM {vm.name} is lost, and host {run.host_name} has not yet ended what is left.",
+    )
+
+
+def _await_host(scene: Scene, timer: str, host: str, reason: str) -> tuple[NewEvent, ...]:
+    """Wait for a host to do what it was ordered: visibly while it is silent, or takes long."""
+    state = scene.world.get(HOST, host)
+    if state is not None and state.mute:
+        return scene.await_host(host)
+    if timer in scene.operation.fired:
+        remedy = "It goes on by itself; see to the hypervisor on that host."
+        return _attention(scene, reason, f"host {lookup.host(scene.world, host).name}", remedy)
+    return _be_patient(scene, timer)
+
+
+def _recall(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
+    """Have the destination drop what it has, and promise it."""
+    recalled = VmMigrationRecalled(
+        name=vm.name,
+        incarnation=run.incarnation,
+        host_name=run.host_name,
+        destination=migration.destination,
+    )
+    return scene.target(recalled, addressee=migration.destination)
 
 
 def _attention(scene: Scene, reason: str, waits_for: str, remedy: str) -> tuple[NewEvent, ...]:
     return scene.attention(reason, waits_for, remedy)
 
 
-def _be_patient(scene: Scene) -> tuple[NewEvent, ...]:
+def _be_patient(scene: Scene, timer: str = PATIENCE) -> tuple[NewEvent, ...]:
     """Give a host some time before anybody is bothered."""
-    if PATIENCE in scene.operation.timers:
+    if timer in scene.operation.timers:
         return ()
-    return scene.own(scene.timer(PATIENCE, scene.timeouts.launch_s))
+    return scene.own(scene.timer(timer, scene.timeouts.launch_s))

@@ -17,6 +17,7 @@ from commands.scheduler.need import Choice, Need, need_to_move
 from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HOST
+from commands.state.migrations import HALVES
 from commands.state.operation import StepState
 from commands.state.orders import order_job
 from commands.state.vm import VM, FinishedJob, Migration, Run, VmState, VmStatus
@@ -180,9 +181,11 @@ def _refuse(scene: Scene, vm: VmState, run: Run, choice: Choice) -> tuple[NewEve
 
 def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
     if migration.departed:
-        if migration.held is not None:
+        if migration.held in HALVES:
             return migration_trouble.left_in_halves(scene, vm, run, migration)
         return _hand_over(scene, migration)
+    if migration.lost:
+        return migration_trouble.in_halves(scene, vm, run, migration)
     finished = vm.finished(_job_id(scene))
     if finished is not None and not finished.done and not _is_told(vm, migration):
         return _failed(scene, vm, run, migration, finished)

@@ -17,6 +17,8 @@ from events.wire.agent import JobItem, VmStateItem
 from events.wire.agent import VmState as Reported
 
 BROKE_OFF = "Its memory is not all there: post-copy broke off."
+HALVES = frozenset({Held.POST_COPY, Held.POST_COPY_LOST})
+"""How a VM is held of which no host has all."""
 LOST = "The VM left its host and did not come to run on the one that it was migrated to."
 
 
@@ -91,7 +93,7 @@ def is_half(migration: Migration, reason: DownReason) -> bool:
 
     A source that says "migrated" has sent all of it, whatever was said before.
     """
-    return migration.held is not None and reason is not DownReason.MIGRATED
+    return migration.held in HALVES and reason is not DownReason.MIGRATED
 
 
 def called_off(state: VmState) -> tuple[NewEvent, ...]:
@@ -161,6 +163,8 @@ def mended(state: VmState, source_name: str) -> e.VmMigrationMended:
 def why_ended(state: VmState, reason: DownReason, detail: str) -> tuple[DownReason, str]:
     """Return why a run is over: where it ended on its way, the source may know better."""
     migration = state.migration
+    if migration is not None and migration.lost and reason is DownReason.CRASHED:
+        return migration.reason, migration.detail
     if migration is not None and migration.departed and reason is DownReason.CRASHED:
         if migration.reason is DownReason.MIGRATED:
             return DownReason.CRASHED, f"{LOST} {detail}".strip()

@@ -73,7 +73,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
     `position` is that of its start. `failed`: the destination is to drop its half. `dropped`: it
     has. `departed`: the source has nothing any more, for `reason`. `arrived`: the destination runs.
-    `held`: a hypervisor stopped the VM, and does not know how to go on.
+    `held`: a hypervisor stopped the VM, and does not know how to go on. `lost`: half of it is gone,
+    and the host of the run is to drop the other half; then `reason` is why the run is over.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     dropped: bool = False
     departed: bool = False
     held: Held | None = None
+    lost: bool = False
     reason: e.DownReason = e.DownReason.MIGRATED
     detail: str = ""
 
@@ -430,7 +432,11 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             moving = _moving(state, held=event.held)
             return change(state, migration=moving, pause_reason=PauseReason.OTHER)
         case m.VmMigrationMended():
-            return change(state, migration=_moving(state, held=None), pause_reason=None)
+            whole = _moving(state, held=None, lost=False)
+            return change(state, migration=whole, pause_reason=None)
+        case m.VmMigrationLost():
+            why = {"reason": event.reason, "detail": event.detail}
+            return change(state, migration=_moving(state, lost=True, **why))
         case m.VmMigrationRecalled() | m.VmMigrationRetried():
             return change(state, migration=_moving(state, failed=True))
         case m.VmMigrationReleased():

@@ -254,6 +254,34 @@ class VmMigrationMended(Event, frozen=True, kw_only=True):
     )
 
 
+@event("vm.migration_lost")
+class VmMigrationLost(Event, frozen=True, kw_only=True):
+    """Half of the VM's memory is gone for good: its run is over.
+
+    The host that holds the other half (the addressee) is to drop it. If that turns out to be whole
+    after all, it stays. `reason` and `detail` are those of the run's end.
+    """
+
+    name: str
+    incarnation: int
+    host: str
+    host_name: str
+    lost_host_name: str
+    reason: DownReason
+    detail: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=60_305,
+            name="VM_MIGRATION_HALF_LOST",
+            severity=Severity.ERROR,
+            message="Half of VM {name} is lost with host {lost_host_name}: what is left of it on"
+            " host {host_name} is ended.",
+            resolves="VM_MIGRATION_HELD",
+        ),
+    )
+
+
 @event("vm.migration_recalled")
 class VmMigrationRecalled(Event, frozen=True, kw_only=True):
     """The destination is to drop what it has of the VM (addressed to it): it never ran there, and

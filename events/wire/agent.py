@@ -56,6 +56,8 @@ class IntentVm(msgspec.Struct, frozen=True, kw_only=True):
     `spec` is there for every role but absent. `reason` is what to report of a run that is ended
     because of role absent: admin for a power-off, withdrawn for a start that was taken back.
     `receiving` is there for role incoming, and for role run until the VM runs where it came to.
+    `only_half`, with role absent: only if it stands still with a part of its memory, because the
+    other part is lost; else it is as with role run.
     """
 
     vm: str
@@ -66,6 +68,7 @@ class IntentVm(msgspec.Struct, frozen=True, kw_only=True):
     spec: RunSpec | None = None
     reason: DownReason | None = None
     receiving: Receiving | None = None
+    only_half: bool = False
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

@@ -443,6 +443,7 @@ VIEW: View[VmDocument] = View(
             m.VmMigrationRetried,
             m.VmMigrationRecalled,
             m.VmMigrationReleased,
+            m.VmMigrationLost,  # as with what is withdrawn: what comes of it is told by vm.down
         }
     ),
 )

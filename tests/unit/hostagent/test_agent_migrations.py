@@ -349,3 +349,41 @@ async def test_a_source_that_lost_its_power_does_not_say_that_it_sent_the_vm(pai
 
     absent = await pair.source.engine.until_state(VM, VmState.ABSENT)
     assert absent.reason is DownReason.HOST_LOST
+
+
+def only_half(item: IntentVm) -> IntentVm:
+    """Return the order to drop a VM if what is here is a half."""
+    return msgspec.structs.replace(
+        item, role=Role.ABSENT, spec=None, started=True, reason=DownReason.CRASHED, only_half=True
+    )
+
+
+@pytest.mark.parametrize("which", ["source", "destination"])
+async def test_a_half_whose_other_half_is_lost_is_dropped_by_order(pair: Pair, which: str) -> None:
+    await broken_off(pair)
+    here, other = pair.source, pair.destination
+    if which == "destination":
+        here, other = other, here
+    await other.kill()
+
+    here.engine.order(only_half(here.engine.vms[RunKey(VM, 1)]))
+
+    absent = await here.engine.until_state(VM, VmState.ABSENT)
+    assert absent.reason is DownReason.CRASHED
+    assert here.driver.machine.domains == {}
+
+
+async def test_what_has_all_of_its_memory_is_not_dropped_as_a_half(pair: Pair) -> None:
+    """given a destination that had the rest meanwhile, when the source is lost, then it runs on"""
+    job = await broken_off(pair)
+    pair.source.driver.machine.faults = Faults()
+    await pair.source.engine.until_outcome(job)
+    await pair.source.kill()
+    engine = pair.destination.engine
+
+    engine.order(only_half(engine.vms[RunKey(VM, 1)]))
+    engine.order(run_item(OTHER))
+
+    await engine.until_state(OTHER, VmState.RUNNING)
+    await engine.until_state(VM, VmState.RUNNING)
+    assert not pair.destination.driver.machine.domains[VM].held

@@ -13,7 +13,6 @@ from commands.state.vm import VmState, VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
 from commands.vm.start import StartVm
-from commands.vm.stop import StopVm
 from events.types.host import HostCapabilitiesReported
 from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress, Held, MigrationPolicy
@@ -404,35 +403,6 @@ async def test_figures_from_before_post_copy_mend_nothing(stage: Stage) -> None:
     assert "vm.migration_mended" not in await stage.names()
 
 
-async def test_a_half_whose_source_is_proved_off_is_never_said_to_be_up(stage: Stage) -> None:
-    """given post-copy that broke with its source's machine, when that is proved off"""
-    vm = await started(stage, "web")
-    operation, home = await asked(stage, vm), await where(stage, vm)
-    destination = (await stage.vm(vm)).may_run_on[-1]
-    await half_at(stage, vm, destination)
-    assert "stands still" in await attention_of(stage, operation)
-
-    await stage.report(home, absent(vm, 1, reason=DownReason.HOST_LOST))
-    await stage.settle()
-    await half_at(stage, vm, destination)
-
-    state = await stage.op(operation)
-    assert state.open
-    assert state.attention is not None
-    assert "cannot go on" in state.attention
-    assert "is lost" in state.attention
-    assert "vm.migrated" not in await stage.names()
-    after = await stage.vm(vm)
-    assert after.run is not None
-    assert (after.run.host, after.may_run_on) == (destination, (destination,))
-    assert after.status is VmStatus.MIGRATING
-    await stage.do(StopVm(id=vm))
-    await stage.report(destination, absent(vm, 1, reason=DownReason.ADMIN))
-    await stage.settle()
-    assert (await stage.op(operation)).outcome is Outcome.FAILED
-    assert (await stage.vm(vm)).status is VmStatus.DOWN
-
-
 async def test_a_source_that_says_migrated_has_sent_all_of_it(stage: Stage) -> None:
     vm = await started(stage, "web")
     operation, home = await asked(stage, vm), await where(stage, vm)
@@ -447,41 +417,6 @@ async def test_a_source_that_says_migrated_has_sent_all_of_it(stage: Stage) -> N
     assert (await stage.vm(vm)).status is VmStatus.UP
     names = await stage.names()
     assert names.index("vm.migration_mended") < names.index("vm.migrated")
-
-
-async def test_a_source_that_says_migrated_while_half_is_missing_is_not_believed_for_ever(
-    stage: Stage,
-) -> None:
-    vm = await started(stage, "web")
-    operation, home = await asked(stage, vm), await where(stage, vm)
-    destination = (await stage.vm(vm)).may_run_on[-1]
-    await half_at(stage, vm, destination)
-
-    await stage.report(home, absent(vm, 1, reason=DownReason.MIGRATED))
-    await stage.settle()
-    await stage.pass_time(61)
-    await stage.settle()
-
-    assert "cannot go on" in await attention_of(stage, operation)
-
-
-@pytest.mark.parametrize("how", ["the source says so", "the destination has nothing"])
-async def test_a_half_that_is_gone_is_said_to_be_lost(stage: Stage, how: str) -> None:
-    vm = await started(stage, "web")
-    operation = await asked(stage, vm)
-    destination = (await stage.vm(vm)).may_run_on[-1]
-    await held(stage, vm, Held.POST_COPY)
-
-    if how == "the source says so":
-        await held(stage, vm, Held.POST_COPY_LOST)
-        await held(stage, vm, Held.POST_COPY)
-    else:
-        await stage.report(destination, absent(vm, 1, reason=DownReason.HOST_LOST))
-        await stage.settle()
-
-    attention = await attention_of(stage, operation)
-    assert "cannot go on" in attention
-    assert "is lost" in attention
 
 
 async def test_disks_follow_the_vm(stage: Stage) -> None:
