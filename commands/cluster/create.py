@@ -11,6 +11,7 @@ from commands.state.cluster_input import (
     Bridges,
     CpuModel,
     Emulation,
+    Firewall,
     MachineType,
     MemoryMin,
     model_of,
@@ -19,7 +20,7 @@ from commands.state.cpu_types import CpuType
 from commands.state.mac_pool import chosen
 from commands.state.serial_input import SerialNumberInput
 from events.types.cluster import ClusterCreated
-from events.types.cluster_requirements import MEMORY_MIN_BYTES, Requirements
+from events.types.cluster_requirements import MEMORY_MIN_BYTES, FirewallType, Requirements
 
 ARCHITECTURE = "x86_64"
 CPU_MODEL = "qemu64"
@@ -53,6 +54,7 @@ class CreateCluster(Command, frozen=True, kw_only=True):
     bridges: Bridges = ()
     serial_number: SerialNumberInput = SerialNumberInput()
     mac_pool: Id | None = None
+    firewall_type: Firewall = FirewallType.AUTO
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it in its data center; the name's claim refuses a second one."""
@@ -72,5 +74,6 @@ class CreateCluster(Command, frozen=True, kw_only=True):
             ),
             serial_number=self.serial_number.settings(),
             mac_pool=chosen(world, self.mac_pool),
+            firewall_type=self.firewall_type,
         )
         return Decision.of(context.ids[0], *on(f"cluster/{context.ids[0]}", created))

@@ -21,6 +21,7 @@ from commands.state.cluster_input import (
     CompatibilityVersion,
     CpuModel,
     Emulation,
+    Firewall,
     MachineType,
     MemoryMin,
 )
@@ -59,7 +60,8 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     Fields that are not given stay as they are. Each host that is in use must fit, or it is refused
     with the hosts and the reasons; those in maintenance, and those that are not fit already, need
     not. Running VMs keep the CPU model, machine type and serial number that they were started with,
-    NICs the addresses that they got of another MAC pool.
+    NICs the addresses that they got of another MAC pool, hosts the firewall that they were
+    installed with.
     """
 
     id: Id
@@ -74,6 +76,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     bridges: Bridges | None = None
     serial_number: SerialNumberInput | None = None
     mac_pool: Id | None = None
+    firewall_type: Firewall | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Change what differs, and say of each host whether it is fit from now on."""
@@ -102,6 +105,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             previous_mac_pool=state.mac_pool,
             previous_name=state.name if renamed else None,
             data_center=state.data_center if renamed else "",
+            firewall_type=wanted.firewall_type,
         )
         news = [
             NewEvent(HOST.stream(host.id), found)
@@ -119,6 +123,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
             "cpu_model": model,
             "machine_type": self.machine_type,
             "compatibility_version": self.compatibility_version,
+            "firewall_type": self.firewall_type,
             "serial_number": self.serial_number.settings() if self.serial_number else None,
         }
         return msgspec.structs.replace(

@@ -89,6 +89,7 @@ class AddHost(Command, frozen=True, kw_only=True):
             self,
             SshAccess(address=self.address),
             firewall=self.firewall,
+            firewall_type=parent.firewall_type,
         )
         return Decision.of(
             context.ids[0],

@@ -73,6 +73,7 @@ class InstallHost(Command, frozen=True, kw_only=True):
             self,
             known_access(state),
             firewall=self.firewall,
+            firewall_type=lookup.cluster(world, state.cluster).firewall_type,
         )
         operation = begin(
             context, "host.install", stream, state.name, *INSTALL_STEPS, cancellable=True

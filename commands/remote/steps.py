@@ -243,7 +243,7 @@ def _with_port(address: str) -> str:
 
 
 async def _firewall(site: Site) -> str:
-    wanted = "yes" if site.order.firewall else "no"
+    wanted = str(site.order.firewall_type) if site.order.firewall else "no"
     variables = {"FIREWALL": wanted, "PORT": str(MIGRATION_PORT)}
     return await site.run("firewall", "do", variables=variables)
 

@@ -19,7 +19,7 @@ from events.types.cluster import (
     ClusterUpdated,
     Scheduling,
 )
-from events.types.cluster_requirements import Requirements
+from events.types.cluster_requirements import FirewallType, Requirements
 from events.types.host_power import (
     ClusterFencingHeld,
     ClusterFencingResumed,
@@ -51,6 +51,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     requirements: Requirements = Requirements()
     serial_number: SerialNumber = SerialNumber()
     mac_pool: str | None = None
+    firewall_type: FirewallType = FirewallType.AUTO
     configuration_version: int = 1
     scheduling: Scheduling = Scheduling()
     affinity_groups: tuple[str, ...] = ()
@@ -79,6 +80,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             requirements=event.requirements,
             serial_number=event.serial_number,
             mac_pool=event.mac_pool,
+            firewall_type=event.firewall_type,
         )
     if state is not None and isinstance(event, ClusterUpdated):
         return msgspec.structs.replace(
@@ -91,6 +93,7 @@ def evolve(state: ClusterState | None, recorded: Recorded) -> ClusterState | Non
             requirements=event.requirements,
             serial_number=event.serial_number,
             mac_pool=event.mac_pool,
+            firewall_type=event.firewall_type,
             configuration_version=state.configuration_version + 1,
         )
     if state is not None and isinstance(event, ClusterSchedulingSet):

@@ -9,7 +9,7 @@ import msgspec
 from commands.kernel.fields import END, Bridge
 from commands.kernel.refusal import InvalidField
 from commands.state.cpu_types import MODELS, CpuType
-from events.types.cluster_requirements import Requirements
+from events.types.cluster_requirements import FirewallType, Requirements
 
 BRIDGES_MAX = 64
 Field = TypeVar("Field")
@@ -48,6 +48,15 @@ Bridges = Annotated[
     msgspec.Meta(
         max_length=BRIDGES_MAX,
         description="Bridges that each host must have, such as the management network's.",
+    ),
+]
+
+
+Firewall = Annotated[
+    FirewallType,
+    msgspec.Meta(
+        description="The firewall in which 'host install' opens the port on which VMs move: the one"
+        " that is active (auto), this one and no other, or none."
     ),
 ]
 

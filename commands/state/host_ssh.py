@@ -6,6 +6,7 @@ import msgspec
 
 from events.envelope import Recorded
 from events.types import host_ssh as e
+from events.types.cluster_requirements import FirewallType
 from events.types.host_ssh import SshTask
 
 
@@ -33,6 +34,7 @@ class SshOrder(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     fingerprint: str = ""
     firewall: bool = True
+    firewall_type: FirewallType = FirewallType.AUTO
     fresh: bool = False
     worker: str = ""
     begun: int = 0
@@ -142,6 +144,7 @@ def _ordered(state: SshState, event: e.HostSshOrdered, *, fresh: bool) -> SshSta
         password=event.password,
         fingerprint=event.fingerprint,
         firewall=event.firewall,
+        firewall_type=event.firewall_type,
         fresh=fresh,
     )
     return msgspec.structs.replace(state, access=access, order=order)

@@ -10,6 +10,7 @@ from commands.kernel.fields import END
 from commands.kernel.refusal import InvalidField
 from commands.state.host import HostState
 from commands.state.host_ssh import SshAccess
+from events.types.cluster_requirements import FirewallType
 from events.types.host_ssh import HostSshOrdered, SshTask
 
 ADDRESS_PATTERN = r"^[A-Za-z0-9_.:\-]*" + END
@@ -47,7 +48,10 @@ Fingerprint = Annotated[
 ]
 Firewall = Annotated[
     bool,
-    msgspec.Meta(description="Open the port on which VMs move here, where a firewall is active."),
+    msgspec.Meta(
+        description="Open the port on which VMs move here, in the firewall that the cluster's"
+        " firewall_type says."
+    ),
 ]
 
 INSTALL_STEPS = (
@@ -101,6 +105,7 @@ def order_of(
     known: SshAccess,
     *,
     firewall: bool = True,
+    firewall_type: FirewallType = FirewallType.AUTO,
 ) -> HostSshOrdered:
     """Return the event that orders a task; what was not asked for is as it is known."""
     address = asked.address or known.address
@@ -120,4 +125,5 @@ def order_of(
         password=asked.password,
         fingerprint=(asked.fingerprint or "").rstrip("="),
         firewall=firewall,
+        firewall_type=firewall_type,
     )

@@ -9,7 +9,7 @@ import msgspec
 
 from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, event
-from events.types.cluster_requirements import Requirements
+from events.types.cluster_requirements import FirewallType, Requirements
 from events.types.run_spec import SerialNumber
 from events.types.scheduling_units import FilterUnit, WeightFactor
 
@@ -33,7 +33,7 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     """A scheduling policy and its parameters: oVirt's HighUtilization, VCpuToPhysicalCpuRatio,
     MaxFreeMemoryForOverUtilized, MinFreeMemoryForUnderUtilized, LowUtilization,
     CpuOverCommitDurationMinutes, HighVmCount, MigrationThreshold, ScaleDown,
-    EnableAutomaticHostPowerManagement and HostsInReserve.
+    EnableAutomaticHostPowerManagement, HostsInReserve and MaximumAllowedSwapUsage.
 
     A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
 
@@ -54,6 +54,7 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     scale_down: int = 1
     automatic_host_power_management: bool = False
     hosts_in_reserve: int = 0
+    maximum_allowed_swap_usage_percent: int = 0
     custom: str | None = None
     own: tuple[str, ...] = ()
     filters: tuple[FilterUnit, ...] | None = None
@@ -74,6 +75,7 @@ class ClusterCreated(Event, frozen=True, kw_only=True):
     requirements: Requirements = Requirements()
     serial_number: SerialNumber = SerialNumber()
     mac_pool: str | None = None
+    firewall_type: FirewallType = FirewallType.AUTO
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(code=809, name="USER_ADD_CLUSTER", message="Cluster {name} was created by {actor}."),
@@ -108,6 +110,7 @@ class ClusterUpdated(Event, frozen=True, kw_only=True):
     previous_mac_pool: str | None = None
     previous_name: str | None = None
     data_center: str = ""
+    firewall_type: FirewallType = FirewallType.AUTO
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

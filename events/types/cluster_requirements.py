@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 MEMORY_MIN_BYTES = 2_000_000_000
 """The least memory of a host, if nothing else is said: oVirt asks for 2 GB."""
+
+
+class FirewallType(enum.StrEnum):
+    """Which firewall an installation over SSH opens the migration port in.
+
+    `auto`: whichever is active; `none`: it leaves all of them alone.
+    """
+
+    AUTO = "auto"
+    FIREWALLD = "firewalld"
+    NFTABLES = "nftables"
+    NONE = "none"
 
 
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):

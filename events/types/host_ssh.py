@@ -12,6 +12,7 @@ import enum
 from typing import ClassVar
 
 from events.types.base import Audit, Event, Severity, event
+from events.types.cluster_requirements import FirewallType
 
 PORT = 22
 USER = "root"
@@ -33,7 +34,8 @@ class HostSshOrdered(Event, frozen=True, kw_only=True):
 
     Without `address`, address, port and user are those of the order before. `password` is a
     reference to the vault; without it the engine's own key is shown. The machine's key must have
-    `fingerprint` (`SHA256:...`) where that is given, else the one that was pinned before.
+    `fingerprint` (`SHA256:...`) where that is given, else the one that was pinned before. With
+    `firewall` the migration port is opened, in the firewall that the cluster's `firewall_type` was.
     """
 
     name: str
@@ -45,6 +47,7 @@ class HostSshOrdered(Event, frozen=True, kw_only=True):
     password: str | None = None
     fingerprint: str = ""
     firewall: bool = True
+    firewall_type: FirewallType = FirewallType.AUTO
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

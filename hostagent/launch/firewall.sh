@@ -1,8 +1,9 @@
 #!/bin/sh
 # Opens or closes the port on which other hosts' agents hand over VMs, where a firewall is active. Done twice, it is done once.
-# firewall.sh open|close PORT
+# It says which firewall that is: firewalld, nftables, or none; with "active" it does no more.
+# firewall.sh open|close PORT, firewall.sh active
 set -eu
-action=$1 port=$2
+action=$1 port=${2-}
 comment=chronovisor-migration
 
 firewalld() {
@@ -23,13 +24,15 @@ own_rules() {
 }
 
 if firewalld; then
-  if [ "$action" = open ]; then change=--add-port; else change=--remove-port; fi
-  firewall-cmd --quiet --permanent "$change=$port/tcp"
-  firewall-cmd --quiet "$change=$port/tcp"
+  if [ "$action" != active ]; then
+    if [ "$action" = open ]; then change=--add-port; else change=--remove-port; fi
+    firewall-cmd --quiet --permanent "$change=$port/tcp"
+    firewall-cmd --quiet "$change=$port/tcp"
+  fi
   echo firewalld
 elif command -v nft >/dev/null 2>&1 && [ -n "$(input_chains)" ]; then
   # An "accept" ends its own chain only, so that the rule has to stand in each one that might drop.
-  input_chains | while read -r family table chain; do
+  [ "$action" = active ] || input_chains | while read -r family table chain; do
     for handle in $(own_rules "$family" "$table" "$chain"); do
       nft delete rule "$family" "$table" "$chain" handle "$handle"
     done

@@ -13,7 +13,7 @@ from events.types.balancing import (
     ClusterBalanceMoveSettled,
     Resources,
 )
-from events.types.cluster_requirements import Requirements
+from events.types.cluster_requirements import FirewallType, Requirements
 from events.types.mac_pool import DEFAULT_POOL
 from events.types.migration import ClusterMigrationSettings
 from events.types.run_spec import SerialNumber
@@ -51,6 +51,7 @@ class ClusterDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     requirements: Requirements = Requirements()
     serial_number: SerialNumber = SerialNumber()
     mac_pool: Link = Link(id=DEFAULT_POOL)
+    firewall_type: FirewallType = FirewallType.AUTO
     scheduling: e.Scheduling = e.Scheduling()
     resources: Resources = Resources()
     balancing: Balancing = Balancing()
@@ -85,6 +86,7 @@ def _create(event: e.ClusterCreated, recorded: Recorded) -> ClusterDocument:
         requirements=event.requirements,
         serial_number=event.serial_number,
         mac_pool=Link(id=event.mac_pool or DEFAULT_POOL),
+        firewall_type=event.firewall_type,
         version=recorded.version,
         created_at=recorded.time,
         created_by=recorded.actor,
@@ -103,6 +105,7 @@ def _updated(document: ClusterDocument, event: e.ClusterUpdated, recorded: Recor
         "requirements": event.requirements,
         "serial_number": event.serial_number,
         "mac_pool": Link(id=event.mac_pool or DEFAULT_POOL),
+        "firewall_type": event.firewall_type,
         "configuration_version": document.configuration_version + 1,
     }
 

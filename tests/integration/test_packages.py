@@ -158,6 +158,8 @@ def test_firewalld_lets_the_migration_port_in_and_closes_it(make: Make) -> None:
         detail=(machine.folder / "firewalld").read_text,
     )
 
+    assert machine.run(["sh", FIREWALL, "active"]).stdout == "firewalld\n"
+    assert machine.run(["firewall-cmd", "--list-ports"]).stdout == "\n"
     for _ in range(2):
         assert machine.run(["sh", FIREWALL, "open", PORT]).stdout == "firewalld\n"
     for words in (["--list-ports"], ["--permanent", "--list-ports"]):

@@ -90,6 +90,12 @@ def ended(product: Product, answer: Json, status: str = "succeeded") -> Json:
     return operation
 
 
+def choose_firewall(product: Product, firewall: str) -> None:
+    """Set the firewall that the cluster's hosts are to have."""
+    path = f"/v1/clusters/{product.cluster()}"
+    product.http.patch(path, json={"firewall_type": firewall}).raise_for_status()
+
+
 def messages(product: Product, name: str) -> list[str]:
     """Return the messages of the audit records of a name."""
     found = product.items("/v1/events", name=name, limit="100")
@@ -276,9 +282,18 @@ def test_an_admin_who_is_not_root_and_an_active_firewall(
 ) -> None:
     """given sudo with a password, when it is done, then the agent is restarted without one"""
     machine.host.run(["nft", f"add table inet filter; add chain inet filter input {{ {CHAIN} }}"])
+    choose_firewall(product, "firewalld")
     answer = add(product, machine, ssh_user=ADMIN)
     host = str(answer["id"])
-    ended(product, answer)
+    operation = ended(product, answer, "failed")
+    assert "is firewalld, but nftables is active on the machine" in operation["reason"]
+    (told,) = messages(product, "VDS_INSTALL_FAILED")
+    assert "Start firewalld there" in told
+    assert machine.traces() == set()
+    assert "chronovisor-migration" not in machine.host.run(["nft", "list", "ruleset"]).stdout
+
+    choose_firewall(product, "nftables")
+    ended(product, install(product, machine, host, ssh_user=ADMIN))
     product.await_status(f"/v1/hosts/{host}", "up")
     assert "chronovisor-migration" in machine.host.run(["nft", "list", "ruleset"]).stdout
     assert f"{ADMIN} ALL=(root) NOPASSWD" in machine.read("/etc/sudoers.d/chronovisor-agent")
@@ -307,6 +322,7 @@ def test_what_systemd_apt_and_firewalld_are_told_is_taken_back(
     machine.become_systemd(*before)
     machine.become_bare("debian")
     machine.start_firewalld()
+    choose_firewall(product, "firewalld")
     machine.fake_program("tar", "exit 1")
     answer = add(product, machine)
     host = str(answer["id"])

@@ -2,10 +2,18 @@ case $ACTION in
   do)
     if [ "$FIREWALL" = no ]; then
       say "The firewall was left alone, as was asked."
+    elif [ "$FIREWALL" = none ]; then
+      say "The firewall was left alone, as the cluster's firewall_type says."
     else
+      active=$("$agent/current/firewall.sh" active)
+      if [ "$FIREWALL" != auto ] && [ "$FIREWALL" != "$active" ]; then
+        if [ "$active" = none ]; then active="no firewall"; fi
+        fail "The cluster's firewall_type is $FIREWALL, but $active is active on the machine. Start $FIREWALL there, or choose another firewall_type for the cluster."
+      fi
       [ -e "$state/firewall" ] || touch "$work/firewall"
       printf '%s\n' "$PORT" >"$state/firewall"
-      case $("$agent/current/firewall.sh" open "$PORT") in
+      opened=$("$agent/current/firewall.sh" open "$PORT") || fail "The firewall could not be told to let TCP port $PORT in."
+      case $opened in
         none) say "No firewall is active." ;;
         firewalld) say "firewalld lets TCP port $PORT in, on which other hosts hand over VMs." ;;
         nftables) say "nftables lets TCP port $PORT in, on which other hosts hand over VMs." ;;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from commands.cluster.update import UpdateCluster
 from commands.host.add import AddHost
 from commands.host.install import InstallHost
 from commands.host.remove import RemoveHost
@@ -11,9 +12,11 @@ from commands.host.token import IssueEnrolmentToken
 from commands.host.uninstall import UninstallHost
 from commands.kernel.refusal import InvalidField, WrongState
 from commands.kernel.testing import COMMAND, Given
+from commands.state.cluster import CLUSTER as CLUSTER_FOLD
 from commands.state.host import HOST, HostState, HostStatus
 from events.types import host_ssh as ssh
 from events.types.base import Event
+from events.types.cluster_requirements import FirewallType
 from events.types.host import HostAdded, HostStateConfirmed, HostStateUnconfirmed
 from events.types.operation import OperationStarted
 from tests.unit.commands.samples import (
@@ -63,6 +66,24 @@ def test_a_host_with_an_address_is_announced_and_installed_in_one() -> None:
     operation = when.event(OperationStarted)
     assert (operation.kind, operation.cancellable) == ("host.install", True)
     assert when.accepted.operation == str(COMMAND)
+
+
+def test_an_installation_is_ordered_with_the_firewall_of_the_cluster() -> None:
+    chosen = place().when(
+        UpdateCluster(id=CLUSTER, firewall_type=FirewallType.NFTABLES),
+        hosts_of=lambda _cluster: (),
+    )
+    added = chosen.follows().when(AddHost(name="kvm02", cluster=CLUSTER, address="192.0.2.8"))
+    assert added.event(ssh.HostSshOrdered).firewall_type is FirewallType.NFTABLES
+    again = added.follows().when(UpdateCluster(id=CLUSTER, description="x"), hosts_of=lambda _c: ())
+    kept = host(S.MAINTENANCE, SSH_INSTALL, INSTALLED).when(
+        UpdateCluster(id=CLUSTER, firewall_type=FirewallType.NONE), hosts_of=lambda _c: ()
+    )
+    ordered = kept.follows().when(InstallHost(id=HOST_ID)).event(ssh.HostSshOrdered)
+    assert (ordered.firewall, ordered.firewall_type) == (True, FirewallType.NONE)
+    state = again.follows().state(CLUSTER_FOLD, CLUSTER)
+    assert state is not None
+    assert state.firewall_type is FirewallType.NFTABLES
 
 
 def test_without_an_address_there_is_nothing_to_log_in_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import require
 
 NAMES = sorted(path.stem for path in Path("commands/remote/shell").glob("*.sh"))
 STEPS = [name for name in NAMES if name != "common"]
+Ended = tuple[int, str, list[str]]
 COMMON = {
     "ORDER": "o1",
     "HOST": "h1",
@@ -82,6 +84,75 @@ def test_a_document_cannot_end_itself_and_names_are_names() -> None:
         script("bundle", COMMON, {"TRUST": "x\nTRUST_END\nrm -rf /"})
     with pytest.raises(ValueError, match="no name"):
         script("bundle", {"a b": ""}, {})
+
+
+@pytest.fixture
+def firewall_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Ended]:
+    """A function that runs the firewall's step: the cluster's choice, what is active there."""
+    script_of_agent = tmp_path / "current/firewall.sh"
+    script_of_agent.parent.mkdir()
+    places = f"agent={tmp_path} state={tmp_path} work={tmp_path}"
+    common = f'set -eu\n{places}\nsay() {{ echo "$*"; }}\nfail() {{ say "$*"; exit 1; }}'
+    sources = {"common": common, "firewall": source("firewall")}
+    monkeypatch.setattr("commands.remote.scripts.source", lambda name: sources[name])
+
+    def run_it(chosen: str, active: str) -> Ended:
+        script_of_agent.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/told\necho {active}\n')
+        script_of_agent.chmod(0o755)
+        variables = {**COMMON, "FIREWALL": chosen, "PORT": "54329"}
+        ended = run(script("firewall", variables, {}))
+        told = tmp_path / "told"
+        said = told.read_text().splitlines() if told.exists() else []
+        told.unlink(missing_ok=True)
+        return ended.returncode, ended.stdout + ended.stderr, said
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("chosen", "active", "words"),
+    [
+        ("auto", "firewalld", "firewalld lets TCP port 54329 in"),
+        ("auto", "none", "No firewall is active."),
+        ("firewalld", "firewalld", "firewalld lets TCP port 54329 in"),
+        ("nftables", "nftables", "nftables lets TCP port 54329 in"),
+    ],
+)
+def test_the_port_is_opened_in_the_firewall_that_the_cluster_chose(
+    firewall_step: Callable[[str, str], Ended], chosen: str, active: str, words: str
+) -> None:
+    status, said, told = firewall_step(chosen, active)
+    assert (status, words in said) == (0, True), said
+    assert told == ["active", "open 54329"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "active", "words"),
+    [
+        ("firewalld", "nftables", "is firewalld, but nftables is active on the machine"),
+        ("nftables", "firewalld", "is nftables, but firewalld is active on the machine"),
+        ("firewalld", "none", "is firewalld, but no firewall is active on the machine"),
+    ],
+)
+def test_a_machine_with_another_firewall_than_the_cluster_chose_is_refused_untouched(
+    firewall_step: Callable[[str, str], Ended],
+    tmp_path: Path,
+    chosen: str,
+    active: str,
+    words: str,
+) -> None:
+    status, said, told = firewall_step(chosen, active)
+    assert (status != 0, words in said) == (True, True), said
+    assert told == ["active"]
+    assert not (tmp_path / "firewall").exists()
+
+
+@pytest.mark.parametrize("chosen", ["none", "no"])
+def test_a_firewall_that_is_to_be_left_alone_is_not_looked_at(
+    firewall_step: Callable[[str, str], Ended], chosen: str
+) -> None:
+    status, said, told = firewall_step(chosen, "firewalld")
+    assert (status, "left alone" in said, told) == (0, True, [])
 
 
 def test_every_step_of_an_installation_that_changes_something_is_undone() -> None:
