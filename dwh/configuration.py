@@ -24,7 +24,12 @@ from events.types.affinity import (
 )
 from events.types.base import Event
 from events.types.cluster import ClusterCreated, ClusterRemoved, ClusterUpdated
-from events.types.data_center import DataCenterCreated, DataCenterRemoved, DataCenterRenamed
+from events.types.data_center import (
+    DataCenterCreated,
+    DataCenterRemoved,
+    DataCenterRenamed,
+    DataCenterVersionRaised,
+)
 from events.types.host import (
     HostAdded,
     HostCapabilitiesReported,
@@ -79,6 +84,8 @@ def _data_center(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401  on
             }
         case DataCenterRenamed():
             return {**(row or {}), "name": event.name, "description": event.description}
+        case DataCenterVersionRaised():
+            return {**(row or {}), "compatibility_version": event.compatibility_version}
         case _:
             return None
 
@@ -211,7 +218,12 @@ def _affinity_label(row: Row | None, event: Any) -> Row | None:  # noqa: ANN401
 VERSIONED: tuple[Versioned, ...] = (
     Versioned(
         kind="data_center",
-        events=(DataCenterCreated, DataCenterRenamed, DataCenterRemoved),
+        events=(
+            DataCenterCreated,
+            DataCenterRenamed,
+            DataCenterVersionRaised,
+            DataCenterRemoved,
+        ),
         fold=_data_center,
     ),
     Versioned(

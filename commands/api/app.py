@@ -133,6 +133,11 @@ class Api:
         hosts = self._placement.view.hosts.values()
         return tuple(sorted(host.id for host in hosts if host.cluster == cluster))
 
+    def clusters_of(self, data_center: str) -> tuple[str, ...]:
+        """Return the ids of a data center's clusters, as far as this process has read the log."""
+        clusters = self._placement.view.clusters.items()
+        return tuple(sorted(cluster for cluster, where in clusters if where == data_center))
+
     @property
     def macs(self) -> MacsInUse:
         """The MAC addresses of all NICs, as far as this process has read the log."""
@@ -340,6 +345,7 @@ class CommandEndpoint:
                 if_match=if_match,
                 secret_sha256=self._api.secret.enrolment_digest,
                 hosts_of=self._api.hosts_of,
+                clusters_of=self._api.clusters_of,
                 macs=self._api.macs,
             )
 

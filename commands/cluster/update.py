@@ -18,13 +18,13 @@ from commands.state import cluster_input, fitness, lookup
 from commands.state.cluster import ClusterState
 from commands.state.cluster_input import (
     Bridges,
-    CompatibilityVersion,
     CpuModel,
     Emulation,
     Firewall,
     MachineType,
     MemoryMin,
 )
+from commands.state.compatibility import CompatibilityVersion, require_not_lowered
 from commands.state.cpu_types import CpuType
 from commands.state.host import HOST, HostState, HostStatus
 from commands.state.mac_pool import chosen
@@ -85,7 +85,8 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         wanted = self._wanted(world, state)
         if wanted == state:
             return Decision.of(self.id)
-        _require_version_not_lowered(state, wanted)
+        # So it is never below the data center's either, with which every cluster begins.
+        require_not_lowered(state.compatibility_version, wanted.compatibility_version)
         members = [
             host
             for member in context.hosts_of(self.id)
@@ -137,22 +138,6 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
                 bridges=self.bridges,
             ),
         )
-
-
-def _require_version_not_lowered(state: ClusterState, wanted: ClusterState) -> None:
-    """Refuse a version below the present one, whose features VMs may use: so it never is below the
-    data center's either, with which every cluster begins.
-    """
-    if _numbers(wanted.compatibility_version) < _numbers(state.compatibility_version):
-        raise InvalidField(
-            f"The compatibility version is {state.compatibility_version}; it is never lowered.",
-            remedy=f"Choose {state.compatibility_version} or a later one.",
-            field="compatibility_version",
-        )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def _require_fit(members: list[HostState], wanted: ClusterState) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
-
 from commands.kernel.command import Command, Context, Decision, command, on
-from commands.kernel.fields import END, Description, Name
+from commands.kernel.fields import Description, Name
 from commands.kernel.fold import World
 from commands.kernel.refusal import NameTaken
+from commands.state.compatibility import CompatibilityVersion
 from events.types.data_center import DataCenterCreated, StorageType
 
 COMPATIBILITY_VERSION = "1.0"
@@ -32,9 +29,7 @@ class CreateDataCenter(Command, frozen=True, kw_only=True):
     name: Name
     description: Description = ""
     storage_type: StorageType = StorageType.SHARED
-    compatibility_version: Annotated[
-        str, msgspec.Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}" + END, max_length=7)
-    ] = COMPATIBILITY_VERSION
+    compatibility_version: CompatibilityVersion = COMPATIBILITY_VERSION
 
     def decide(self, world: World, context: Context) -> Decision:
         """Create it under a new id; the name's claim refuses a second one."""

@@ -12,23 +12,23 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
 
-import msgspec
-
 from commands.gateway.aftermath import Aftermath
 from commands.gateway.fencing import Fences
+from commands.gateway.intents import intent_vms
 from commands.gateway.memory import MemoryPolicies
 from commands.kernel.fold import Fold, Loaded, MissingStreamError, World
 from commands.kernel.shapes import Shape, Tables
 from commands.state.host import HOST, HostState
 from commands.state.host_power import FenceTry
 from commands.state.mac_book import MacBook
-from commands.state.vm import VM, Migration, VmState, VmStatus, removed_vm
+from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
+from events.types.cluster import ClusterCreated, ClusterRemoved
 from events.types.host import HostEnrolmentTokenIssued
 from events.types.host_memory import MemoryPolicy
 from events.types.job import Job
-from events.types.vm import DownReason, VmJobWithdrawn, VmStaleCopyFound
-from events.wire.agent import Intent, IntentVm, Receiving, Role
+from events.types.vm import VmJobWithdrawn, VmStaleCopyFound
+from events.wire.agent import Intent, IntentVm
 
 State = TypeVar("State")
 WITHDRAWN_JOBS_MAX = 1_000
@@ -44,6 +44,7 @@ SHAPE = Shape.of(
     versions=int,
     memory=MemoryPolicy,
     told=int,
+    clusters=str,
 )
 
 
@@ -73,6 +74,8 @@ class GatewayView:
         self.position = 0
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
+        self.clusters: dict[str, str] = {}
+        """The data center of each cluster."""
         self.macs = MacBook()
         self._versions: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
@@ -99,8 +102,7 @@ class GatewayView:
         elif recorded.kind == "vm":
             self._take_vm(recorded)
         elif recorded.kind == "cluster":
-            for host in self._memory.take_cluster(recorded, self.hosts):
-                self._wake(host)
+            self._take_cluster(recorded)
         while self._awaited and self._awaited[0][0] <= self.position:
             reached = heapq.heappop(self._awaited)[-1]
             if not reached.done():
@@ -147,6 +149,7 @@ class GatewayView:
             "versions": dict(self._versions),
             "memory": dict(self._memory.policies),
             "told": dict(self._memory.told),
+            "clusters": dict(self.clusters),
         }
 
     def restore(self, position: int, tables: Tables) -> None:
@@ -167,6 +170,7 @@ class GatewayView:
         self._versions.update(tables["versions"])
         self._memory.policies.update(tables["memory"])
         self._memory.told.update(tables["told"])
+        self.clusters.update(tables["clusters"])
         for where, jobs in tables["withdrawn"].items():
             self._withdrawn[where].extend(jobs)
 
@@ -180,8 +184,7 @@ class GatewayView:
         """Return all that should be on a host as of `position`; nothing while it is unconfirmed."""
         if self._restore.waits_for(host):
             return Intent(position=self.position)
-        whole = self._intent_of(host, self._vms_of.get(host, set()), ())
-        return msgspec.structs.replace(whole, memory=self._memory.of(self.hosts.get(host)))
+        return self._intent_of(host, self._vms_of.get(host, set()), (), told=True)
 
     def changes(self, host: str, after: int) -> Intent | None:
         """Return what changed on a host after a position, None if nothing did.
@@ -198,10 +201,7 @@ class GatewayView:
         told = self._memory.told.get(host, 0) > after
         if not vms and not jobs and not told and not self._fences.orders(host, after):
             return None
-        changes = self._intent_of(host, vms, jobs)
-        if not told:
-            return changes
-        return msgspec.structs.replace(changes, memory=self._memory.of(self.hosts.get(host)))
+        return self._intent_of(host, vms, jobs, told=told)
 
     def fences(self, host: str, after: int = 0) -> tuple[FenceTry, ...]:
         """Return what a host is to do with the power of others, as ordered after a position."""
@@ -259,6 +259,14 @@ class GatewayView:
         if before is not None and _bars(before, after) and self.on_barred is not None:
             self.on_barred(key)
 
+    def _take_cluster(self, recorded: Recorded) -> None:
+        if isinstance(recorded.event, ClusterCreated):
+            self.clusters[recorded.object_id] = recorded.event.data_center
+        elif isinstance(recorded.event, ClusterRemoved):
+            self.clusters.pop(recorded.object_id, None)
+        for host in self._memory.take_cluster(recorded, self.hosts):
+            self._wake(host)
+
     def _take_vm(self, recorded: Recorded) -> None:
         key = recorded.object_id
         before = self.vms.get(key)
@@ -289,7 +297,10 @@ class GatewayView:
             self._changed[host][recorded.object_id] = recorded.position
         self._wake(host)
 
-    def _intent_of(self, host: str, vms: set[str], withdrawn: tuple[str, ...]) -> Intent:
+    def _intent_of(
+        self, host: str, vms: set[str], withdrawn: tuple[str, ...], *, told: bool
+    ) -> Intent:
+        """Put an intent together; with `told` it says what to do where memory runs short."""
         items: list[IntentVm] = []
         jobs: list[Job] = []
         state = self.hosts.get(host)
@@ -309,54 +320,8 @@ class GatewayView:
             vms=tuple(items),
             jobs=tuple(jobs),
             jobs_withdrawn=withdrawn,
+            memory=self._memory.of(state) if told else None,
         )
-
-
-def intent_vms(
-    vm: VmState, host: str, restored: int = 0, *, in_doubt: bool = False
-) -> list[IntentVm]:
-    """Return what a VM's incarnations are to be on a host: its run, and copies to destroy.
-
-    A run that was ordered before the log was restored (up to position `restored`) may have been and
-    ended since: it goes on if it is there, and is never started. With `in_doubt` nothing is asked
-    about it yet.
-    """
-    items = [
-        IntentVm(
-            vm=vm.id,
-            incarnation=incarnation,
-            role=Role.ABSENT,
-            position=0,
-            started=True,
-            reason=DownReason.ADMIN,
-        )
-        for where, incarnation in vm.stale_copies
-        if where == host
-    ]
-    run, migration = vm.run, vm.migration
-    incoming = migration is not None and not migration.departed and not migration.dropped
-    if migration is not None and incoming and migration.destination == host and not in_doubt:
-        items.append(_incoming(vm, migration))
-    if run is None or run.host != host or in_doubt:
-        return items
-    lost = migration is not None and migration.lost and not (run.stopping or run.withdrawn)
-    ending = run.stopping or run.withdrawn or lost
-    reason = DownReason.ADMIN if run.stopping else DownReason.WITHDRAWN
-    reason = DownReason.CRASHED if lost else reason
-    items.append(
-        IntentVm(
-            vm=vm.id,
-            incarnation=run.incarnation,
-            role=Role.ABSENT if ending else _role(migration),
-            position=run.position,
-            started=run.started or run.position <= restored,
-            spec=None if ending else run.spec,
-            reason=reason if ending else None,
-            receiving=_receiving(migration) if migration and migration.departed else None,
-            only_half=lost,
-        )
-    )
-    return items
 
 
 def _voice(host: HostState) -> tuple[object, ...]:
@@ -379,27 +344,3 @@ def _hosts(vm: VmState) -> set[str]:
         *(entry.host for entry in vm.jobs),
         *(host for host, _incarnation in vm.stale_copies),
     }
-
-
-def _role(migration: Migration | None) -> Role:
-    leaving = migration is not None and not (migration.departed or migration.failed)
-    return Role.OUTGOING if leaving else Role.RUN
-
-
-def _incoming(vm: VmState, migration: Migration) -> IntentVm:
-    """Return what the destination is to do until the source has let go."""
-    over = migration.failed or vm.run is None
-    return IntentVm(
-        vm=vm.id,
-        incarnation=vm.incarnation,
-        role=Role.ABSENT if over else Role.INCOMING,
-        position=migration.position,
-        started=over,  # whatever there is of it is destroyed
-        spec=None if vm.run is None or over else vm.run.spec,
-        reason=DownReason.WITHDRAWN if over else None,
-        receiving=None if over else _receiving(migration),
-    )
-
-
-def _receiving(migration: Migration) -> Receiving:
-    return Receiving(migration=migration.id, source=migration.source)

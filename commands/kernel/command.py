@@ -38,6 +38,11 @@ def _no_hosts(cluster: str) -> tuple[str, ...]:
     raise LookupError(message)
 
 
+def _no_clusters(data_center: str) -> tuple[str, ...]:
+    message = f"the clusters of data center {data_center} are not at hand"
+    raise LookupError(message)
+
+
 class MacsInUse(Protocol):
     """The MAC addresses (as numbers) that NICs have, as far as the process that decides knows."""
 
@@ -69,10 +74,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     `ids` are fresh UUIDv7s for objects that the decision makes; `randoms` are fresh random 64-bit
     numbers. `if_match` is the configuration version that the client saw, if it said so.
     `secret_sha256` gives the hash (hex) of the secret that belongs to an enrolment token's id; the
-    secret itself never comes near a decision. `hosts_of` names the hosts of a cluster, as far as
-    the process that decides knows: one that came a moment ago may be missing. So may addresses in
-    `macs`; `macs_refused` are those that this command chose before, and that others turned out to
-    have.
+    secret itself never comes near a decision. `hosts_of` names the hosts of a cluster, and
+    `clusters_of` the clusters of a data center, as far as the process that decides knows: one that
+    came a moment ago may be missing. So may addresses in `macs`; `macs_refused` are those that this
+    command chose before, and that others turned out to have.
     """
 
     command: uuid.UUID
@@ -83,6 +88,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     if_match: int | None = None
     secret_sha256: Callable[[str], str] = _no_secret
     hosts_of: Callable[[str], tuple[str, ...]] = _no_hosts
+    clusters_of: Callable[[str], tuple[str, ...]] = _no_clusters
     macs: MacsInUse = NoMacs()
     macs_refused: tuple[str, ...] = ()
 

@@ -27,14 +27,6 @@ MachineType = Annotated[
         description="An exact q35 machine type, such as pc-q35-7.2.",
     ),
 ]
-CompatibilityVersion = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[0-9]{1,3}\.[0-9]{1,3}" + END,
-        max_length=7,
-        description="The release whose features all hosts must know.",
-    ),
-]
 Emulation = Annotated[
     bool,
     msgspec.Meta(description="Whether hosts that can only emulate (QEMU's TCG) are fit."),

@@ -10,6 +10,7 @@ from events.types.data_center import (
     DataCenterCreated,
     DataCenterRemoved,
     DataCenterRenamed,
+    DataCenterVersionRaised,
     StorageType,
 )
 
@@ -44,6 +45,12 @@ def evolve(state: DataCenterState | None, recorded: Recorded) -> DataCenterState
             state,
             name=event.name,
             description=event.description,
+            configuration_version=state.configuration_version + 1,
+        )
+    if isinstance(event, DataCenterVersionRaised):
+        return msgspec.structs.replace(
+            state,
+            compatibility_version=event.compatibility_version,
             configuration_version=state.configuration_version + 1,
         )
     if isinstance(event, DataCenterRemoved):

@@ -70,6 +70,24 @@ class DataCenterRenamed(Event, frozen=True, kw_only=True):
         )
 
 
+@event("data_center.version_raised")
+class DataCenterVersionRaised(Event, frozen=True, kw_only=True):
+    """Clusters of the data center begin with this compatibility version, and none is below it."""
+
+    name: str
+    compatibility_version: str
+    previous_version: str
+
+    audits: ClassVar[tuple[Audit, ...]] = (
+        Audit(
+            code=952,
+            name="USER_UPDATE_STORAGE_POOL",
+            message="Data center {name} was updated by {actor}: its compatibility version is"
+            " {compatibility_version}; it was {previous_version}.",
+        ),
+    )
+
+
 @event("data_center.removed")
 class DataCenterRemoved(Event, frozen=True, kw_only=True):
     """A data center is gone; its name is free again."""

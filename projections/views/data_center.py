@@ -75,12 +75,21 @@ def _renamed(
     }
 
 
+def _raised(
+    document: DataCenterDocument, event: e.DataCenterVersionRaised, recorded: Recorded
+) -> Changes:
+    return {
+        "compatibility_version": event.compatibility_version,
+        "configuration_version": document.configuration_version + 1,
+    }
+
+
 VIEW: View[DataCenterDocument] = View(
     "data_center",
     DataCenterDocument,
     created=e.DataCenterCreated,
     create=_create,
-    changes={e.DataCenterRenamed: _renamed},
+    changes={e.DataCenterRenamed: _renamed, e.DataCenterVersionRaised: _raised},
     removed=e.DataCenterRemoved,
 )
 evolve = VIEW.evolve

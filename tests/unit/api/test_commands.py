@@ -30,6 +30,19 @@ async def test_an_update_and_a_removal_are_answered_with_the_id(asked: Asked) ->
     assert answer.headers["chronovisor-position"] == "3"
 
 
+async def test_a_data_center_is_not_raised_above_its_clusters(asked: Asked) -> None:
+    made = [await asked.made(DATA_CENTERS, {"name": name}) for name in ("Prague", "Brno")]
+    cluster = await asked.made("/v1/clusters", {"name": "West", "data_center": made[0]})
+    raised = {"compatibility_version": "1.1"}
+    await asked.catch_up()
+    refused = await asked.send("PATCH", f"{DATA_CENTERS}/{made[0]}", raised)
+    assert problem(refused, 409, "wrong-state")["detail"].endswith("version below 1.1: West.")
+    assert (await asked.send("PATCH", f"{DATA_CENTERS}/{made[1]}", raised)).status_code == 200
+    assert (await asked.send("DELETE", f"/v1/clusters/{cluster}")).status_code == 200
+    await asked.catch_up()
+    assert (await asked.send("PATCH", f"{DATA_CENTERS}/{made[0]}", raised)).status_code == 200
+
+
 async def test_long_work_is_accepted_with_its_operation(asked: Asked) -> None:
     vm = await asked.vm()
     answer = await asked.post(f"/v1/vms/{vm}/start")

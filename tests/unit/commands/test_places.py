@@ -7,6 +7,7 @@ import pytest
 from commands.cluster.create import CreateCluster
 from commands.cluster.remove import RemoveCluster
 from commands.cluster.schedule import ScheduleCluster
+from commands.cluster.update import UpdateCluster
 from commands.data_center.create import CreateDataCenter
 from commands.data_center.remove import RemoveDataCenter
 from commands.data_center.update import UpdateDataCenter
@@ -25,6 +26,7 @@ from events.types.data_center import (
     DataCenterCreated,
     DataCenterRemoved,
     DataCenterRenamed,
+    DataCenterVersionRaised,
     StorageType,
 )
 from events.types.operation import (
@@ -64,6 +66,36 @@ def test_a_data_center_that_others_changed_is_not_renamed() -> None:
         PreconditionFailed, "version 2"
     )
     assert changed.when(UpdateDataCenter(id=DATA_CENTER, name="Wien"), if_match=2).events
+
+
+def test_a_data_center_is_raised_once_its_clusters_are() -> None:
+    raising = UpdateDataCenter(id=DATA_CENTER, name="Brno", compatibility_version="1.10")
+    below = place().when(raising, clusters_of=lambda _center: (CLUSTER,))
+    refusal = below.refused(WrongState, "version below 1.10: Default.")
+    assert "cluster update" in refusal.remedy
+    above = place().when(
+        UpdateCluster(id=CLUSTER, compatibility_version="1.10"), hosts_of=lambda _cluster: ()
+    )
+    when = above.follows().when(raising, clusters_of=lambda _center: (CLUSTER,))
+    when.then(
+        DataCenterRenamed(name="Brno", previous_name="Default"),
+        DataCenterVersionRaised(name="Brno", compatibility_version="1.10", previous_version="1.0"),
+    )
+    raised = when.follows()
+    made = raised.when(CreateCluster(name="West", data_center=DATA_CENTER))
+    assert made.event(ClusterCreated).compatibility_version == "1.10"
+    again = UpdateDataCenter(id=DATA_CENTER, compatibility_version="1.10")
+    raised.when(again, if_match=3).then_nothing()
+    raised.when(UpdateDataCenter(id=DATA_CENTER, compatibility_version="1.9")).refused(
+        InvalidField, "is never lowered"
+    )
+
+
+def test_a_cluster_that_is_gone_does_not_keep_its_data_center_from_being_raised() -> None:
+    gone = place().when(RemoveCluster(id=CLUSTER)).follows()
+    raising = UpdateDataCenter(id=DATA_CENTER, compatibility_version="2.0")
+    when = gone.when(raising, clusters_of=lambda _center: (CLUSTER,))
+    assert when.event(DataCenterVersionRaised).compatibility_version == "2.0"
 
 
 def test_a_cluster_comes_to_be_in_its_data_center() -> None:

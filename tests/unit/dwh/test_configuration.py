@@ -20,6 +20,11 @@ from events.types.affinity import (
 from events.types.base import Event
 from events.types.cluster import ClusterCreated, ClusterUpdated
 from events.types.cluster_requirements import Requirements
+from events.types.data_center import (
+    DataCenterCreated,
+    DataCenterRenamed,
+    DataCenterVersionRaised,
+)
 from events.types.host import HostClusterChanged
 from tests.unit.dwh.samples import (
     MIB,
@@ -88,6 +93,20 @@ def test_a_removal_ends_the_last_row() -> None:
 
 def test_other_events_do_nothing() -> None:
     assert apply("vm", vm_up()) == Changes(closed={}, rows=[])
+
+
+def test_a_data_center_follows_its_changes() -> None:
+    made = DataCenterCreated(name="Prague", compatibility_version="1.0")
+    renamed = DataCenterRenamed(name="Brno", previous_name="Prague")
+    raised = DataCenterVersionRaised(
+        name="Brno", compatibility_version="1.1", previous_version="1.0"
+    )
+    rows = apply("data_center", made, renamed, raised).rows
+    assert [(row["name"], row["compatibility_version"]) for row in rows] == [
+        ("Prague", "1.0"),
+        ("Brno", "1.0"),
+        ("Brno", "1.1"),
+    ]
 
 
 def test_a_cluster_and_a_hosts_cluster_follow_their_changes() -> None:

@@ -69,6 +69,7 @@ async def test_a_view_taken_up_gives_every_host_the_same_intent_and_changes() ->
             folded(history[cut + 1 :], restored)
             for stream in {recorded.stream for recorded in history}:
                 assert restored.known(stream) == whole.known(stream)
+            assert restored.clusters == whole.clusters != {}
             for host in whole.hosts:
                 assert restored.intent(host) == whole.intent(host)
                 for after in range(whole.position + 1):

@@ -425,6 +425,17 @@ class TestDataCenter:
         assert shown(history, "host", host)["data_center"]["name"] == "Bonn"  # type: ignore[index]
         assert shown(history, "data_center", center)["configuration_version"] == 2  # type: ignore[index]
 
+    def test_raised_shows_its_compatibility_version(self, history: History) -> None:
+        center = history.make_data_center()
+        raised = data_center_events.DataCenterVersionRaised(
+            name="Default", compatibility_version="4.9", previous_version="4.8"
+        )
+        history.add(f"data_center/{center}", raised)
+        document = shown(history, "data_center", center)
+        assert document is not None
+        found = (document["compatibility_version"], document["configuration_version"])
+        assert found == ("4.9", 2)
+
 
 class TestCluster:
     def test_renamed_is_renamed_where_others_name_it(
