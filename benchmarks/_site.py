@@ -19,6 +19,7 @@ import psycopg
 import uvloop
 
 from benchmarks._enrolment import NewHost, enrol
+from benchmarks._lean_gateway import LeanGateway
 from benchmarks._processes import part_pids, processor_s
 from chronovisor.installation import Addresses, Installation
 from chronovisor.parts.fleet import simulated_hardware
@@ -51,7 +52,7 @@ def be_hosts(folders: list[str]) -> None:
         )
         for folder in folders
     ]
-    uvloop.run(run_agent(AgentProcess(hosts=hosts)))
+    uvloop.run(run_agent(AgentProcess(hosts=hosts, connect=LeanGateway)))
 
 
 class Site:

@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument(
         "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
     )
-    parser.add_argument("--steady", type=float, default=180.0 if full else 15.0, help="seconds")
+    parser.add_argument("--steady", type=float, default=180.0 if full else 60.0, help="seconds")
     parser.add_argument("--found", type=Path, default=None, help="keeps what was found")
     asked = parser.parse_args()
     sizes: dict[int, dict[str, float]] = {}

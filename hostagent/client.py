@@ -152,12 +152,7 @@ class HttpsGateway:
             raise GatewayAwayError(str(error)) from error
         if not response.is_success:
             raise problem(response.status_code, response.headers.get("retry-after"), body)
-        if not body and empty is not None:
-            return empty
-        try:
-            return msgspec.json.decode(body, type=answer)
-        except msgspec.DecodeError as error:
-            raise GatewayRefusedError(f"the engine's answer makes no sense: {error}") from error
+        return understood(body, answer, empty)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -167,6 +162,16 @@ async def _read(response: httpx.Response) -> bytes:
         if len(body) > ANSWER_BYTES_MAX:
             raise GatewayRefusedError(f"the engine's answer exceeds {ANSWER_BYTES_MAX} bytes")
     return bytes(body)
+
+
+def understood(body: bytes, answer: type[Answer], empty: Answer | None = None) -> Answer:
+    """Return what an answer's body says; `empty` where nothing came and nothing may come."""
+    if not body and empty is not None:
+        return empty
+    try:
+        return msgspec.json.decode(body, type=answer)
+    except msgspec.DecodeError as error:
+        raise GatewayRefusedError(f"the engine's answer makes no sense: {error}") from error
 
 
 def problem(status: int, retry_after: str | None, body: bytes) -> GatewayError:

@@ -7,8 +7,10 @@ are not disturbed. Simulated machines can be told things by files (`control`).
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -18,6 +20,7 @@ from hostagent.backoff import Backoff
 from hostagent.client import HttpsGateway, agent_context
 from hostagent.control import ControlFolder
 from hostagent.driver import Driver
+from hostagent.gateway import Gateway
 from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
 from hostagent.join import CERTIFICATE_NAME, KEY_NAME, TRUST_NAME, load_joined
 from hostagent.journal import Journal
@@ -30,7 +33,7 @@ from hostagent.migration_port import PORT_NAME, SharedPort
 from hostagent.migration_relay import RelayedMoves
 from hostagent.migrations import MigrationSetup
 from hostagent.power import Power
-from hostagent.renewal import Renewal
+from hostagent.renewal import Renewal, RenewalGateway
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do
@@ -44,6 +47,20 @@ STARTED_AT_ONCE_MAX = 50
 CONTROL_POLL_S = 0.1
 
 _log = structlog.get_logger(__name__)
+
+
+class HostGateway(Gateway, RenewalGateway, Protocol):
+    """All that a host asks of the engine."""
+
+
+class Connect(Protocol):
+    """Makes one host's connections to the gateway at an address."""
+
+    def __call__(
+        self, address: str, context: ssl.SSLContext, *, request_timeout_s: float
+    ) -> HostGateway:
+        """Connect when something is asked first; `request_timeout_s` bounds every request."""
+        ...
 
 
 class NotJoinedError(Exception):
@@ -114,11 +131,13 @@ class Fleet:
         *,
         timings: Timings | None = None,
         control: Path | None = None,
+        connect: Connect = HttpsGateway,
     ) -> None:
         self.metrics = Metrics()
         self._hosts = tuple(hosts)
         self._timings = timings or Timings()
         self._control = control
+        self._connect = connect
         self._agents: dict[Path, HostAgent] = {}
         self._tasks: dict[Path, asyncio.Task[None]] = {}
         self._starting = asyncio.Semaphore(STARTED_AT_ONCE_MAX)
@@ -194,7 +213,7 @@ class Fleet:
         self._agents[setup.folder] = agent
         await run_together((agent.run(), renewal.run()))
 
-    def _prepare(self, setup: HostSetup) -> tuple[Identity, HttpsGateway]:
+    def _prepare(self, setup: HostSetup) -> tuple[Identity, HostGateway]:
         """Read what lies on disk; in a thread, since many hosts start at once."""
         joined = load_joined(setup.folder)
         if joined is None:
@@ -202,13 +221,13 @@ class Fleet:
         context = agent_context(
             setup.folder / CERTIFICATE_NAME, setup.folder / KEY_NAME, setup.folder / TRUST_NAME
         )
-        gateway = HttpsGateway(
+        gateway = self._connect(
             joined.gateway, context, request_timeout_s=self._timings.request_timeout_s
         )
         identity = Identity(host=joined.host, name=joined.name, hardware=setup.hardware, boot="")
         return identity, gateway
 
-    def _assemble(self, setup: HostSetup, identity: Identity, gateway: HttpsGateway) -> HostAgent:
+    def _assemble(self, setup: HostSetup, identity: Identity, gateway: Gateway) -> HostAgent:
         # The driver first: a simulated machine makes its boot id when it is switched on.
         driver = setup.make_driver()
         return HostAgent(

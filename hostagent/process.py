@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from hostagent.fleet import Fleet, HostSetup
+from hostagent.client import HttpsGateway
+from hostagent.fleet import Connect, Fleet, HostSetup
 from hostagent.status import serve_status
 from hostagent.timings import Timings
 
@@ -27,13 +28,15 @@ class AgentProcess(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent process is told at its start.
 
     `status` is where health and metrics are served: a path for a Unix socket, "127.0.0.1:PORT"
-    (port 0: any), or None. `control` is a folder of words to simulated machines.
+    (port 0: any), or None. `control` is a folder of words to simulated machines. `connect` makes
+    each host's connections to the gateway.
     """
 
     hosts: Sequence[HostSetup]
     time_scale: float = 1.0
     status: str | None = None
     control: Path | None = None
+    connect: Connect = HttpsGateway
 
 
 async def run_agent(process: AgentProcess, stop: asyncio.Event | None = None) -> None:
@@ -48,6 +51,7 @@ async def run_agent(process: AgentProcess, stop: asyncio.Event | None = None) ->
         process.hosts,
         timings=Timings().scaled(process.time_scale),
         control=process.control,
+        connect=process.connect,
     )
     async with serve_status(fleet, process.status):
         running = asyncio.create_task(fleet.run())

@@ -58,6 +58,10 @@ log = structlog.get_logger(__name__)
 Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 FOLLOW_S = 5.0
 _WELL = frozenset({"up", "standby"})
+POLLS_IN_SILENCE = 2.4
+"""A host that has no news is heard so often within the time after which it counts as silent."""
+POLL_S_MAX = 55.0
+"""What lies between engine and agents may forget connections that are still for a minute."""
 
 
 class Engine:
@@ -159,7 +163,9 @@ class Engine:
             source_for,
             Intervals(
                 telemetry_s=settings.hosts.telemetry_interval_s * scale,
-                poll_s=max(1.0, 25.0 * scale),
+                poll_s=max(
+                    1.0, min(POLL_S_MAX, settings.hosts.silent_timeout_s / POLLS_IN_SILENCE) * scale
+                ),
                 compare_s=settings.hosts.compare_interval_s * scale,
                 fence_fresh_s=max(FRESH_S_MIN, FRESH_S * scale),
             ),
