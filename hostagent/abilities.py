@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from events.types.host import Capabilities
+from events.types.host_memory import Swap
 from hostagent.driver import Driver, DriverError
 from hostagent.files import read_bounded, write_atomically
 from hostagent.memory_keeper import MemoryKeeper
@@ -25,6 +26,11 @@ FREE_STORAGE_CHANGE = 0.1
 
 SAVED_CHANGE = 0.01
 """What KSM saves is reported anew when it changed by this part of the host's memory."""
+
+SWAP_USED_CHANGE = 0.05
+"""What is swapped out is reported anew when it changed by this part of the swap there is."""
+SWAP_PRESSURE_CHANGE = 5
+"""So many percent less or more, and more than nothing after nothing, are worth a word."""
 
 _log = structlog.get_logger(__name__)
 
@@ -103,8 +109,21 @@ def _differs(able: Capabilities, reported: Capabilities | None) -> bool:
         return True
     free, saved = reported.storage_free_bytes, reported.ksm.saved_bytes if reported.ksm else 0
     ksm = able.ksm and msgspec.structs.replace(able.ksm, saved_bytes=saved)
-    if msgspec.structs.replace(able, storage_free_bytes=free, ksm=ksm) != reported:
+    settled = msgspec.structs.replace(able, storage_free_bytes=free, ksm=ksm, swap=reported.swap)
+    if settled != reported or _swap_differs(able.swap, reported.swap):
         return True
     if abs((able.ksm.saved_bytes if able.ksm else 0) - saved) > SAVED_CHANGE * able.memory_bytes:
         return True
     return abs(able.storage_free_bytes - free) > FREE_STORAGE_CHANGE * max(1, free)
+
+
+def _swap_differs(now: Swap | None, before: Swap | None) -> bool:
+    """Whether it is worth a word; a host that is about to swap must not report at every look."""
+    if now is None or before is None or now.total_bytes != before.total_bytes:
+        return now != before
+    if abs(now.used_bytes - before.used_bytes) > SWAP_USED_CHANGE * now.total_bytes:
+        return True
+    change = now.pressure_percent - before.pressure_percent
+    return (
+        abs(change) >= SWAP_PRESSURE_CHANGE or before.pressure_percent <= 0 < now.pressure_percent
+    )

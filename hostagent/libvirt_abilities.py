@@ -13,6 +13,7 @@ from hostagent.libvirt_processes import ProcessTable
 from hostagent.libvirt_samples import host_memory_bytes
 from hostagent.libvirt_storage import Storage
 from hostagent.libvirt_watch import Watch
+from hostagent.memory_files import MemoryFiles
 
 
 async def reported(
@@ -39,6 +40,7 @@ async def reported(
         hostname=abilities.host_name,
         storage_id=await watch.work(storage.shared_id),
         virtualization=Virtualization.KVM if uses_kvm else Virtualization.EMULATION,
+        swap=await watch.work(MemoryFiles(root).swap),
         hardware=await watch.work(lambda: _hardware(root, abilities)),
     )
 

@@ -126,10 +126,15 @@ def processor_ticks(stat: str) -> tuple[int, int]:
     return sum(fields) - sum(fields[IDLE_FIELDS]), sum(fields)
 
 
+def meminfo_bytes(meminfo: str) -> dict[str, int]:
+    """Return the figures of /proc/meminfo by their names."""
+    lines = (line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
+    return {name: int(rest.split()[0]) * KIB for name, rest in lines}
+
+
 def memory_bytes(meminfo: str) -> tuple[int, int]:
     """Return the host's whole memory and what is in use, from /proc/meminfo."""
-    lines = (line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
-    values = {name: int(rest.split()[0]) * KIB for name, rest in lines}
+    values = meminfo_bytes(meminfo)
     total = values.get("MemTotal", 0)
     return total, total - values.get("MemAvailable", total)
 

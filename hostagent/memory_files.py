@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from events.types.host_memory import Swap, swap_of
 from hostagent.files import read_bounded
-from hostagent.libvirt_samples import memory_bytes
+from hostagent.libvirt_samples import meminfo_bytes, memory_bytes
 
 KSM_FOLDER = Path("sys/kernel/mm/ksm")
 MEMINFO = Path("proc/meminfo")
@@ -49,6 +50,16 @@ class MemoryFiles:
         """Return the host's memory; raises OSError."""
         total, used = memory_bytes(self._meminfo.read_text())
         return HostMemory(total, total - used)
+
+    def swap(self) -> Swap | None:
+        """Return what is swapped out; None where the kernel does not tell."""
+        try:
+            text = self._meminfo.read_text()
+        except OSError:
+            return None
+        values, (total, used) = meminfo_bytes(text), memory_bytes(text)
+        swap = values.get("SwapTotal", 0)
+        return swap_of(swap, swap - values.get("SwapFree", swap), total - used, total)
 
     def ksm(self) -> KsmState | None:
         """Return what KSM does; None where the kernel has none."""

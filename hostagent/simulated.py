@@ -33,7 +33,7 @@ from hostagent.driver import (
     UnknownStateError,
 )
 from hostagent.files import make_private_folder, write_atomically
-from hostagent.simulated_samples import GENEROUS, sample_machine
+from hostagent.simulated_samples import GENEROUS, sample_machine, swapped_out
 from hostagent.simulated_state import (
     NEVER,
     Control,
@@ -138,6 +138,7 @@ class SimulatedDriver:
         return msgspec.structs.replace(
             self._capabilities,
             storage_free_bytes=max(0, self._capabilities.storage_free_bytes - used),
+            swap=swapped_out(self._machine.announced, self._capabilities),
         )
 
     async def domains(self) -> Domains:
@@ -153,8 +154,7 @@ class SimulatedDriver:
                     held=_held(domain),
                     process=domain.process,
                 )
-                for domain in self._machine.domains.values()
-                if domain.announced
+                for domain in self._machine.announced
             ),
             unmanaged=self._machine.unmanaged,
         )
@@ -254,8 +254,7 @@ class SimulatedDriver:
     async def sample(self) -> tuple[HostSample, Sequence[VmSample]]:
         """Return a sample that depends on nothing but the names and the time."""
         now_able = await self.capabilities()
-        running = [domain for domain in self._machine.domains.values() if domain.announced]
-        return sample_machine(running, now_able, self._clock())
+        return sample_machine(self._machine.announced, now_able, self._clock())
 
     def control(self, word: Control) -> None:
         """Do what the simulated machine is told, at once; a VM that is not there is ignored."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from events.types.host import Capabilities
+from events.types.host_memory import Swap, swap_of
 from events.wire.agent import HostSample, VmSample
 from hostagent.simulated_state import SimulatedDomain, hash_fraction
 
 STORAGE_BYTES = 4 * 1024**4
 _GIB = 1024**3
+SWAP_BYTES = 32 * _GIB
 _SAMPLE_PERIOD_S = 600.0
 
 GENEROUS = Capabilities(
@@ -41,6 +43,17 @@ GENEROUS = Capabilities(
 )
 
 
+def memory_used(running: Iterable[SimulatedDomain]) -> int:
+    """Return what a host and its domains use, which may be more than the memory that it has."""
+    return 2 * _GIB + sum(_memory_used(domain) for domain in running)
+
+
+def swapped_out(running: Iterable[SimulatedDomain], able: Capabilities) -> Swap:
+    """Return what of it does not fit into the host's memory, as far as its swap takes it."""
+    beyond = memory_used(running) - able.memory_bytes
+    return swap_of(SWAP_BYTES, min(max(0, beyond), SWAP_BYTES), max(0, -beyond), able.memory_bytes)
+
+
 def sample_machine(
     running: Sequence[SimulatedDomain], able: Capabilities, now: float
 ) -> tuple[HostSample, Sequence[VmSample]]:
@@ -50,7 +63,7 @@ def sample_machine(
     busy_cpus = sum(
         sample.cpu_percent / 100 * domain.cpus for sample, domain in zip(vms, running, strict=True)
     )
-    used = 2 * _GIB + sum(sample.memory_used_bytes for sample in vms)
+    used = memory_used(running)
     host = HostSample(
         time=time_utc,
         cpu_percent=min(100.0, 1.0 + 100 * busy_cpus / able.cpus),
@@ -68,14 +81,14 @@ def sample_machine(
 def _vm_sample(domain: SimulatedDomain, now: float, time_utc: dt.datetime) -> VmSample:
     phase = 2 * math.pi * (now / _SAMPLE_PERIOD_S + hash_fraction(domain.vm))
     wave = (1 + math.sin(phase)) / 2
-    level = 0.0 if domain.paused is not None else hash_fraction(domain.vm, "level")
+    level = _level(domain)
     return VmSample(
         vm=domain.vm,
         incarnation=domain.incarnation,
         time=time_utc,
         cpu_percent=round(100 * level * wave, 2),
         memory_bytes=domain.memory_bytes,
-        memory_used_bytes=int(domain.memory_bytes * (0.3 + 0.5 * level)),
+        memory_used_bytes=_memory_used(domain),
         disk_read_bytes_per_s=round(2e6 * level * wave),
         disk_write_bytes_per_s=round(1e6 * level * wave),
         disk_read_operations_per_s=round(200 * level * wave),
@@ -83,3 +96,11 @@ def _vm_sample(domain: SimulatedDomain, now: float, time_utc: dt.datetime) -> Vm
         network_receive_bytes_per_s=round(5e5 * level * wave),
         network_transmit_bytes_per_s=round(4e5 * level * wave),
     )
+
+
+def _level(domain: SimulatedDomain) -> float:
+    return 0.0 if domain.paused is not None else hash_fraction(domain.vm, "level")
+
+
+def _memory_used(domain: SimulatedDomain) -> int:
+    return int(domain.memory_bytes * (0.3 + 0.5 * _level(domain)))

@@ -104,6 +104,11 @@ class Machine(msgspec.Struct, kw_only=True):
     process_next: int = 1_000
     faults: Faults = msgspec.field(default_factory=Faults)
 
+    @property
+    def announced(self) -> list[SimulatedDomain]:
+        """The domains that are there, those that are still being started left out."""
+        return [domain for domain in self.domains.values() if domain.announced]
+
     def next_due(self) -> float:
         """Return when something happens by itself next; NEVER if nothing will."""
         due = [NEVER]

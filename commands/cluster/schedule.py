@@ -19,6 +19,7 @@ from commands.state.scheduling_input import (
     Ratio,
     Reserve,
     ScaleDown,
+    SwapUsage,
     Threshold,
     VmCount,
     given,
@@ -62,6 +63,7 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
     scale_down: ScaleDown | None = None
     automatic_host_power_management: PowerManagement | None = None
     hosts_in_reserve: Reserve | None = None
+    maximum_allowed_swap_usage_percent: SwapUsage | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Set it; no event where it is so already."""

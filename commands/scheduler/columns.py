@@ -18,6 +18,7 @@ from commands.scheduler.layout import (
     ordinary_memory_of,
     pages_of,
     same_tsc,
+    swap_pressure,
 )
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.state.host import HostStatus
@@ -53,6 +54,7 @@ class Columns:
         self.takes_in: Mask = np.zeros(rows, np.bool_)
         self.memory_free: Numbers = np.zeros(rows, np.int64)
         self.memory_to_guarantee: Numbers = np.zeros(rows, np.int64)
+        self.swap_pressure: Numbers = np.zeros(rows, np.int64)
         self.cpus: Numbers = np.zeros(rows, np.int64)
         self.processors_taken: Numbers = np.zeros(rows, np.int64)
         self.memory_free_expected: Reals = np.zeros(rows, np.float64)
@@ -149,6 +151,7 @@ class Columns:
         self.memory_free[row] = memory - candidate.memory_taken_bytes
         self.memory_to_guarantee[row] = memory - candidate.guaranteed_taken_bytes
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
+        self.swap_pressure[row] = swap_pressure(abilities)
         self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
         self.per_cpu[row] = 1 / max(1, abilities.cpus) if abilities else 0
         cores = cpus_of(abilities, threads_as_cores=False) if abilities else _NO_LIMIT

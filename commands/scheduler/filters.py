@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from commands.scheduler.columns import Columns, Mask
-from commands.scheduler.layout import ordinary_memory_of
+from commands.scheduler.layout import ordinary_memory_of, swap_pressure
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.scheduler.tuning import TUNING_FILTERS
 from commands.scheduler.units import Filter
@@ -218,6 +218,24 @@ def _enough_memory(need: Need, columns: Columns) -> Mask:
     return mask
 
 
+def _swapping(need: Need, candidate: Candidate) -> str | None:
+    pressure = swap_pressure(candidate.host.capabilities)
+    limit = need.scheduling.maximum_allowed_swap_usage_percent
+    if not need.starts or pressure <= limit:
+        return None
+    return (
+        f"It has swapped out {pressure} % of its memory more than is free;"
+        f" above {limit} % it gets no more VMs."
+    )
+
+
+def _not_swapping(need: Need, columns: Columns) -> Mask | None:
+    if not need.starts:
+        return None
+    mask: Mask = columns.swap_pressure <= need.scheduling.maximum_allowed_swap_usage_percent
+    return mask
+
+
 def _cpus(need: Need, abilities: Capabilities) -> int:
     return cpus_of(abilities, threads_as_cores=need.threads_as_cores)
 
@@ -334,6 +352,7 @@ FILTERS: tuple[Filter, ...] = (
         passing=_enough_memory,
         objection=_memory,
     ),
+    Filter(name="Swap", passing=_not_swapping, objection=_swapping),
     Filter(
         name="CPU",
         passing=lambda need, columns: columns.counted(need) >= need.processors,

@@ -12,6 +12,7 @@ import msgspec
 
 from events.types.host import Capabilities
 from events.types.host_hardware import NumaNode
+from events.types.host_memory import SWAP_PRESSURE_LEAST
 from events.types.run_spec import VmConfiguration
 from events.types.vm_tuning import NumaMode, Tuning, members
 
@@ -82,6 +83,13 @@ def guaranteed_of(configuration: VmConfiguration) -> int:
     if least is None or not configuration.ballooning:
         return configuration.memory_bytes
     return least
+
+
+def swap_pressure(abilities: Capabilities | None) -> int:
+    """Return how far a host is from taking back what it swapped out, in percent of its memory."""
+    if abilities is None or abilities.swap is None:
+        return SWAP_PRESSURE_LEAST
+    return abilities.swap.pressure_percent
 
 
 def nodes_of(abilities: Capabilities) -> dict[int, NumaNode]:

@@ -18,6 +18,7 @@ from commands.state.scheduling_input import (
     Ratio,
     Reserve,
     ScaleDown,
+    SwapUsage,
     Threshold,
     VmCount,
     Weights,
@@ -60,6 +61,7 @@ class UpdateSchedulingPolicy(Command, frozen=True, kw_only=True):
     scale_down: ScaleDown | None = None
     automatic_host_power_management: PowerManagement | None = None
     hosts_in_reserve: Reserve | None = None
+    maximum_allowed_swap_usage_percent: SwapUsage | None = None
 
     def decide(self, world: World, context: Context) -> Decision:
         """Change what differs; no event where nothing does."""

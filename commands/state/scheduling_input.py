@@ -104,6 +104,15 @@ Reserve = Annotated[
         description="So many hosts that run nothing are kept up; 0 if not given.",
     ),
 ]
+SwapUsage = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=199,
+        description="A host gets no more VMs while what it has swapped out exceeds its free memory"
+        " by more than this share of its memory; 0 if not given.",
+    ),
+]
 _EVENLY, _SAVING = SchedulingPolicy.EVENLY_DISTRIBUTED, SchedulingPolicy.POWER_SAVING
 _BY_COUNT = SchedulingPolicy.VM_EVENLY_DISTRIBUTED
 POLICIES_OF = {
@@ -120,7 +129,13 @@ POLICIES_OF = {
 
 
 PARAMETERS = frozenset(
-    {*POLICIES_OF, "high_utilization_percent", "cpu_over_commit_duration_minutes", "scale_down"}
+    {
+        *POLICIES_OF,
+        "high_utilization_percent",
+        "cpu_over_commit_duration_minutes",
+        "scale_down",
+        "maximum_allowed_swap_usage_percent",
+    }
 )
 """All parameters, by the names of their fields."""
 FACTOR_MAX = 1_000

@@ -11,7 +11,7 @@ from events.claims import Claim, exclusive, release, shared
 from events.types.base import Audit, Event, Severity, event
 from events.types.host_hardware import Hardware, Virtualization
 from events.types.host_maintenance import VmsThatStay
-from events.types.host_memory import Ksm
+from events.types.host_memory import Ksm, Swap
 
 
 def name_key(name: str) -> str:
@@ -31,7 +31,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     storage folder: hosts that report the same one see the same files ("" if it is the host's own).
     `fence_agents` are the programs that it has for turning other hosts off, without `fence_`.
     `compatibility_versions` are those of clusters that its agent knows, `hardware` all the rest.
-    `ksm` is what its kernel says of merging equal pages, None where it has none.
+    `ksm` is what its kernel says of merging equal pages, None where it has none; `swap` what it has
+    swapped out, None where its agent does not tell.
     """
 
     architecture: str
@@ -52,6 +53,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     compatibility_versions: tuple[str, ...] = ()
     hardware: Hardware | None = None
     ksm: Ksm | None = None
+    swap: Swap | None = None
 
 
 @event("host.added")

@@ -19,6 +19,7 @@ class FilterUnit(enum.StrEnum):
     MIGRATION_TSC_FREQUENCY = "Migration-Tsc-Frequency"
     NETWORK = "Network"
     NUMA = "NUMA"
+    SWAP = "Swap"
     VM_AFFINITY_GROUPS = "VmAffinityGroups"
     VM_TO_HOSTS_AFFINITY_GROUPS = "VmToHostsAffinityGroups"
 

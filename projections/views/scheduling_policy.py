@@ -25,6 +25,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     scale_down: int
     automatic_host_power_management: bool
     hosts_in_reserve: int
+    maximum_allowed_swap_usage_percent: int
 
 
 class SchedulingPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):

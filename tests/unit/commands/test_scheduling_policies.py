@@ -108,6 +108,17 @@ def test_it_is_changed_and_removed() -> None:
     there().when(RemoveSchedulingPolicy(id=POLICY)).then(SchedulingPolicyRemoved(name="mine"))
 
 
+def test_how_much_swap_a_host_may_use_is_a_parameter_of_every_policy() -> None:
+    made = CreateSchedulingPolicy(name="x", maximum_allowed_swap_usage_percent=20)
+    plain = place().when(made).event(SchedulingPolicyCreated).scheduling
+    assert plain.maximum_allowed_swap_usage_percent == 20
+    assert FilterUnit.SWAP in (plain.filters or ())
+    for policy in SchedulingPolicy:
+        own = ScheduleCluster(id=CLUSTER, policy=policy, maximum_allowed_swap_usage_percent=7)
+        found = place().when(own).event(ClusterSchedulingSet).scheduling
+        assert found.maximum_allowed_swap_usage_percent == 7
+
+
 def test_a_cluster_uses_it_with_parameters_of_its_own() -> None:
     use = ScheduleCluster(id=CLUSTER, scheduling_policy=POLICY, high_utilization_percent=90)
     wanted = Scheduling(

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events.types.run_spec import Disk, RunSpec
 from hostagent.driver import Driver, DriverError
 from hostagent.simulated import SimulatedDriver
+from hostagent.simulated_samples import GENEROUS
 from hostagent.simulated_state import Control, Do, Faults
 from tests.contract.driver_contract import DriverContract, DriverRig
 from tests.unit.hostagent.samples import OTHER, VM, a_spec
@@ -164,3 +166,23 @@ async def test_samples_of_one_instant_are_equal(tmp_path: Path) -> None:
     await driver.start(a_spec())
 
     assert await driver.sample() == await driver.sample()
+
+
+async def test_a_host_swaps_out_what_does_not_fit_into_its_memory(tmp_path: Path) -> None:
+    small = msgspec.structs.replace(GENEROUS, memory_bytes=3 * 1024**3)
+    driver = SimulatedDriver(tmp_path, name="host01", capabilities=small)
+    await driver.open()
+    idle = (await driver.capabilities()).swap
+    assert idle is not None
+    assert (idle.used_bytes, idle.pressure_percent) == (0, -5)
+    spec = a_spec(VM)
+    large = msgspec.structs.replace(spec.configuration, memory_bytes=8 * 1024**3)
+    await driver.start(msgspec.structs.replace(spec, configuration=large))
+    host, vms = await driver.sample()
+    swap = (await driver.capabilities()).swap
+    assert swap is not None
+    assert swap.used_bytes == 2 * 1024**3 + vms[0].memory_used_bytes - host.memory_total_bytes
+    assert swap.pressure_percent == swap.used_bytes * 100 // host.memory_total_bytes > 0
+    await driver.destroy(VM, 1)
+    assert (await driver.capabilities()).swap == idle
+    await driver.close()

@@ -451,3 +451,4 @@ async def test_what_the_host_can_do(rig: Rig) -> None:
     assert able.hypervisor_version == "QEMU 7.2.0, libvirt 9.0.0"
     assert able.hostname == "host01"
     assert able.memory_bytes > 0
+    assert able.swap is not None

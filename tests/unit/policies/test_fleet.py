@@ -20,6 +20,7 @@ from commands.scheduler.policies import objections, weights_of
 from commands.state.host import Duty, HostState, Identity
 from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
+from events.types.host_memory import Swap, swap_of
 from events.types.run_spec import Topology
 from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
 from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members
@@ -194,6 +195,18 @@ REFUSED = [
         host(1),
         Need(cluster="c", avoid=frozenset({"h1"})),
         "Balancing leaves it out: it is over-used, or to be emptied, or a VM comes or goes.",
+    ),
+    (
+        "Swap",
+        able(1, swap=Swap(total_bytes=2**30, used_bytes=2**29, pressure_percent=11)),
+        Need(cluster="c", scheduling=Scheduling(maximum_allowed_swap_usage_percent=10)),
+        "It has swapped out 11 % of its memory more than is free; above 10 % it gets no more VMs.",
+    ),
+    (
+        "Swap",
+        able(1, swap=Swap(total_bytes=2**30, used_bytes=2**29, pressure_percent=1)),
+        Need(cluster="c"),
+        "It has swapped out 1 % of its memory more than is free; above 0 % it gets no more VMs.",
     ),
     ("CPU", host(1, cpus=2), Need(cluster="c", processors=3), "It has 2 CPUs, the VM wants 3."),
     (
@@ -549,6 +562,7 @@ NEEDS = st.builds(
         policy=st.sampled_from(SchedulingPolicy),
         high_utilization_percent=st.integers(50, 99),
         vcpu_to_physical_cpu_ratio=st.sampled_from([0.0, 0.5, 1.0]),
+        maximum_allowed_swap_usage_percent=st.sampled_from([0, 0, 8]),
         max_free_memory_for_over_utilized_bytes=st.sampled_from([None, 5 * MIB]),
         min_free_memory_for_under_utilized_bytes=st.sampled_from([None, 20 * MIB]),
         filters=st.none() | st.lists(st.sampled_from(FilterUnit), max_size=6).map(tuple),
@@ -575,6 +589,7 @@ HOSTS = st.tuples(
 )
 
 
+SWAPS = [swap_of(100, 50, 50 - n, 100) for n in (0, 1, 9)]
 _THREADED = Hardware(topology=CpuTopology(sockets=1, cores=1, threads=4))
 
 
@@ -590,6 +605,7 @@ def states(draw: st.DrawFn, number: int) -> HostState:
         migration_address=draw(st.sampled_from(["", "192.0.2.1:54329"])),
         bridges=draw(st.sampled_from([(), ("br0",), ("br0", "br1")])),
         machine_types=draw(st.sampled_from([("pc-q35-7.2",), ("other",)])),
+        swap=draw(st.sampled_from([None, None, *SWAPS])),
         hardware=draw(st.sampled_from([None, Hardware(), _THREADED, TWO_NODES, TWO_NODES])),
     )
     return msgspec.structs.replace(state, capabilities=abilities if known else None)
@@ -779,6 +795,22 @@ def test_what_vms_are_guaranteed_is_there_where_their_memory_is_over_committed()
     fleet.take("h1", taken, -1)
     fleet.take("h1", taken, runs=False)
     assert chosen(fleet, need) == "h1"
+
+
+def test_hosts_that_do_not_tell_or_take_back_what_they_swapped_out_pass() -> None:
+    for swap in (None, swap_of(2**30, 2**29, 2**29, 2**30), Swap(total_bytes=0)):
+        assert chosen(fleet_of(able(1, swap=swap)), Need(cluster="c")) == "h1"
+    swapping = able(1, swap=swap_of(2**30, 2**29, 2**28, 2**30))
+    need = Need(cluster="c")
+    assert chosen(fleet_of(swapping), need) is None
+    # disks are still made there, and a policy may leave the filter out
+    assert chosen(fleet_of(swapping), msgspec.structs.replace(need, starts=False)) == "h1"
+    for scheduling in (
+        Scheduling(filters=(FilterUnit.MEMORY,)),
+        Scheduling(maximum_allowed_swap_usage_percent=25),
+    ):
+        without = msgspec.structs.replace(need, scheduling=scheduling)
+        assert chosen(fleet_of(swapping), without) == "h1"
 
 
 def test_figures_of_hosts_follow_what_vms_take_and_what_hosts_report() -> None:
