@@ -44,7 +44,8 @@ def _sentence(message: str) -> Sentence:
     if any(given or conversion for _, _, given, conversion in parts) or not all(
         name.isidentifier() for name in names
     ):
-        return functools.partial(_formatted, message)
+        roots = {name.partition(".")[0].partition("[")[0] for name in names} - {"actor"}
+        return functools.partial(_formatted, message, tuple(roots))
     text = "".join(
         before.replace("%", "%%") + ("%s" if name else "") for before, name, _, _ in parts
     )
@@ -63,14 +64,8 @@ def _sentence(message: str) -> Sentence:
     )
 
 
-def _formatted(message: str, event: Event, actor: str) -> str:
-    names = {
-        name.partition(".")[0].partition("[")[0]
-        for _, name, _, _ in string.Formatter().parse(message)
-        if name
-    }
-    fields = {name: getattr(event, name) for name in names - {"actor"}}
-    return message.format(**fields, actor=actor)
+def _formatted(message: str, fields: tuple[str, ...], event: Event, actor: str) -> str:
+    return message.format(**{name: getattr(event, name) for name in fields}, actor=actor)
 
 
 def audit_record(recorded: Recorded) -> AuditRecord | None:

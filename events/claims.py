@@ -8,6 +8,7 @@ rebuilt from the log.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import msgspec
 
@@ -55,3 +56,14 @@ def release(key: str, holder: str) -> Claim:
 def check(key: str, holder: str) -> Claim:
     """Require that nobody else holds `key` exclusively (a gate that is closed by holding it)."""
     return Claim(key, holder, Mode.CHECK)
+
+
+def swapped(
+    old: str | None, new: str | None, holder: str, take: Callable[[str, str], Claim] = shared
+) -> tuple[Claim, ...]:
+    """Give the key `old` back and `take` the key `new`, where they differ; None names no key."""
+    if old == new:
+        return ()
+    given_back = () if old is None else (release(old, holder),)
+    taken = () if new is None else (take(new, holder),)
+    return (*given_back, *taken)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-import msgspec
-
 from commands.policies import fence_orders as orders
 from commands.policies.fence_orders import Exhausted
 from commands.policies.fence_rules import Loss, loss
@@ -73,10 +71,6 @@ STEPS = (
         undo="the order is taken back",
         cancellable=True,
     ),
-)
-REMEDY_IF_OFF = (
-    "If you see that its machine is off, say so with 'chronovisor host confirm-off {}': then what"
-    " ran there can start elsewhere."
 )
 RETRIES_LONGER_MAX = 4
 """So often the time until the next round doubles."""
@@ -162,7 +156,7 @@ def _kdump(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
             "Its kernel crashed, and writes its dump; it is not turned off before it has, or before"
             f" {ending.due:%Y-%m-%d %H:%M:%S} UTC."
         )
-        waiting = msgspec.structs.replace(scene.started("kdump"), detail=said)
+        waiting = scene.started("kdump", detail=said)
         return (*scene.own(waiting, ending), *orders.clear(scene, "kdump"))
     if power.kdumping:
         return scene.own(scene.done("kdump", "It writes a dump for too long; it goes on."))
@@ -222,7 +216,7 @@ def _look(scene: Scene, until: dt.datetime) -> tuple[NewEvent, ...]:
         f" booting: it is not turned off before {until:%Y-%m-%d %H:%M:%S} UTC. Whether it is off is"
         " asked meanwhile; that would be proof."
     )
-    asking = msgspec.structs.replace(scene.started("quiet"), detail=said)
+    asking = scene.started("quiet", detail=said)
     again = e.OperationTimerCleared(timer="look", input=scene.input)
     timer = e.OperationTimerSet(timer="quiet", due=until, input=scene.input)
     return scene.own(asking, again if "look" in scene.operation.fired else timer)
@@ -269,11 +263,7 @@ def _prove(scene: Scene, host: HostState, won: FenceTry) -> tuple[NewEvent, ...]
         found=won.order.action is FenceAction.STATUS,
     )
     said = f"{', '.join(names)} through host {won.proxy_name}: its power is off."
-    return (
-        *scene.target(proved),
-        *scene.own(scene.done("off", said)),
-        *orders.clear(scene),
-    )
+    return (*scene.target(proved), *scene.own(scene.done("off", said)), *orders.clear(scene))
 
 
 def _on(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
@@ -313,12 +303,8 @@ def _failed(
         f" off, say so with 'chronovisor host confirm-off {host.name}'.",
     )
     failed = HostFenceFailed(name=host.name, action=action, reason=why.reason)
-    return (
-        *scene.target(failed),
-        *scene.own(refused, retry),
-        *attention,
-        *orders.clear(scene),
-    )
+    news = (*scene.target(failed), *scene.own(refused, retry))
+    return (*news, *attention, *orders.clear(scene))
 
 
 def _question(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
@@ -353,7 +339,10 @@ def _blocked(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     again: tuple[NewEvent, ...] = ()
     if "again" not in scene.operation.timers:
         again = scene.own(scene.timer("again", scene.timeouts.fencing.retry_s))
-    remedy = REMEDY_IF_OFF.format(host.name)
+    remedy = (
+        "If you see that its machine is off, say so with 'chronovisor host confirm-off"
+        f" {host.name}': then what ran there can start elsewhere."
+    )
     return (*scene.attention(why, f"host {host.name}", remedy), *again)
 
 

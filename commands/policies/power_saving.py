@@ -185,26 +185,29 @@ def _needed(
 
 def _still_off(facts: Facts, known: list[HostState], resting: dict[str, Rest]) -> Step | None:
     """Turn a host on again where that failed: others count on it."""
-    busy = {operation.target for operation in facts.operations.values()}
     for host in known:
         if resting[host.id] is not Rest.ROUSED or host.duty is not Duty.MAINTENANCE:
             continue
         last = host.power.tries[-1] if host.power.tries else None
         if last is None or last.open or last.reached or last.outdated:
             continue
-        if last.order.action is FenceAction.ON and f"host/{host.id}" not in busy:
+        if last.order.action is FenceAction.ON and not _is_busy(facts, host):
             return _step(host, Rest.ROUSED, PowerStart(id=host.id).decide)
     return None
 
 
 def _turned_off(facts: Facts, known: list[HostState], resting: dict[str, Rest]) -> Step | None:
     """Turn a host off that is in maintenance, once nothing goes on with it."""
-    busy = {operation.target for operation in facts.operations.values()}
     for host in known:
         rests = resting[host.id] is Rest.RESTS and host.status is HostStatus.MAINTENANCE
-        if rests and f"host/{host.id}" not in busy:
+        if rests and not _is_busy(facts, host):
             return _step(host, Rest.OFF, PowerStop(id=host.id).decide)
     return None
+
+
+def _is_busy(facts: Facts, host: HostState) -> bool:
+    """Tell whether an operation on a host is under way; that takes a look at all of them."""
+    return any(operation.target == f"host/{host.id}" for operation in facts.operations.values())
 
 
 def _beginning(cluster: ClusterState, step: Step, now: dt.datetime) -> Beginning:

@@ -17,13 +17,14 @@ import msgspec
 
 from commands.policies.facts import STARTING, Facts
 from commands.policies.saga import Timeouts
-from commands.policies.vm_restart import KINDS, need_for, restart
+from commands.policies.vm_restart import need_for, restart
 from commands.policies.watch import Beginning, Watch
 from commands.scheduler.need import Need
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState, HostStatus
 from commands.state.operation import OperationState, StepState
 from commands.state.vm import VmState, VmStatus
+from commands.state.vm_availability import RESTART_KINDS
 from events.types.vm import DownReason
 from events.types.vm_availability import RestartCause
 
@@ -251,7 +252,7 @@ class Turns(Watch):
         return found
 
 
-_KINDS = frozenset(KINDS.values())
+_KINDS = frozenset(RESTART_KINDS.values())
 
 
 def _home(vm: VmState) -> str:
@@ -265,7 +266,7 @@ def _urgency(vm: VmState) -> tuple[int, int, str]:
 
 def _priority(vm: VmState, operation: OperationState) -> int:
     state = vm.availability
-    available = operation.kind == KINDS[RestartCause.HIGH_AVAILABILITY]
+    available = operation.kind == RESTART_KINDS[RestartCause.HIGH_AVAILABILITY]
     return state.priority if available else state.start_with_host.priority
 
 

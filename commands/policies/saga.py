@@ -136,12 +136,16 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(NewEvent(self.operation.target, event, addressee) for event in events)
 
     def started(
-        self, step: str, host: str | None = None, incarnation: int = 0
+        self, step: str, host: str | None = None, incarnation: int = 0, detail: str = ""
     ) -> e.OperationStepStarted:
         """Return the event that a step is begun (again), naming the run that it acts on."""
-        attempt = self.operation.attempts.get(step, 0) + 1
         return e.OperationStepStarted(
-            step=step, input=self.input, attempt=attempt, host=host, incarnation=incarnation
+            step=step,
+            input=self.input,
+            attempt=self.operation.attempts.get(step, 0) + 1,
+            host=host,
+            incarnation=incarnation,
+            detail=detail,
         )
 
     def done(self, step: str, detail: str = "") -> e.OperationStepDone:

@@ -239,10 +239,8 @@ def _failed(
             reason=finished.reason,
         )
         refused = e.OperationStepRefused(step="copy", input=scene.input, reason=finished.reason)
-        again = e.OperationStepStarted(
-            step="prepare",
-            input=scene.input,
-            attempt=scene.operation.attempts.get("prepare", 0) + 1,
+        again = scene.started(
+            "prepare",
             detail=f"Host {migration.destination_name} did not take it in: {finished.reason}",
         )
         return (

@@ -40,7 +40,6 @@ STEPS = (
     ),
     *vm_start.STEPS,
 )
-KINDS = RESTART_KINDS
 REASONS_TOLD_MAX = 6
 """So many different reasons why hosts cannot take a VM are told in one sentence each."""
 VERDICTS_KEPT_MAX = 20
@@ -65,7 +64,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     return _place(scene, vm)
 
 
-SAGAS = tuple(Saga(kind=kind, steps=STEPS, advance=advance) for kind in KINDS.values())
+SAGAS = tuple(Saga(kind=kind, steps=STEPS, advance=advance) for kind in RESTART_KINDS.values())
 
 
 def restart(
@@ -90,7 +89,7 @@ def restart(
         )
         begun = begin(
             context,
-            KINDS[cause],
+            RESTART_KINDS[cause],
             f"vm/{vm_id}",
             state.name,
             *(step.name for step in STEPS),
@@ -208,10 +207,8 @@ def _await_turn(scene: Scene) -> tuple[NewEvent, ...]:
     if scene.is_("place", StepState.RUNNING) and _TURN in scene.operation.timers:
         return ()
     limit = scene.timeouts.restarts.starts_per_host
-    waiting = e.OperationStepStarted(
-        step="place",
-        input=scene.input,
-        attempt=scene.operation.attempts.get("place", 0) + 1,
+    waiting = scene.started(
+        "place",
         detail=f"Each host that could take it is starting {limit} others; it goes on as soon as one"
         " of them is up, in the order of priorities.",
     )

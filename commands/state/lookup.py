@@ -12,6 +12,14 @@ from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, Run, VmState, VmStatus
 
+EDITABLE = frozenset(VmStatus) - {
+    VmStatus.IMAGE_LOCKED,
+    VmStatus.IMAGE_ILLEGAL,
+    VmStatus.REMOVING,
+    VmStatus.REMOVED,
+}
+"""In which a VM's configuration can be changed."""
+
 
 def data_center(world: World, object_id: str) -> DataCenterState:
     """Return the data center; raises NotFound."""

@@ -9,7 +9,7 @@ import msgspec
 
 from commands.kernel.fields import END
 from commands.kernel.refusal import InvalidField
-from events.types.mac_pool import MacRange
+from events.types.mac_pool import MacRange, size_of
 
 POOL_MAX = 2**32
 """A pool has at most so many addresses."""
@@ -54,7 +54,7 @@ def ranges_of(wanted: tuple[MacRangeInput, ...]) -> tuple[MacRange, ...]:
     for one, other in itertools.pairwise(found):
         if other.bounds[0] <= one.bounds[1]:
             raise _wrong(f"The ranges from {one.first} and from {other.first} overlap.")
-    if sum(last - first + 1 for first, last in (each.bounds for each in found)) > POOL_MAX:
+    if size_of(found) > POOL_MAX:
         raise _wrong(f"A pool has at most {POOL_MAX} addresses.")
     return found
 

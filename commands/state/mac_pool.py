@@ -8,11 +8,12 @@ import msgspec
 
 from commands.kernel.command import Context, on
 from commands.kernel.fold import Fold, World
-from commands.kernel.refusal import NotFound, WrongState
+from commands.kernel.refusal import WrongState
+from commands.state import lookup
 from events.envelope import NewEvent, Recorded
 from events.types import mac_pool as e
 from events.types.base import Event
-from events.types.mac_pool import DEFAULT_POOL, DEFAULT_RANGES, MacRange, PoolLevel
+from events.types.mac_pool import DEFAULT_POOL, DEFAULT_RANGES, MacRange, PoolLevel, size_of
 from events.types.vm import VmCreated
 
 LEFT_MIN = 10
@@ -38,7 +39,7 @@ class MacPoolState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """How many addresses there are in it."""
-        return sum(last - first + 1 for first, last in (each.bounds for each in self.ranges))
+        return size_of(self.ranges)
 
 
 _DEFAULT = MacPoolState(id=DEFAULT_POOL, name="Default", ranges=DEFAULT_RANGES)
@@ -87,10 +88,7 @@ def find(world: World, object_id: str) -> MacPoolState:
     """Return the pool; raises NotFound."""
     state = world.get(MAC_POOL, object_id)
     if state is None or state.removed:
-        raise NotFound(
-            f"There is no MAC pool with id {object_id}.",
-            remedy="List the objects to see which there are; ids are not names.",
-        )
+        raise lookup.missing("MAC pool", object_id)
     return state
 
 

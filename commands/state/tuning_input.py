@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -174,7 +173,8 @@ def _require_nodes(configuration: VmConfiguration) -> None:
 
 def _spelled(text: str, field: str) -> str:
     """Return a set as the kernel writes it; raises InvalidField."""
-    parts = [re.split("-", part) for part in re.split("[,+]", text)] if text else []
+    text = text.replace("+", ",")
+    parts = [part.split("-") for part in text.split(",")] if text else []
     for ends in parts:
         if int(ends[0]) > int(ends[-1]) or int(ends[-1]) > NUMBER_MAX:
             raise InvalidField(
@@ -182,4 +182,4 @@ def _spelled(text: str, field: str) -> str:
                 remedy="Write it as 0-3,8.",
                 field=field,
             )
-    return spelled(members(text.replace("+", ",")))
+    return spelled(members(text))

@@ -17,15 +17,7 @@ from commands.state.tuning_input import (
     require_consistent,
     tuning,
 )
-from commands.state.vm import VmStatus
 from events.types.vm import VmUpdated
-
-ALLOWED = frozenset(VmStatus) - {
-    VmStatus.IMAGE_LOCKED,
-    VmStatus.IMAGE_ILLEGAL,
-    VmStatus.REMOVING,
-    VmStatus.REMOVED,
-}
 
 
 @command(
@@ -53,7 +45,7 @@ class TuneVm(Command, frozen=True, kw_only=True):
         """Set it; no event where it is so already."""
         state = lookup.vm(world, self.id)
         lookup.require_version(context.if_match, state.configuration_version)
-        lookup.require_vm_status(world, state, ALLOWED, "updated")
+        lookup.require_vm_status(world, state, lookup.EDITABLE, "updated")
         wanted = tuning(
             self.cpu_pins,
             self.numa_nodes,

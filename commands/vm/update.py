@@ -27,16 +27,9 @@ from commands.state.hardware import (
 )
 from commands.state.serial_input import SerialNumberInput
 from commands.state.tuning_input import require_consistent
-from commands.state.vm import VmState, VmStatus
+from commands.state.vm import VmState
 from events.types.run_spec import VmConfiguration
 from events.types.vm import VmUpdated
-
-_ALLOWED = frozenset(VmStatus) - {
-    VmStatus.IMAGE_LOCKED,
-    VmStatus.IMAGE_ILLEGAL,
-    VmStatus.REMOVING,
-    VmStatus.REMOVED,
-}
 
 
 @command(
@@ -71,7 +64,7 @@ class UpdateVm(Command, frozen=True, kw_only=True):
         """Change what differs; no event where nothing does."""
         state = lookup.vm(world, self.id)
         lookup.require_version(context.if_match, state.configuration_version)
-        lookup.require_vm_status(world, state, _ALLOWED, "updated")
+        lookup.require_vm_status(world, state, lookup.EDITABLE, "updated")
         updated = VmUpdated(
             name=state.name if self.name is None else self.name,
             previous_name=state.name,

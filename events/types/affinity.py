@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from events.claims import Claim, exclusive, release, shared
+from events.claims import Claim, exclusive, release, shared, swapped
 from events.types.base import Audit, Event, event
 
 
@@ -127,14 +127,9 @@ class AffinityGroupUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Take the new name and labels, and give the former ones back."""
-        names: tuple[Claim, ...] = ()
-        if self.name.casefold() != self.former_name.casefold():
-            names = (
-                release(group_name_key(self.cluster, self.former_name), stream),
-                exclusive(group_name_key(self.cluster, self.name), stream),
-            )
+        former = group_name_key(self.cluster, self.former_name)
         return (
-            *names,
+            *swapped(former, group_name_key(self.cluster, self.name), stream, exclusive),
             *(release(f"affinity_label/{label}", stream) for label in self.labels_left),
             *(shared(f"affinity_label/{label}", stream) for label in self.affinity.labels),
         )
@@ -220,12 +215,8 @@ class AffinityLabelUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Take the new name, and give the former one back."""
-        if self.name.casefold() == self.former_name.casefold():
-            return ()
-        return (
-            release(label_name_key(self.former_name), stream),
-            exclusive(label_name_key(self.name), stream),
-        )
+        old, new = label_name_key(self.former_name), label_name_key(self.name)
+        return swapped(old, new, stream, exclusive)
 
 
 @event("affinity_label.removed")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from events.claims import Claim, exclusive, release, shared
+from events.claims import Claim, exclusive, release, shared, swapped
 from events.types.base import Audit, Event, event
 from events.types.cluster_requirements import FirewallType, Requirements
 from events.types.run_spec import SerialNumber
@@ -17,6 +17,10 @@ from events.types.scheduling_units import FilterUnit, WeightFactor
 def name_key(data_center: str, name: str) -> str:
     """Return the claim key of a cluster's name, unique within its data center."""
     return f"cluster.name/{data_center}/{name.casefold()}"
+
+
+def _key(kind: str, object_id: str | None) -> str | None:
+    return None if object_id is None else f"{kind}/{object_id}"
 
 
 class SchedulingPolicy(enum.StrEnum):
@@ -134,23 +138,13 @@ class ClusterUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Swap the old name and MAC pool for the new ones."""
-        return (*self._name_claims(stream), *self._pool_claims(stream))
-
-    def _name_claims(self, stream: str) -> tuple[Claim, ...]:
+        old, new = (_key("mac_pool", pool) for pool in (self.previous_mac_pool, self.mac_pool))
+        pools = swapped(old, new, stream)
         if self.previous_name is None:
-            return ()
-        names = (self.previous_name, self.name)
-        old, new = (name_key(self.data_center, name) for name in names)
-        return () if old == new else (release(old, stream), exclusive(new, stream))
-
-    def _pool_claims(self, stream: str) -> tuple[Claim, ...]:
-        old, new = self.previous_mac_pool, self.mac_pool
-        if old == new:
-            return ()
-        return (
-            *((release(f"mac_pool/{old}", stream),) if old is not None else ()),
-            *((shared(f"mac_pool/{new}", stream),) if new is not None else ()),
-        )
+            return pools
+        former = name_key(self.data_center, self.previous_name)
+        name = name_key(self.data_center, self.name)
+        return (*swapped(former, name, stream, exclusive), *pools)
 
 
 @event("cluster.scheduling_set")
@@ -172,13 +166,9 @@ class ClusterSchedulingSet(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Keep a policy of somebody's own from being removed; let go of the one before."""
-        old, new = self.previous_custom, self.scheduling.custom
-        if old == new:
-            return ()
-        return (
-            *((release(f"scheduling_policy/{old}", stream),) if old is not None else ()),
-            *((shared(f"scheduling_policy/{new}", stream),) if new is not None else ()),
-        )
+        policies = (self.previous_custom, self.scheduling.custom)
+        old, new = (_key("scheduling_policy", policy) for policy in policies)
+        return swapped(old, new, stream)
 
 
 @event("cluster.affinity_groups_listed")

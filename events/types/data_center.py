@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
-from events.claims import Claim, exclusive, release
+from events.claims import Claim, exclusive, release, swapped
 from events.types.base import Audit, Event, event
 
 
@@ -62,12 +62,7 @@ class DataCenterRenamed(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Swap the old name for the new one."""
-        if name_key(self.name) == name_key(self.previous_name):
-            return ()
-        return (
-            release(name_key(self.previous_name), stream),
-            exclusive(name_key(self.name), stream),
-        )
+        return swapped(name_key(self.previous_name), name_key(self.name), stream, exclusive)
 
 
 @event("data_center.version_raised")

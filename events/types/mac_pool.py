@@ -7,11 +7,12 @@ several VMs may have the same.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
 
-from events.claims import Claim, exclusive, release
+from events.claims import Claim, exclusive, release, swapped
 from events.types.base import Audit, Event, Severity, event
 
 DEFAULT_POOL = "00000000-0000-7000-8000-000000000aac"
@@ -28,6 +29,11 @@ class MacRange(msgspec.Struct, frozen=True, kw_only=True):
     def bounds(self) -> tuple[int, int]:
         """The two as numbers."""
         return number(self.first), number(self.last)
+
+
+def size_of(ranges: Iterable[MacRange]) -> int:
+    """Return how many addresses ranges hold that do not overlap."""
+    return sum(last - first + 1 for first, last in (each.bounds for each in ranges))
 
 
 DEFAULT_RANGES = (MacRange(first="56:6f:1a:00:00:00", last="56:6f:1a:ff:ff:ff"),)
@@ -99,8 +105,7 @@ class MacPoolUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Swap the old name for the new one."""
-        old, new = name_key(self.previous_name), name_key(self.name)
-        return () if old == new else (release(old, stream), exclusive(new, stream))
+        return swapped(name_key(self.previous_name), name_key(self.name), stream, exclusive)
 
 
 @event("mac_pool.almost_empty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from events.claims import Claim, exclusive, release
+from events.claims import Claim, exclusive, release, swapped
 from events.types.base import Audit, Event, event
 from events.types.cluster import Scheduling
 
@@ -56,12 +56,7 @@ class SchedulingPolicyUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Take the new name, and give the former one back."""
-        if self.name.casefold() == self.former_name.casefold():
-            return ()
-        return (
-            release(name_key(self.former_name), stream),
-            exclusive(name_key(self.name), stream),
-        )
+        return swapped(name_key(self.former_name), name_key(self.name), stream, exclusive)
 
 
 @event("scheduling_policy.removed")

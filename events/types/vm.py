@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
-from events.claims import Claim, check, exclusive, release, shared
+from events.claims import Claim, check, exclusive, release, shared, swapped
 from events.types.base import Audit, Event, Severity, event
 from events.types.host import gate_key
 from events.types.job import Job, JobKind
@@ -101,8 +101,8 @@ class VmUpdated(Event, frozen=True, kw_only=True):
 
     def claims(self, stream: str) -> tuple[Claim, ...]:
         """Swap the old name for the new one."""
-        old, new = (name_key(self.data_center, name) for name in (self.previous_name, self.name))
-        return () if old == new else (release(old, stream), exclusive(new, stream))
+        old = name_key(self.data_center, self.previous_name)
+        return swapped(old, name_key(self.data_center, self.name), stream, exclusive)
 
 
 @event("vm.disks_assigned")

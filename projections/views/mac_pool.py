@@ -33,17 +33,13 @@ class MacPoolDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_by: str
 
 
-def _size(ranges: tuple[e.MacRange, ...]) -> int:
-    return sum(last - first + 1 for first, last in (each.bounds for each in ranges))
-
-
 def _create(event: e.MacPoolCreated, recorded: Recorded) -> MacPoolDocument:
     return MacPoolDocument(
         id=recorded.object_id,
         name=event.name,
         description=event.description,
         ranges=event.ranges,
-        addresses=_size(event.ranges),
+        addresses=e.size_of(event.ranges),
         allow_duplicates=event.allow_duplicates,
         default=recorded.object_id == e.DEFAULT_POOL,
         version=recorded.version,
@@ -59,7 +55,7 @@ def _updated(document: MacPoolDocument, event: e.MacPoolUpdated, recorded: Recor
         "name": event.name,
         "description": event.description,
         "ranges": event.ranges,
-        "addresses": _size(event.ranges),
+        "addresses": e.size_of(event.ranges),
         "allow_duplicates": event.allow_duplicates,
         "configuration_version": document.configuration_version + 1,
     }

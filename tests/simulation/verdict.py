@@ -7,10 +7,10 @@ import traceback
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
 from commands.policies.host_fence import KIND as FENCING
-from commands.policies.vm_restart import KINDS
 from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VmState, VmStatus
+from commands.state.vm_availability import RESTART_KINDS
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
@@ -178,7 +178,7 @@ def _waiting(world: World, recorded: list[Recorded]) -> set[str]:
     Who waits for its time only is started again some time; but for one whose files were removed in
     what a restored log has forgotten: that is tried again and again, which each attempt tells.
     """
-    restarts = [one for one in operations(recorded).values() if one.kind in KINDS.values()]
+    restarts = [one for one in operations(recorded).values() if one.kind in RESTART_KINDS.values()]
     waiting = [one for one in restarts if one.open]
     gone = {one.target_id for one in restarts if not one.open and "does not exist" in one.reason}
     forgotten = gone if world.restores else set()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from commands.host.confirm_off import ConfirmHostOff
 from commands.policies.saga import RestartRules
-from commands.policies.vm_restart import KINDS
 from commands.state.availability_input import HighAvailabilityInput
 from commands.state.operation import OperationState
 from commands.state.vm import VmStatus
+from commands.state.vm_availability import RESTART_KINDS
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
 from events.types.vm import DownReason
@@ -50,7 +50,7 @@ async def restarts(stage: Stage, vm: str | None = None) -> list[OperationState]:
     return [
         operation
         for operation in (await operations(stage)).values()
-        if operation.kind in KINDS.values() and (vm is None or operation.target_id == vm)
+        if operation.kind in RESTART_KINDS.values() and (vm is None or operation.target_id == vm)
     ]
 
 

@@ -15,9 +15,9 @@ from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
 from commands.policies import host_fence
 from commands.policies.catalogue import SAGAS
-from commands.policies.vm_restart import KINDS
 from commands.state.host import HostStatus
 from commands.state.ssh_work import INSTALL_STEPS, UNINSTALL_STEPS
+from commands.state.vm_availability import RESTART_KINDS
 from commands.vm.stop import StopVm
 from events.envelope import Recorded
 from events.types.operation import Outcome
@@ -38,7 +38,7 @@ from tests.unit.policies.stage import Stage
 
 FILES_ONLY = frozenset({"vm.create", "vm.remove"})
 """Sagas that wait for files on a host: a proof that its machine is off does not end that."""
-WAITS_FOR_ROOM = frozenset(KINDS.values())
+WAITS_FOR_ROOM = frozenset(RESTART_KINDS.values())
 """Sagas that wait until a host can take their VM, however long that takes."""
 TURNS_ON = frozenset({"host.fence"})
 """The saga that goes on to turn a host on again which is proved to be off."""
