@@ -204,7 +204,7 @@ class Desk:
 
         A session begins with all that is on the host, this with it.
         """
-        if not self.told_all:
+        if not (self.told_all and self.session):
             return
         item = describe(
             key,
@@ -214,7 +214,7 @@ class Desk:
             self.guests.get(key),
         )
         item = self._with_balloon(key, item)
-        if self.session and self.reported.get(key) != item:
+        if self.reported.get(key) != item:
             self.reported[key] = item
             self.told_since_full = True
             self.tell(item)

@@ -162,8 +162,7 @@ def _system(root: etree._Element, spec: RunSpec) -> None:
     information = _element(root, "sysinfo", type="smbios")
     system = _element(information, "system")
     _text(system, "entry", MANUFACTURER, name="manufacturer")
-    serial = spec.vm if spec.serial is None else spec.serial
-    _text(system, "entry", printable(serial), name="serial")
+    _text(system, "entry", printable(spec.serial_shown), name="serial")
     _text(system, "entry", spec.vm, name="uuid")
     strings = _element(information, "oemStrings")
     _text(strings, "entry", f"chronovisor.incarnation={spec.incarnation}")

@@ -7,10 +7,9 @@ from typing import Any
 
 from hostagent.balloon_port import BalloonReading
 from hostagent.libvirt_port import Hypervisor, Listed
+from hostagent.libvirt_samples import KIB
 from hostagent.libvirt_watch import Watch
 from hostagent.records import RunKey
-
-KIB = 1024
 
 
 class LibvirtBalloons:
@@ -49,9 +48,10 @@ def reading(record: Mapping[str, Any]) -> BalloonReading:
     maximum = int(record.get("balloon.maximum", 0)) * KIB
     current = int(record.get("balloon.current", 0)) * KIB
     usable = record.get("balloon.usable", record.get("balloon.unused"))
-    says = bool(record.get("balloon.last-update")) and usable is not None
+    if not record.get("balloon.last-update"):
+        usable = None
     return BalloonReading(
         defined_bytes=maximum,
         current_bytes=current or maximum,
-        usable_bytes=int(usable) * KIB if says and usable is not None else None,
+        usable_bytes=None if usable is None else int(usable) * KIB,
     )

@@ -99,11 +99,21 @@ SHUTDOWN_BY_HOST = 2
 RESETS_AS_ONE_S = 1.0
 """Firmware resets the machine a few times more on its way up: that is one reset to people."""
 AGENT_CONNECTED = 1
-HELD: dict[int, Held] = {
+_HELD: dict[int, Held] = {
     Paused.MIGRATION: Held.SWITCH_OVER,
     Paused.POSTCOPY: Held.POST_COPY,
     Paused.POSTCOPY_FAILED: Held.POST_COPY,
 }
+
+
+def held(paused: int | None, running: int | None) -> Held | None:
+    """Return how far the migration had come that a domain is held for, by libvirt's reasons for
+    its being paused and running; None for one that is not held.
+    """
+    if running == Running.POSTCOPY_FAILED:
+        return Held.POST_COPY
+    return None if paused is None else _HELD.get(paused)
+
 
 DOWN_REASONS = {
     Stopped.SHUTDOWN: DownReason.GUEST,

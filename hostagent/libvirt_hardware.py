@@ -7,7 +7,7 @@ list and text is bounded, so that a report fits into one event whatever machine 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from events.types.host_hardware import (
     PciDevice,
     Versions,
 )
+from events.types.vm_tuning import spelled
 from hostagent.libvirt_xml import parse
 
 HARDWARE_BYTES_MAX = 160 * 1024
@@ -116,21 +117,12 @@ def _tsc_hz(xml: etree._Element) -> int:
 
 def _numa_nodes(xml: etree._Element) -> Iterator[NumaNode]:
     for cell in xml.iterfind("host/topology/cells/cell"):
-        numbers = [int(cpu.get("id", "0")) for cpu in cell.iterfind("cpus/cpu")]
+        cpus = (int(cpu.get("id", "0")) for cpu in cell.iterfind("cpus/cpu"))
         yield NumaNode(
             node=int(cell.get("id", "0")),
-            cpus=_short(ranges(numbers)),
+            cpus=_short(spelled(cpus)),
             memory_bytes=int(cell.findtext("memory") or 0) * 1024,
         )
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Return numbers as the kernel writes them: `0-3,8`."""
-    found = []
-    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0]):
-        run = [number for _, number in group]
-        found.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return ",".join(found)
 
 
 def _huge_pages(system: Path) -> Iterator[HugePages]:

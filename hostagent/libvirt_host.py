@@ -35,7 +35,7 @@ from hostagent.driver import (
 from hostagent.libvirt_abilities import reported
 from hostagent.libvirt_balloons import LibvirtBalloons
 from hostagent.libvirt_capabilities import bridges
-from hostagent.libvirt_events import HELD, Running
+from hostagent.libvirt_events import held
 from hostagent.libvirt_guest import read_guest
 from hostagent.libvirt_images import Images
 from hostagent.libvirt_inventory import Inventory
@@ -281,7 +281,7 @@ class HostDriver:
     async def resume(self, vm: str, incarnation: int) -> None:
         """Let a paused incarnation's CPUs run."""
         listed = await self._needed(vm, incarnation)
-        if listed.paused in HELD or listed.running == Running.POSTCOPY_FAILED:
+        if held(listed.paused, listed.running) is not None:
             raise DriverError("the VM is held for a migration and is never resumed")
         if listed.paused is None:
             return

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import msgspec
 
 from events.types.host_hardware import Versions
-from events.types.migration import Held
 from events.types.vm import PauseReason
 from hostagent.driver import Domain, Domains, DriverError, UnknownStateError
 from hostagent.libvirt_capabilities import (
@@ -18,7 +17,7 @@ from hostagent.libvirt_capabilities import (
     host_abilities,
     version_text,
 )
-from hostagent.libvirt_events import HELD, Paused, Running, paused_reason
+from hostagent.libvirt_events import Paused, held, paused_reason
 from hostagent.libvirt_kvm import kvm_is_useful
 from hostagent.libvirt_port import Connection, Hypervisor, Listed
 from hostagent.libvirt_processes import ProcessTable, Qemu
@@ -133,11 +132,9 @@ class Inventory:
         return Domains(managed=tuple(managed), unmanaged=strangers)
 
     async def _domain(self, listed: Listed, incarnation: int, pid: int | None) -> Domain:
-        held = HELD.get(listed.paused) if listed.paused is not None else None
-        if listed.running == Running.POSTCOPY_FAILED:
-            held = Held.POST_COPY
-        paused = bool(held) or (listed.paused is not None and listed.paused not in PASSING)
-        reason = PauseReason.OTHER if held else None
+        hold = held(listed.paused, listed.running)
+        paused = bool(hold) or (listed.paused is not None and listed.paused not in PASSING)
+        reason = PauseReason.OTHER if hold else None
         if paused and listed.paused is not None:
             reason = paused_reason(listed.paused)
         if reason is PauseReason.IO_ERROR:
@@ -147,7 +144,7 @@ class Inventory:
             incarnation=incarnation,
             paused=paused,
             pause_reason=reason,
-            held=held,
+            held=hold,
             process=pid,
         )
 

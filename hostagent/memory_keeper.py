@@ -103,10 +103,14 @@ class MemoryKeeper:
             self._desk.tell_run(key)
 
     def _keep_ksm(self, policy: MemoryPolicy, memory: HostMemory, guests_bytes: int) -> None:
-        state = self._files.ksm()
-        if state is None or not (policy.ksm or self._marker.exists()):
+        ours = self._marker.exists()
+        if not (policy.ksm or ours):
             return
-        self._marker.touch()
+        state = self._files.ksm()
+        if state is None:
+            return
+        if not ours:
+            self._marker.touch()
         problem = ""
         for write in ksm_writes(policy, state, memory, guests_bytes):
             try:

@@ -26,10 +26,11 @@ GUEST_FREE = 0.201
 PAGES_MIN, PAGES_MAX, PAGES_MORE, PAGES_LESS = 64, 1_250, 300, 50
 """How many pages KSM looks at before it sleeps: within which bounds, and by how much this rises
 under pressure and falls without it (MoM: ksm_pages_min, _max, _boost, _decay)."""
-SLEEP_MS_BASE = 10
-SLEEP_MS_MIN = 10
+SLEEP_MS = 10
 SLEEP_MEMORY_BYTES = 16 << 30
-"""KSM sleeps for 10 ms at a time where the host has 16 GiB, for less where it has more."""
+"""KSM sleeps for 10 ms at a time where the host has 16 GiB or more, for longer where it has less
+(MoM: ksm_sleep_ms_baseline).
+"""
 
 
 class Balloon(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +54,12 @@ class KsmWrite(msgspec.Struct, frozen=True):
 
 def is_short(memory: HostMemory) -> bool:
     """Tell whether a host is short of memory."""
-    return memory.free_bytes < round(memory.total_bytes * PRESSURE_FREE)
+    return memory.free_bytes < _threshold(memory)
+
+
+def _threshold(memory: HostMemory) -> int:
+    """Return how much memory is to be free."""
+    return round(memory.total_bytes * PRESSURE_FREE)
 
 
 def balloon_targets(
@@ -64,11 +70,10 @@ def balloon_targets(
     Without pressure guests get memory back, the one that lacks the most of it first, as far as that
     makes no new pressure. Where ballooning is off they get it back whatever there is.
     """
-    threshold = round(memory.total_bytes * PRESSURE_FREE)
     if enabled and is_short(memory):
         wanted = {each.key: (each, _smaller(each)) for each in balloons}
         return {key: to for key, (each, to) in wanted.items() if _is_worth_it(each, to)}
-    room = memory.free_bytes - threshold
+    room = memory.free_bytes - _threshold(memory)
     targets: dict[RunKey, int] = {}
     for each in sorted(balloons, key=_lack, reverse=True):
         if not enabled:
@@ -100,12 +105,11 @@ def ksm_writes(
             writes.append(KsmWrite("run", 2))  # the kernel changes it only while nothing is merged
             run = 2
         writes.append(KsmWrite("merge_across_nodes", int(policy.merge_across_nodes)))
-    threshold = round(memory.total_bytes * PRESSURE_FREE)
-    if guests_bytes + threshold <= memory.total_bytes:
+    if guests_bytes + _threshold(memory) <= memory.total_bytes:
         return (*writes, KsmWrite("run", 0)) if run == 1 else tuple(writes)
     pages = state.pages_to_scan + (PAGES_MORE if is_short(memory) else -PAGES_LESS)
     pages = min(max(pages, PAGES_MIN), PAGES_MAX)
-    sleep_ms = max(SLEEP_MS_MIN, SLEEP_MS_BASE * SLEEP_MEMORY_BYTES // max(memory.total_bytes, 1))
+    sleep_ms = max(SLEEP_MS, SLEEP_MS * SLEEP_MEMORY_BYTES // max(memory.total_bytes, 1))
     if pages != state.pages_to_scan:
         writes.append(KsmWrite("pages_to_scan", pages))
     if sleep_ms != state.sleep_ms:

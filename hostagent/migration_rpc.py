@@ -120,7 +120,7 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
         "CPU model": not _same_cpu(root, spec),
         "machine type": machine is None or machine.get("machine") != spec.machine_type,
         "serial number": (root.findtext("sysinfo/system/entry[@name='serial']") or "").strip()
-        != (spec.vm if spec.serial is None else spec.serial),
+        != spec.serial_shown,
         "memory": root.findtext("memory") != str(configuration.memory_bytes // 1024),
         "CPU pinning and NUMA nodes": not same_places(root, configuration),
         "disks": set(disk_files(root))

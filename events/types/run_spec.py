@@ -134,3 +134,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     restore_from: str | None = None
     serial: str | None = None
+
+    @property
+    def serial_shown(self) -> str:
+        """The serial number that the guest reads."""
+        return self.vm if self.serial is None else self.serial

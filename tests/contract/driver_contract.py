@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from events.types.run_spec import Disk, RunSpec, VmConfiguration
+from events.types.run_spec import Disk, RunSpec
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import Domain, Driver, DriverError, DriverEvent, Happening, UnknownStateError
 
@@ -120,7 +120,9 @@ def a_disk(**changes: object) -> Disk:
     return msgspec.structs.replace(disk, **changes)
 
 
-def with_configuration(spec: RunSpec, configuration: VmConfiguration) -> RunSpec:
+def with_configuration(spec: RunSpec, **changes: object) -> RunSpec:
+    """Return a run whose VM has a configuration that differs in these fields."""
+    configuration = msgspec.structs.replace(spec.configuration, **changes)
     return msgspec.structs.replace(spec, configuration=configuration)
 
 

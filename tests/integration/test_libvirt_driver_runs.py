@@ -141,9 +141,8 @@ class TestGuests:
         for disk in disks:
             await rig.driver.create_disk(disk, ignore_progress)
         spec = rig.spec(str(uuid.uuid4()), disks=disks)
-        many = msgspec.structs.replace(spec.configuration, pci_bus_next=60)
 
-        await rig.driver.start(with_configuration(spec, many))
+        await rig.driver.start(with_configuration(spec, pci_bus_next=60))
         await rig.until(Happening.GUEST_AGENT, spec.vm)
 
         # the guest's kernel has no AHCI driver: there the controller is all that shows
@@ -160,11 +159,8 @@ class TestGuests:
         rig.path("iso/empty.iso").write_bytes(bytes(MIB))
         spec = rig.spec(str(uuid.uuid4()), disks=(disk,))
         devices = Boot(devices=("cdrom", "disk", "network"))
-        configuration = msgspec.structs.replace(
-            spec.configuration, boot=devices, cdrom="iso/empty.iso"
-        )
 
-        await rig.driver.start(with_configuration(spec, configuration))
+        await rig.driver.start(with_configuration(spec, boot=devices, cdrom="iso/empty.iso"))
 
         with rig.connection() as connection:
             live = etree.fromstring(connection.lookupByUUIDString(spec.vm).XMLDesc(0))
@@ -519,13 +515,12 @@ class TestFiles:
 
     async def test_a_missing_cd_or_kernel_refuses_the_start(self, rig: LibvirtRig) -> None:
         spec = rig.spec(str(uuid.uuid4()))
-        configuration = spec.configuration
         for changed in (
-            msgspec.structs.replace(configuration, cdrom="iso/none.iso"),
-            msgspec.structs.replace(configuration, boot=Boot(kernel="no-kernel")),
+            with_configuration(spec, cdrom="iso/none.iso"),
+            with_configuration(spec, boot=Boot(kernel="no-kernel")),
         ):
             with pytest.raises(DriverError, match="missing"):
-                await rig.driver.start(with_configuration(spec, changed))
+                await rig.driver.start(changed)
 
     async def test_a_full_disk_pauses_with_its_reason(self, rig: LibvirtRig) -> None:
         # given a volume on a file system that is nearly full

@@ -13,22 +13,21 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from events.types.host_memory import MemoryPolicy
 from events.types.run_spec import RunSpec
 from events.wire.agent import IntentVm, Role
-from hostagent.balloon_port import BalloonReading
+from hostagent.balloon_port import BalloonReading, Balloons
 from hostagent.desk import Desk
-from hostagent.driver import Domain, Happening
+from hostagent.driver import Domain, Driver, Happening
 from hostagent.journal import Journal
 from hostagent.memory_files import KSM_FOLDER, MEMINFO, MemoryFiles
 from hostagent.memory_keeper import MemoryKeeper, MemorySetup
 from hostagent.records import RunKey
 from hostagent.simulated import SimulatedDriver
 from hostagent.timings import Timings
-from tests.contract.driver_contract import ignore_progress
+from tests.contract.driver_contract import ignore_progress, with_configuration
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
@@ -55,36 +54,40 @@ async def rig(shared_host: LibvirtHost, guest: Guest) -> AsyncIterator[LibvirtRi
         yield rig
 
 
-class Bench:
-    """A keeper over the rig's guests, on a host with as much memory as the test says."""
+class Surroundings:
+    """A keeper, on a host with as much memory as the test says, and with the kernel's own KSM."""
 
-    def __init__(self, rig: LibvirtRig, folder: Path) -> None:
-        self.rig = rig
+    def __init__(self, driver: Driver, balloons: Balloons, folder: Path) -> None:
         self.root = folder / "root"
         (self.root / MEMINFO).parent.mkdir(parents=True)
         (self.root / KSM_FOLDER).parent.mkdir(parents=True)
         (self.root / KSM_FOLDER).symlink_to(KSM)
-        timings = Timings()
-        self.desk = Desk(rig.driver, Journal.open(folder / "journal"), timings, "boot")
-        setup = MemorySetup(rig.driver.balloons, MemoryFiles(self.root), folder / "ksm")
+        self.desk = Desk(driver, Journal.open(folder / "journal"), Timings(), "boot")
+        setup = MemorySetup(balloons, MemoryFiles(self.root), folder / "ksm")
         self.keeper = MemoryKeeper(self.desk, setup)
 
     def host_has(self, total: int, free: int) -> None:
         text = f"MemTotal: {total // 1024} kB\nMemAvailable: {free // 1024} kB\n"
         (self.root / MEMINFO).write_text(text)
 
+
+class Bench(Surroundings):
+    """A keeper over the rig's guests."""
+
+    def __init__(self, rig: LibvirtRig, folder: Path) -> None:
+        super().__init__(rig.driver, rig.driver.balloons, folder)
+        self.rig = rig
+
     async def guest(self, *, ballooning: bool = True, up: bool = True) -> RunSpec:
         """Start a guest, and wait until it is up unless that does not matter."""
         disk = self.rig.guest_disk()
         await self.rig.driver.create_disk(disk, ignore_progress)
-        spec = self.rig.spec(str(uuid.uuid4()), disks=(disk,))
-        configuration = msgspec.structs.replace(
-            spec.configuration,
+        spec = with_configuration(
+            self.rig.spec(str(uuid.uuid4()), disks=(disk,)),
             memory_bytes=DEFINED,
             memory_guaranteed_bytes=GUARANTEED,
             ballooning=ballooning,
         )
-        spec = msgspec.structs.replace(spec, configuration=configuration)
         await self.rig.driver.start(spec)
         if up:
             await self.rig.until(Happening.GUEST_AGENT, spec.vm)
@@ -235,15 +238,10 @@ def equal_pages() -> Iterator[None]:
 
 @has_ksm
 async def test_equal_pages_are_merged_and_all_of_it_is_told(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    (root / MEMINFO).parent.mkdir(parents=True)
-    (root / KSM_FOLDER).parent.mkdir(parents=True)
-    (root / KSM_FOLDER).symlink_to(KSM)
-    kib = 400 * 1024
-    (root / MEMINFO).write_text(f"MemTotal: {kib} kB\nMemAvailable: {kib // 20} kB\n")
     driver = SimulatedDriver(tmp_path / "machine", name="h")
-    desk = Desk(driver, Journal.open(tmp_path / "journal"), Timings(), "boot")
-    keeper = MemoryKeeper(desk, MemorySetup(OneGuest(), MemoryFiles(root), tmp_path / "ksm"))
+    here = Surroundings(driver, OneGuest(), tmp_path)
+    here.host_has(400 * MIB, 20 * MIB)
+    keeper = here.keeper
     with ksm_as_it_was(), equal_pages():
         told = keeper.ksm()
         assert told is not None

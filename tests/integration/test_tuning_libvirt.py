@@ -7,7 +7,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from lxml import etree
 
@@ -15,6 +14,7 @@ from events.types.run_spec import RunSpec, Topology
 from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning
 from hostagent.driver import Happening, RefusedMessageError
 from hostagent.migration_rpc import check_domain
+from tests.contract.driver_contract import with_configuration
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.network import HostNetwork
@@ -67,13 +67,8 @@ async def rig(tuned_host: LibvirtHost, guest: Guest) -> AsyncIterator[LibvirtRig
 def tuned(rig: LibvirtRig, tuning: Tuning) -> RunSpec:
     """A guest with two virtual CPUs and 128 MiB."""
     spec = rig.spec(str(uuid.uuid4()))
-    changed = msgspec.structs.replace(
-        spec.configuration,
-        memory_bytes=128 * MIB,
-        topology=Topology(sockets=1, cores=2),
-        tuning=tuning,
-    )
-    return msgspec.structs.replace(spec, configuration=changed)
+    processors = Topology(sockets=1, cores=2)
+    return with_configuration(spec, memory_bytes=128 * MIB, topology=processors, tuning=tuning)
 
 
 def allowed_cpus(pid: int) -> dict[str, str]:
@@ -125,7 +120,7 @@ async def test_virtual_cpus_are_pinned_and_the_guest_sees_numa_nodes(rig: Libvir
     live = await rig.driver.sender.live_xml(spec.vm, spec.incarnation)
     check_domain(live, spec, str(rig.host.images))
     with pytest.raises(RefusedMessageError, match="NUMA"):
-        check_domain(live, tuned_as(spec, Tuning()), str(rig.host.images))
+        check_domain(live, with_configuration(spec, tuning=Tuning()), str(rig.host.images))
 
 
 async def test_memory_is_taken_of_huge_pages(rig: LibvirtRig, huge_pages: int) -> None:
@@ -147,11 +142,6 @@ async def test_memory_is_taken_of_huge_pages(rig: LibvirtRig, huge_pages: int) -
     assert before - _free() >= 128 * MIB // PAGE_BYTES
     live = await rig.driver.sender.live_xml(spec.vm, spec.incarnation)
     check_domain(live, spec, str(rig.host.images))
-
-
-def tuned_as(spec: RunSpec, tuning: Tuning) -> RunSpec:
-    changed = msgspec.structs.replace(spec.configuration, tuning=tuning)
-    return msgspec.structs.replace(spec, configuration=changed)
 
 
 def _free() -> int:

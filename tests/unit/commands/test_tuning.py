@@ -126,6 +126,7 @@ def test_memory_and_processors_change_only_as_the_tuning_allows() -> None:
 @given(st.frozensets(st.integers(0, 70)))
 def test_sets_are_read_as_they_are_written(numbers: frozenset[int]) -> None:
     assert members(spelled(numbers)) == numbers
+    assert spelled([8, 0, 1, 2, 3, 10]) == "0-3,8,10"
 
 
 # ------------------------------------------------------------------------------- the scheduler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import msgspec
 import pytest
 
 from events.types.host_memory import MemoryPolicy
-from events.types.run_spec import RunSpec
 from events.types.vm_memory import BalloonProblem
 from events.types.vm_tuning import Tuning
 from events.wire.agent import CapabilitiesItem, Hello, IntentVm, Role, VmState
@@ -18,11 +18,12 @@ from hostagent.balloon_port import BalloonReading
 from hostagent.desk import Desk
 from hostagent.driver import Domain, DriverError
 from hostagent.journal import Journal
-from hostagent.memory_files import KSM_FOLDER, MEMINFO, MemoryFiles
+from hostagent.memory_files import KSM_FOLDER, MEMINFO, KsmState, MemoryFiles
 from hostagent.memory_keeper import MemoryKeeper, MemorySetup
 from hostagent.records import RunKey
 from hostagent.simulated import SimulatedDriver
 from hostagent.timings import Timings
+from tests.contract.driver_contract import with_configuration
 from tests.unit.hostagent.conftest import Host
 from tests.unit.hostagent.fake_engine import FakeEngine
 from tests.unit.hostagent.samples import a_spec, run_item
@@ -96,15 +97,13 @@ class Bench:
         huge_page_bytes: int | None = None,
     ) -> None:
         """Have the VM run, or be on its way."""
-        spec: RunSpec = a_spec(KEY.vm, KEY.incarnation)
-        configuration = msgspec.structs.replace(
-            spec.configuration,
+        spec = with_configuration(
+            a_spec(KEY.vm, KEY.incarnation),
             memory_bytes=4 * GIB,
             memory_guaranteed_bytes=guaranteed,
             ballooning=ballooning,
             tuning=Tuning(huge_page_bytes=huge_page_bytes),
         )
-        spec = msgspec.structs.replace(spec, configuration=configuration)
         item = IntentVm(vm=KEY.vm, incarnation=1, role=role, position=1, spec=spec)
         self.desk.intent[KEY] = item
         self.desk.domains[KEY] = Domain(vm=KEY.vm, incarnation=1, paused=paused)
@@ -197,6 +196,26 @@ async def test_what_the_kernel_refuses_is_told(bench: Bench) -> None:
     assert "Permission denied" in told.problem
 
 
+async def test_ksm_is_read_only_where_it_is_wanted_and_noted_once(
+    tmp_path: Path, bench: Bench
+) -> None:
+    class Counting(MemoryFiles):
+        read = 0
+
+        def ksm(self) -> KsmState | None:
+            self.read += 1
+            return super().ksm()
+
+    files, marker = Counting(bench.root), tmp_path / "marker"
+    keeper = MemoryKeeper(bench.desk, MemorySetup(bench.guests, files, marker))
+    await keeper.look(MemoryPolicy())
+    assert (files.read, marker.exists()) == (0, False)
+    await keeper.look(MemoryPolicy(ksm=True))
+    os.utime(marker, (1, 1))
+    await keeper.look(MemoryPolicy(ksm=True))
+    assert (files.read, marker.stat().st_mtime) == (2, 1)
+
+
 async def test_a_kernel_without_ksm_is_no_failure(tmp_path: Path, bench: Bench) -> None:
     root = kernel(tmp_path / "bare", free_gib=0.3, ksm=False)
     keeper = MemoryKeeper(
@@ -251,11 +270,8 @@ class TestAgent:
         host, root, guests = kept
         host.engine.order_memory(MemoryPolicy(ksm=True))
         host.engine.compare_interval_s = 0.1
-        spec = a_spec()
-        configuration = msgspec.structs.replace(
-            spec.configuration, memory_bytes=4 * GIB, memory_guaranteed_bytes=2 * GIB
-        )
-        spec = msgspec.structs.replace(spec, configuration=configuration)
+        sizes = {"memory_bytes": 4 * GIB, "memory_guaranteed_bytes": 2 * GIB}
+        spec = with_configuration(a_spec(), **sizes)
         item = msgspec.structs.replace(run_item(), spec=spec)
         key = RunKey(item.vm, item.incarnation)
         guests.sizes[key] = 4 * GIB
@@ -286,11 +302,8 @@ class TestAgent:
         self, kept: tuple[Host, Path, Guests]
     ) -> None:
         host, _root, guests = kept
-        spec = a_spec()
-        configuration = msgspec.structs.replace(
-            spec.configuration, memory_bytes=4 * GIB, memory_guaranteed_bytes=2 * GIB
-        )
-        spec = msgspec.structs.replace(spec, configuration=configuration)
+        sizes = {"memory_bytes": 4 * GIB, "memory_guaranteed_bytes": 2 * GIB}
+        spec = with_configuration(a_spec(), **sizes)
         item = msgspec.structs.replace(run_item(), spec=spec)
         key = RunKey(item.vm, item.incarnation)
         guests.sizes[key], guests.stuck = 4 * GIB, True

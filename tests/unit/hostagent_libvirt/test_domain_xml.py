@@ -17,6 +17,7 @@ from hostagent.domain_xml import (
     files_of,
     storage_path,
 )
+from tests.contract.driver_contract import with_configuration
 from tests.unit.hostagent_libvirt.specs import (
     CONSOLE,
     DATA,
@@ -114,8 +115,7 @@ class TestBalloon:
 
     def test_one_without_keeps_every_other_device_where_it_is(self) -> None:
         spec = a_spec()
-        configuration = msgspec.structs.replace(spec.configuration, ballooning=False)
-        root = build(msgspec.structs.replace(spec, configuration=configuration))
+        root = build(with_configuration(spec, ballooning=False))
         assert found(root, "devices/memballoon/@model") == "none"
         assert count(root, "devices/memballoon/*") == 0
         before = places(build(spec))
@@ -348,9 +348,7 @@ class TestPaths:
 
 
 def tuned(tuning: Tuning) -> RunSpec:
-    spec = a_spec()
-    changed = msgspec.structs.replace(spec.configuration, tuning=tuning)
-    return msgspec.structs.replace(spec, configuration=changed)
+    return with_configuration(a_spec(), tuning=tuning)
 
 
 TUNED = Tuning(

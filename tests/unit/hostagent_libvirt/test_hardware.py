@@ -18,7 +18,7 @@ from events.types.host_hardware import (
     PciDevice,
     Versions,
 )
-from hostagent.libvirt_hardware import HARDWARE_BYTES_MAX, hardware, ranges
+from hostagent.libvirt_hardware import HARDWARE_BYTES_MAX, hardware
 
 GIB = 1024**3
 CELL = """<cell id='{cell}'><memory unit='KiB'>8388608</memory><cpus num='4'>{cpus}</cpus></cell>"""
@@ -148,11 +148,6 @@ def test_a_giant_machine_fits_into_an_event(tmp_path: Path) -> None:
     assert set(found.truncated) == {"devices", "nics"}
     assert len(found.nics) == NICS_MAX
     assert found.devices == (), "a list is shown to its bound, or not at all"
-
-
-def test_numbers_are_told_as_ranges() -> None:
-    assert ranges([]) == ""
-    assert ranges([8, 0, 1, 2, 3, 10]) == "0-3,8,10"
 
 
 def test_this_machine_is_described() -> None:
