@@ -205,6 +205,7 @@ class Engine:
             machines=Machines(self._agent, self._ssh_key),
             context=context,
             health=self._health,
+            behind=lambda: self._log.head_heard - self._view.position,
         )
 
     def _tools(self, enrolment: Enrolment, addresses: Addresses) -> Tools:

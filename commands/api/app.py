@@ -68,6 +68,8 @@ oldest has not waited long: more would only wait, the longer the more of them th
 being told to come again.
 """
 OVERLOADED_RETRY_S = 1.0
+EVENTS_BEHIND_MAX = 10_000
+"""An engine that has the processor takes them in within a second."""
 TOKEN_COMMAND = "host.token"  # noqa: S105  the name of a command
 
 _join_decoder = msgspec.json.Decoder(Join)
@@ -75,7 +77,11 @@ _canonical = msgspec.json.Encoder()
 
 
 class Api:
-    """Accepts commands over HTTP. `health` tells how the parts are doing."""
+    """Accepts commands over HTTP.
+
+    `health` tells how the parts are doing, `behind` how many events of the log this process has yet
+    to take in.
+    """
 
     def __init__(  # noqa: PLR0913 - the composition gives each by its name
         self,
@@ -89,6 +95,7 @@ class Api:
         placement: Placement,
         machines: Machines,
         health: HealthCheck,
+        behind: Callable[[], int] = lambda: 0,
         registry: CollectorRegistry | None = None,
         context: ContextFactory = new_context,
     ) -> None:
@@ -104,12 +111,19 @@ class Api:
         self.context = context
         self._tokens = tokens
         self._health = health
+        self._behind = behind
         self._joining = 0
         self._places: dict[int, float] = {}
         self._numbers = itertools.count()
 
     def require_place(self) -> None:
-        """Raise OverloadedError where there are too many commands already (contract A's bounds)."""
+        """Raise OverloadedError where there are too many commands already (contract A's bounds).
+
+        So it is where the engine does not keep up with what they lead to: decided on what was, they
+        would be decided twice, and agents would hear ever later of what they are to do.
+        """
+        if self._behind() > EVENTS_BEHIND_MAX:
+            raise OverloadedError(OVERLOADED_RETRY_S)
         places = self._places
         if len(places) < COMMANDS_AT_ONCE_MIN:
             return

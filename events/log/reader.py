@@ -26,6 +26,7 @@ from events.stream.port import OtherLogError
 
 POOL_CONNECTIONS_MAX = 4
 READ_TIMEOUT_S = 5.0
+FOLLOWING_CONNECTIONS_MAX = 2
 """How long a read is tried again before the log is said to be away."""
 QUERY_TIMEOUT_S = 12.0
 BACKOFF_S = 0.02
@@ -59,6 +60,8 @@ class PostgresLogReader:
         self._heads = Heads()
         self._watcher = Watcher(self._heads, self._open_watched, poll_interval_s)
         self._pool = Pool(self._open_reading, pool_connections_max)
+        # Whoever follows the log must not wait behind a thousand who decide on what it brings.
+        self._following = Pool(self._open_reading, FOLLOWING_CONNECTIONS_MAX)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -92,6 +95,11 @@ class PostgresLogReader:
             raise UnavailableError("the log is not open")
         return self._identity
 
+    @property
+    def head_heard(self) -> int:
+        """The highest position heard of so far: that of the head, or a little less."""
+        return self._heads.known
+
     async def head(self) -> int:
         """Return the position of the last event, 0 for an empty log."""
         rows = await self._query("head", {})
@@ -104,7 +112,7 @@ class PostgresLogReader:
 
         Raises LogGapError where they are not those positions.
         """
-        rows = await self._query("read", {"after": after, "limit": limit})
+        rows = await self._query("read", {"after": after, "limit": limit}, self._following)
         if rows and (rows[0][0] != after + 1 or rows[-1][0] != after + len(rows)):
             raise _gap(after, rows)
         return _stored(rows)
@@ -224,6 +232,7 @@ class PostgresLogReader:
 
     async def _stop(self) -> None:
         await self._watcher.close()
+        await self._following.close()
         await self._pool.close()
 
     async def _open_reading(self) -> Connection:
@@ -243,7 +252,9 @@ class PostgresLogReader:
     async def _open_watched(self) -> Connection:
         return await connect(self._dsn, "chronovisor log watcher")
 
-    async def _query(self, name: str, arguments: Mapping[str, Any]) -> list[Row]:
+    async def _query(
+        self, name: str, arguments: Mapping[str, Any], pool: Pool | None = None
+    ) -> list[Row]:
         """Run a statement, again on another connection where one was lost, for a bounded time.
 
         Raises UnavailableError, and OtherLogError once the database holds another log.
@@ -254,13 +265,13 @@ class PostgresLogReader:
         while True:
             left_s = max(0.0, deadline - loop.time())
             try:
-                async with self._pool.connection(left_s) as connection:
+                async with (pool or self._pool).connection(left_s) as connection:
                     return await _execute(connection, name, arguments)
+            except TimeoutError as error:  # which is an OSError, too
+                raise UnavailableError("the database does not answer in time") from error
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
                 if loop.time() + backoff_s > deadline:
                     raise UnavailableError(f"the database does not answer: {error}") from error
-            except TimeoutError as error:
-                raise UnavailableError("the database does not answer in time") from error
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 

@@ -6,6 +6,8 @@ works with, which Debian has.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
@@ -13,10 +15,11 @@ import pytest
 
 from events.log.migrate import migrate
 from events.log.postgres import PostgresLog
+from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
 from tests.contract.log_contract import LogContract
 from tests.contract.sample_events import SAMPLE_CODEC
-from tests.contract.stream_contract import StreamContract
+from tests.contract.stream_contract import StreamContract, append_events
 from tests.harness.postgres import Binaries, Database, PostgresServer, find_binaries
 from tests.harness.workspace import Workspace
 
@@ -61,3 +64,25 @@ class TestPostgresLog(LogContract):
 
 class TestDirectStreamOverPostgres(StreamContract):
     pass
+
+
+async def test_whoever_follows_the_log_does_not_wait_behind_those_who_decide(
+    migrated: Database, log: PostgresLog
+) -> None:
+    await append_events(log, 5)
+    async with PostgresLogReader.open(migrated.url, pool_connections_max=1) as reader:
+        with lock_of_claims(migrated.url):
+            deciding = asyncio.create_task(reader.claims())
+            await asyncio.sleep(0.2)
+            assert not deciding.done()
+            assert [stored.position for stored in await reader.read(0)] == [1, 2, 3, 4, 5]
+            assert not deciding.done()
+        await deciding
+
+
+@contextlib.contextmanager
+def lock_of_claims(url: str) -> Iterator[None]:
+    """Let nobody read the claims for the length of the block."""
+    with psycopg.connect(url) as connection:
+        connection.execute("lock table log.claims in access exclusive mode")
+        yield

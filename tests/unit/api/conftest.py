@@ -62,6 +62,7 @@ class Asked:
             folder / "ca" / "trust.crt",
             "https://engine:8801",
         )
+        self.behind = 0
         self.health: Mapping[str, object] = {"ok": True, "parts": [], "head": 0}
         self.agent = AgentFile(
             path=folder / "agent", sha256="a" * 64, architecture="x86_64", python="3.11"
@@ -81,6 +82,7 @@ class Asked:
             placement=Placement(self.view),
             machines=Machines(self, SshKey.load_or_create(folder / "ssh")),
             health=self._health,
+            behind=lambda: self.behind,
         )
         self.application = Application(
             self.api.routes(b'{"openapi":"3.1.0"}', "<p>page</p>", "default-src 'none'")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from commands.api.app import EVENTS_BEHIND_MAX
 from events.log.memory import MemoryLog
 from events.log.port import Append, Outcome, OverloadedError, UnavailableError
 from tests.unit.api.conftest import Asked, problem
@@ -60,6 +61,19 @@ async def test_when_the_log_fails_nothing_of_its_insides_is_told(
     assert "hunter2" not in answer.text
     if status == 503:
         assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_an_engine_that_does_not_keep_up_says_so_before_it_is_given_more(
+    asked: Asked,
+) -> None:
+    asked.behind = EVENTS_BEHIND_MAX + 1
+    answer = await asked.post(DATA_CENTERS, {"name": "Prague"})
+    problem(answer, 503, "overloaded")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert await asked.log.head() == 0
+
+    asked.behind = EVENTS_BEHIND_MAX
+    assert (await asked.post(DATA_CENTERS, {"name": "Prague"})).status_code == 201
 
 
 async def test_commands_are_counted_by_their_outcome(asked: Asked) -> None:
