@@ -89,6 +89,9 @@ def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
         return scene.ended(Outcome.FAILED, f"The VM is {vm.status.replace('_', ' ')} meanwhile.")
     if scene.operation.cancel_requested:
         return _stays(scene, vm, run, Outcome.CANCELLED, CANCELLED)
+    source = scene.world.get(HOST, run.host)
+    if source is not None and source.mute:
+        return scene.await_host(run.host)  # it can send nothing, and is in nobody's way
     copies = [
         host
         for host in (*vm.may_run_on, *(host for host, _n in vm.stale_copies))
@@ -116,7 +119,7 @@ def _await_turn(scene: Scene, why: str, ahead: int) -> tuple[NewEvent, ...]:
     if ahead >= PLACES_TOLD[0]:
         place = f"more than {max(told for told in PLACES_TOLD if told <= ahead)}"
     detail = f"It waits for its turn, at place {place}. {why}."
-    if scene.operation.detail == detail:
+    if scene.operation.detail == detail and scene.operation.attention is None:
         return ()
     waiting = e.OperationStepStarted(
         step="prepare",

@@ -27,6 +27,7 @@ def main() -> int:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
     from tests.simulation import every_step  # noqa: PLC0415
     from tests.simulation.run import simulate  # noqa: PLC0415
+    from tests.simulation.scenes import SCENES  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds to run")
@@ -36,10 +37,12 @@ def main() -> int:
     parser.add_argument("--every-step", action="store_true", help="kill at every step instead")
     parser.add_argument("--scene", action="append", help="of every step: these scenes alone")
     parser.add_argument("--stride", type=int, default=1, help="of every step: each n-th alone")
+    parser.add_argument("--every-turn", action="store_true", help="of every step: play all turns")
     options = parser.parse_args()
     if options.every_step:
-        scenes = options.scene or sorted(every_step.SCENES)
-        return 1 if every_step.run(scenes, options.stride, say) else 0
+        scenes = options.scene or sorted(SCENES)
+        every_turn = options.every_turn
+        return 1 if every_step.run(scenes, options.stride, say, every_turn=every_turn) else 0
     failed = []
     names: collections.Counter[str] = collections.Counter()
     for seed in range(options.first, options.first + options.seeds):

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import enum
-import shutil
+import functools
 import sys
-import tempfile
-from pathlib import Path
-
-import structlog
 
 from commands.state.vm import VmStatus
 from tests.simulation.boards import Lie
-from tests.simulation.every_step import REST_S, SEED, highly_available
-from tests.simulation.loop import VirtualLoop
-from tests.simulation.patches import replaced
+from tests.simulation.every_step import REST_S, SEED
+from tests.simulation.play import play
+from tests.simulation.scenes import highly_available
 from tests.simulation.verdict import consumers, history, in_the_end, operations
 from tests.simulation.world import World
 
@@ -55,9 +50,8 @@ def expected(lie: Lie, plight: Plight) -> set[str]:
     return {WAITS} if lie in NEVER_PROVED else {RESTARTED}
 
 
-async def play(lie: Lie, plight: Plight) -> tuple[str, list[str]]:
+async def lied(world: World, lie: Lie, plight: Plight) -> tuple[str, list[str]]:
     """Return what became of the VM, and the promises that broke."""
-    world = World(SEED, Path())
     world.share_storage()
     boards = world.give_boards()
     await world.open(3)
@@ -84,36 +78,25 @@ async def play(lie: Lie, plight: Plight) -> tuple[str, list[str]]:
         world.break_promise(f"the VM is {state.status}, and nobody says why")
     if became not in expected(lie, plight):
         world.break_promise(f"{became}")
-    lied = (Lie.SAYS_OFF, Lie.FLICKERS)
-    if boards.believed and not (lie in lied and plight is Plight.ISOLATED):
+    misleading = (Lie.SAYS_OFF, Lie.FLICKERS)
+    if boards.believed and not (lie in misleading and plight is Plight.ISOLATED):
         world.break_promise("a proof rests on a lie, though the host can be reached")
-    if lie not in lied and world.copies.doubled:
+    if lie not in misleading and world.copies.doubled:
         world.break_promise("the VM ran twice")
     await world.mend()
     await asyncio.sleep(REST_S)
     in_the_end(world)
     await consumers(world)
-    await world.close()
     return became, [*world.broken, *world.loop_errors()]
 
 
 def main() -> int:
     """Play every lie in every plight; the exit status tells whether all promises held."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
-    )
     failed = False
     for lie in Lie:
         became: dict[str, list[str]] = collections.defaultdict(list)
         for plight in Plight:
-            folder = Path(tempfile.mkdtemp(prefix="chronovisor-lies-"))
-            loop = VirtualLoop()
-            try:
-                with contextlib.chdir(folder), replaced(SEED, loop.time):
-                    what, broken = loop.run_until_complete(play(lie, plight))
-            finally:
-                loop.close()
-                shutil.rmtree(folder, ignore_errors=True)
+            what, broken = play(SEED, functools.partial(lied, lie=lie, plight=plight))
             became[what].append(str(plight))
             failed = failed or bool(broken)
             for text in broken:

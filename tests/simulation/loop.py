@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import selectors
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
@@ -22,7 +23,8 @@ class StandstillError(Exception):
 class Freezer:
     """Whether a process gets its turns; those that it missed wait here.
 
-    With a fuse, at the turn of that number something is done in its place.
+    With a fuse, at the turn of that number something is done in its place. Who watches is called
+    before each turn.
     """
 
     def __init__(self) -> None:
@@ -30,6 +32,12 @@ class Freezer:
         self.missed: list[_Turn] = []
         self.turns = 0
         self.fuse: tuple[int, Callable[[], None]] | None = None
+        self.watch: Callable[[], None] | None = None
+        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+    def standing(self) -> int:
+        """Return a number for where the process stands: each of its tasks, at which line."""
+        return hash(tuple(sorted(_line_of(task) for task in self.tasks if not task.done())))
 
     def freeze(self) -> None:
         """Let the process stand where it is."""
@@ -41,6 +49,16 @@ class Freezer:
         missed, self.missed = self.missed, []
         for turn in missed:
             turn.loop.call_again(turn)
+
+
+def _line_of(task: asyncio.Task[Any]) -> int:
+    """Return a number for the line at which a task waits, and those that called it."""
+    lines: list[tuple[str, str, int]] = []
+    waiting: Any = task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        lines.append((frame.f_code.co_filename, frame.f_code.co_qualname, frame.f_lineno))
+        waiting = waiting.cr_await
+    return hash(tuple(lines))
 
 
 PROCESS: ContextVar[Freezer | None] = ContextVar("PROCESS", default=None)
@@ -74,6 +92,8 @@ class _Turn:
             self.process.missed.append(self)
             return
         self.process.turns += 1
+        if self.process.watch is not None:
+            self.process.watch()
         if self.process.fuse is not None and self.process.fuse[0] == self.process.turns:
             copy_context().run(_in_no_process, self.process.fuse[1])
         self.callback(*self.args)
@@ -143,7 +163,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _make_task(
         self, _loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None
     ) -> asyncio.Task[Any]:
-        return _NumberedTask(work, number=next(self._numbers), loop=self, context=context)
+        task = _NumberedTask(work, number=next(self._numbers), loop=self, context=context)
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        if process is not None:
+            process.tasks.add(task)
+        return task
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None

@@ -133,6 +133,12 @@ class SimulatedHost:
         agent = context.run(self._make)
         self._task = self.process.spawn(agent.run())
         self._task.add_done_callback(self._ended)
+        self.world.on_boot(self)
+
+    def shown(self) -> tuple[object, ...]:
+        """Return what the agent's death would leave on the machine: its journal, and domains."""
+        written = self._journal._bytes_in_file if self._journal is not None else 0
+        return written, *sorted(self.running()), *sorted(self.executing())
 
     def _make(self) -> HostAgent:
         self.driver = WatchedDriver(self.world, self, CAPABILITIES)
@@ -213,6 +219,13 @@ class SimulatedHost:
     def running(self) -> set[tuple[str, int]]:
         """Return the VMs, with their incarnations, of which there are domains."""
         return set(self.driver.running) if self.driver is not None and self.powered else set()
+
+    def halves(self) -> list[tuple[str, int]]:
+        """Return those of which only a part of the memory is here."""
+        if self.driver is None or not self.powered:
+            return []
+        domains = self.driver.machine.domains.values()
+        return sorted((d.vm, d.incarnation) for d in domains if d.half)
 
     def executing(self) -> set[tuple[str, int]]:
         """Return those whose guests do something."""

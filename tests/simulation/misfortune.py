@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from commands.host.confirm_off import ConfirmHostOff
+from commands.vm.migrate import MigrateVm
 from hostagent.simulated_state import Do, MigrationFault
 from hostagent.simulated_state import Faults as HypervisorFaults
 from tests.simulation.boards import Lie
@@ -30,6 +31,7 @@ class Misfortune:
             (self._power_fails, 2),
             (self._network_fails, 3),
             (self._hypervisor_fails, 4),
+            (self._post_copy_breaks, 2),
             (self._guest_misbehaves, 4),
             (self._engine_dies, 3),
             (self._policies_die, 3),
@@ -149,6 +151,28 @@ class Misfortune:
             )
         )
         await asyncio.sleep(self._lasts_s(40))
+        host.faults(HypervisorFaults())
+
+    async def _post_copy_breaks(self, host: SimulatedHost) -> None:
+        """Have a VM's migration break off in post-copy, and, at times, lose half of the VM."""
+        dice, running = self._world.dice, sorted(host.running())
+        if not running:
+            return
+        host.faults(HypervisorFaults(migration_fault=MigrationFault.BREAK))
+        await self._admins.give(MigrateVm(id=dice.choice(running)[0]))
+        await asyncio.sleep(5 + self._lasts_s(10))
+        hosts = [self._world.hosts[key] for key in sorted(self._world.hosts)]
+        halves = [one for one in hosts if one.halves()]
+        self._world.note(f"halves are on {[one.name for one in halves]}")
+        if halves and dice.random() < 0.7:
+            loses = dice.choice(halves)
+            if dice.random() < 0.5:
+                await self._power_fails(loses)
+            else:
+                vm, incarnation = dice.choice(loses.halves())
+                self._world.copies.ends_by_itself(loses, (vm, incarnation))
+                loses.control(Do.CRASH, vm)
+                await asyncio.sleep(self._lasts_s(40))
         host.faults(HypervisorFaults())
 
     async def _guest_misbehaves(self, host: SimulatedHost) -> None:

@@ -6,19 +6,14 @@ import asyncio
 import collections
 import contextlib
 import hashlib
-import shutil
-import tempfile
-from pathlib import Path
 
 import msgspec
-import structlog
 
 from commands.host.activate import ActivateHost
 from commands.kernel.refusal import Refusal
 from tests.simulation.chaos import Admins
-from tests.simulation.loop import VirtualLoop
 from tests.simulation.misfortune import Misfortune
-from tests.simulation.patches import replaced
+from tests.simulation.play import play
 from tests.simulation.verdict import (
     consumers,
     history,
@@ -48,24 +43,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def simulate(seed: int, hosts: int = 3) -> Result:
     """Run the world of a seed."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
-    )
-    shared_memory = Path("/dev/shm")
-    parent = shared_memory if shared_memory.is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="chronovisor-simulation-", dir=parent))
-    loop = VirtualLoop()
-    try:
-        # Paths are in events: they must not tell one run from another.
-        with contextlib.chdir(folder), replaced(seed, loop.time):
-            return loop.run_until_complete(_run(seed, hosts, Path(), loop))
-    finally:
-        loop.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    return play(seed, lambda world: _run(world, hosts))
 
 
-async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result:
-    world = World(seed, folder)
+async def _run(world: World, hosts: int) -> Result:
     fenced = world.dice.random() < 0.5
     if fenced:
         world.give_boards()
@@ -92,18 +73,16 @@ async def _run(seed: int, hosts: int, folder: Path, loop: VirtualLoop) -> Result
         await asyncio.sleep(REST_S)
     in_the_end(world)
     await consumers(world)
-    result = Result(
-        seed=seed,
+    return Result(
+        seed=world.seed,
         events=await world.log.head(),
         commands=world.commands,
         refused=world.refused,
-        broken=(*world.broken, *(str(error) for error in loop.errors)),
+        broken=(*world.broken, *world.loop_errors()),
         told=tuple(world.told),
         digest=digest(world),
         names=dict(collections.Counter(stored.name for stored in world.log._events)),
     )
-    await world.close()
-    return result
 
 
 async def _activate_what_is_waited_for(world: World) -> bool:

@@ -8,7 +8,6 @@ confirmed, with the cut ending meanwhile. The clock is the simulation's.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from commands.host.add_fence_agent import AddFenceAgent
 from commands.host.configure_power import ConfigurePower
@@ -31,10 +30,9 @@ host off within seconds, while it is silent.
 """
 
 
-async def standstill(seed: int, folder: Path, hosts: int, lost: int, then: int) -> Storm:
+async def standstill(world: World, hosts: int, lost: int, then: int) -> Storm:
     """Freeze whom there is, at every point; return what was found."""
     del lost, then
-    world = World(seed, folder)
     boards = world.power = Boards(world)
     scene, found = Scene(world), Storm(broken=world.broken)
     await scene.open(min(hosts, 6))
@@ -51,7 +49,6 @@ async def standstill(seed: int, folder: Path, hosts: int, lost: int, then: int) 
         await _return_in_a_standstill(scene, boards, when)
     tell(found, scene, f"{len(WHO) + len(WHEN)} times 15 minutes: nobody was turned off")
     in_the_end(world)
-    await world.close()
     return found
 
 

@@ -9,16 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from commands.host.confirm_off import ConfirmHostOff
 from commands.policies.facts import STARTING
@@ -30,8 +26,7 @@ from commands.vm.start import StartVm
 from events.envelope import Recorded
 from hostagent.simulated_state import Faults as HypervisorFaults
 from tests.simulation.engine import PATIENCE, TIMEOUTS
-from tests.simulation.loop import VirtualLoop
-from tests.simulation.patches import replaced
+from tests.simulation.play import play
 from tests.simulation.verdict import history, in_the_end, operations
 from tests.simulation.world import World
 
@@ -116,9 +111,8 @@ class Scene:
             await asyncio.sleep(5.0)
 
 
-async def storm(seed: int, folder: Path, hosts: int, lost: int, then: int) -> Storm:
+async def storm(world: World, hosts: int, lost: int, then: int) -> Storm:
     """Lose some hosts, then more, then give power to all; return what was found."""
-    world = World(seed, folder)
     scene = Scene(world)
     found = Storm(broken=world.broken)
     await scene.open(hosts)
@@ -127,7 +121,6 @@ async def storm(seed: int, folder: Path, hosts: int, lost: int, then: int) -> St
     await _second_blow(scene, found, then)
     await _power_is_back(scene, found)
     in_the_end(world)
-    await world.close()
     return found
 
 
@@ -284,24 +277,7 @@ def tell(found: Storm, scene: Scene, text: str) -> None:
     found.told.append(f"{when}: {text}")
 
 
-Script = Callable[[int, Path, int, int, int], Coroutine[Any, Any, Storm]]
-
-
-def run(script: Script, seed: int, hosts: int, lost: int, then: int) -> Storm:
-    """Run a storm."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
-    )
-    shared_memory = Path("/dev/shm")
-    parent = shared_memory if shared_memory.is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="chronovisor-storm-", dir=parent))
-    loop = VirtualLoop()
-    try:
-        with replaced(seed, loop.time):
-            return loop.run_until_complete(script(seed, folder, hosts, lost, then))
-    finally:
-        loop.close()
-        shutil.rmtree(folder, ignore_errors=True)
+Script = Callable[[World, int, int, int], Coroutine[Any, Any, Storm]]
 
 
 def main(script: Script) -> None:
@@ -312,7 +288,10 @@ def main(script: Script) -> None:
     parser.add_argument("--lost", type=int, default=50)
     parser.add_argument("--then", type=int, default=150)
     arguments = parser.parse_args()
-    found = run(script, arguments.seed, arguments.hosts, arguments.lost, arguments.then)
+    found = play(
+        arguments.seed,
+        lambda world: script(world, arguments.hosts, arguments.lost, arguments.then),
+    )
     for line in (*found.told, *(f"BROKEN: {broken}" for broken in found.broken[:20])):
         sys.stdout.write(f"{line}\n")
     sys.exit(1 if found.broken else 0)

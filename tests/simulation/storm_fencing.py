@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.host.add_fence_agent import AddFenceAgent
@@ -68,9 +67,8 @@ class Boards:
         return next(host for host in self._world.hosts.values() if host.name == name)
 
 
-async def storm(seed: int, folder: Path, hosts: int, lost: int, then: int) -> Storm:
+async def storm(world: World, hosts: int, lost: int, then: int) -> Storm:
     """Cut some hosts off, then many, then end the cut; return what was found."""
-    world = World(seed, folder)
     boards = world.power = Boards(world)
     scene, found = Scene(world), Storm(broken=world.broken)
     await scene.open(hosts)
@@ -83,7 +81,6 @@ async def storm(seed: int, folder: Path, hosts: int, lost: int, then: int) -> St
     await _few_are_cut_off(scene, found, boards, lost)
     await _many_are_cut_off(scene, found, boards, then)
     in_the_end(world)
-    await world.close()
     return found
 
 

@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class World(Process):
         self.power: Power | None = None
         self.boards: Boards | None = None
         self.enrols = False
+        self.on_boot: Callable[[SimulatedHost], None] = lambda _host: None
         self.network = MemoryNetwork(self._start_on)
         self.zombies: list[EngineProcess] = []
         self.projection = Projection(self)

@@ -151,22 +151,42 @@ def _waits_and_recovers(moving: Moving, asked: Json, pair: Pair) -> None:
 
 
 def _half_is_lost(moving: Moving, asked: Json, pair: Pair) -> None:
-    """It stands still for good; that is said, with what is lost, and powering it off ends it."""
-    moving.attention(asked, "stands still")
-    mend(pair)
-    attention = moving.attention(asked, "cannot go on")
-    assert "is lost" in attention["reason"]
-    assert f"vm stop {moving.name}" in attention["remedy"]
-    assert moving.document()["status"] != "up"
-    moving.product.post(f"/v1/vms/{moving.vm}/stop", Prefer="wait=40")
+    """It stands still until it is certain that one half is gone; then it is down, with the cause,
+    nothing of it is left anywhere, and it can be started.
+    """
+    _falls(moving, asked, pair)
     moving.product.await_status(f"/v1/vms/{moving.vm}", "down", timeout_s=40)
+    assert "broke off in post-copy" in moving.document()["down_detail"]
     for host in pair:
         host.await_gone(moving.vm)
-    assert moving.product.finish(asked)["status"] == "failed"
     restarted = moving.product.post(f"/v1/vms/{moving.vm}/start", Prefer="wait=60")
     assert moving.product.finish(restarted)["status"] == "succeeded"
     moving.goes_on()
     moving.finish(boots=2)
+
+
+def _half_is_lost_and_it_starts_again(moving: Moving, asked: Json, pair: Pair) -> None:
+    """As above, but that nobody has to start it: it is highly available."""
+    path = f"/v1/vms/{moving.vm}/high_availability"
+    moving.product.post(path, {"priority": 50})
+    _falls(moving, asked, pair)
+    moving.goes_on()
+    assert moving.document()["incarnation"] == 2
+    moving.finish(boots=2)
+
+
+def _falls(moving: Moving, asked: Json, pair: Pair) -> None:
+    """Check that it waits while a machine is off, and is ended once that is back without it."""
+    moving.attention(asked, "stands still")
+    qemus = [
+        host for host in pair if host.machine.on and moving.vm in host.machine.qemu_pids()
+    ]
+    assert len(qemus) == 1, "the other half is kept until the first is certain to be gone"
+    mend(pair)
+    operation = moving.product.finish(asked, timeout_s=60)
+    assert operation["status"] == "failed", operation
+    assert "broke off in post-copy" in operation["reason"]
+    assert "VM_MIGRATION_HALF_LOST" in [event["name"] for event in moving.audit()]
 
 
 Outcome = Callable[[Moving, Json, Pair], None]
@@ -187,7 +207,7 @@ MATRIX: dict[tuple[str, str], tuple[Outcome, bool]] = {
     ("switch-over", "destination libvirtd"): (_one_of_both, False),
     ("switch-over", "link"): (_stays, False),
     ("switch-over", "destination's network"): (_stays, False),
-    ("post-copy", "source machine"): (_half_is_lost, True),
+    ("post-copy", "source machine"): (_half_is_lost_and_it_starts_again, True),
     ("post-copy", "destination machine"): (_half_is_lost, False),
     ("post-copy", "source agent"): (_recovers, False),
     ("post-copy", "destination agent"): (_recovers, False),

@@ -455,3 +455,21 @@ async def test_a_vm_that_was_saved_at_its_source_is_not_coming(stage: Stage) -> 
     state = await stage.vm(vm)
     assert (state.status, state.may_run_on, state.migration) == (VmStatus.SUSPENDED, (), None)
     assert (await stage.op(operation)).outcome is Outcome.FAILED
+
+
+async def test_who_waits_on_a_host_that_falls_silent_says_so_until_it_answers(stage: Stage) -> None:
+    await stage.do(SetClusterMigration(id=stage.cluster, outgoing_max=1))
+    vms = await on_one_host(stage, 2)
+    home = await where(stage, vms[0])
+    _first, second = [await asked(stage, vm) for vm in vms]
+    assert "place 1." in (await stage.op(second)).detail
+
+    await stage.silence(home)
+
+    assert "does not answer" in await attention_of(stage, second)
+    await stage.hello(home)
+    state = await stage.op(second)
+    assert state.attention is None
+    assert "place 1." in state.detail
+    await play_on(stage)
+    assert (await stage.op(second)).outcome is Outcome.SUCCEEDED
