@@ -27,6 +27,7 @@ from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.operation import Verdict
+from events.types.scheduling_units import Selector
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,14 +265,17 @@ def _rows(mask: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.intp]:
 
 
 def _scores(need: Need, columns: Columns, rows: Rows) -> Numbers:
-    """Return each host's ranks, times their factors, summed: the most is the best."""
+    """Return each host's ranks, times their factors, summed: the most is the best. Without ranks it
+    is the weights themselves, less being better, that are taken away.
+    """
     total: Numbers | None = None
+    basic = need.scheduling.selector is Selector.BASIC_WEIGHTING
     for each in weights_of(need.scheduling):
         weights = each.weight.weigh(need, columns, rows)
         if weights is None:
             continue
-        ranks = ranked(weights) * each.factor
-        total = ranks if total is None else total + ranks
+        score = (-weights if basic else ranked(weights)) * each.factor
+        total = score if total is None else total + score
     # A policy of somebody's own may have no weight that tells hosts apart.
     return np.zeros(len(columns.up[rows]), np.int64) if total is None else total
 

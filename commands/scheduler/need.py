@@ -146,7 +146,8 @@ class Assessment(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler makes of one host: why not, or how good it is.
 
     `rank` is 1 for the host that is chosen; `weights` has each unit's, from 0 (best) to 1,000, and
-    `score` the sum of ranks times factors, more being better.
+    `score` the sum of ranks times factors, more being better (with selector BasicWeighting, the
+    sum of weights times factors, below zero).
     """
 
     host: str

@@ -28,6 +28,7 @@ from commands.state.scheduling_input import (
 from commands.state.scheduling_policy import built_in, find_policy
 from events.types.cluster import SchedulingPolicy
 from events.types.scheduling_policy import SchedulingPolicyCreated
+from events.types.scheduling_units import Selector
 
 
 @command(
@@ -43,7 +44,8 @@ class CreateSchedulingPolicy(Command, frozen=True, kw_only=True):
 
     It begins as a copy of a built-in policy (like; none if not given) or of another of your own
     (copy_of); what is given takes the place of what that has. The balancer is that of the built-in
-    policy of its name, and so are the parameters that it has.
+    policy of its name, and so are the parameters that it has. The selector RankSelector, which the
+    built-in policies have, ranks hosts by each weight; BasicWeighting adds the weights up.
     """
 
     name: Name
@@ -53,6 +55,7 @@ class CreateSchedulingPolicy(Command, frozen=True, kw_only=True):
     balancer: Balancer | None = None
     filters: Filters | None = None
     weights: Weights | None = None
+    selector: Selector | None = None
     high_utilization_percent: Percent | None = None
     vcpu_to_physical_cpu_ratio: Ratio | None = None
     max_free_memory_for_over_utilized_bytes: LeastFree | None = None
@@ -81,6 +84,8 @@ class CreateSchedulingPolicy(Command, frozen=True, kw_only=True):
         created = SchedulingPolicyCreated(
             name=self.name,
             description=self.description,
-            scheduling=with_units(model, self.balancer, self.filters, self.weights, given(self)),
+            scheduling=with_units(
+                model, self.balancer, self.filters, self.weights, self.selector, given(self)
+            ),
         )
         return Decision.of(context.ids[0], *on(f"scheduling_policy/{context.ids[0]}", created))

@@ -27,6 +27,7 @@ from commands.state.scheduling_input import (
 )
 from commands.state.scheduling_policy import find_policy
 from events.types.scheduling_policy import SchedulingPolicyUpdated
+from events.types.scheduling_units import Selector
 
 
 @command(
@@ -50,6 +51,7 @@ class UpdateSchedulingPolicy(Command, frozen=True, kw_only=True):
     balancer: Balancer | None = None
     filters: Filters | None = None
     weights: Weights | None = None
+    selector: Selector | None = None
     high_utilization_percent: Percent | None = None
     vcpu_to_physical_cpu_ratio: Ratio | None = None
     max_free_memory_for_over_utilized_bytes: LeastFree | None = None
@@ -72,7 +74,12 @@ class UpdateSchedulingPolicy(Command, frozen=True, kw_only=True):
             former_name=state.name,
             description=state.description if self.description is None else self.description,
             scheduling=with_units(
-                state.scheduling, self.balancer, self.filters, self.weights, given(self)
+                state.scheduling,
+                self.balancer,
+                self.filters,
+                self.weights,
+                self.selector,
+                given(self),
             ),
         )
         before = (state.name, state.description, state.scheduling)

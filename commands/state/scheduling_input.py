@@ -9,7 +9,7 @@ import msgspec
 
 from commands.kernel.refusal import InvalidField
 from events.types.cluster import Scheduling, SchedulingPolicy
-from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
+from events.types.scheduling_units import FilterUnit, Selector, WeightFactor, WeightUnit
 
 _MEMORY_BYTES_MAX = 2**50
 Percent = Annotated[
@@ -214,6 +214,7 @@ def with_units(
     balancer: Balancer | None,
     filters: tuple[FilterUnit, ...] | None,
     weights: tuple[WeightInput, ...] | None,
+    selector: Selector | None,
     parameters: dict[str, Any],
 ) -> Scheduling:
     """Return a policy with what is given in the place of what its model has.
@@ -231,6 +232,7 @@ def with_units(
         policy=policy,
         filters=model.filters if filters is None else _in_order(filters),
         weights=model.weights if weights is None else factors(weights),
+        selector=model.selector if selector is None else selector,
     )
     return require_limits(msgspec.structs.replace(wanted, **{**kept, **parameters}))
 

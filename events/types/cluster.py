@@ -11,7 +11,7 @@ from events.claims import Claim, exclusive, release, shared, swapped
 from events.types.base import Audit, Event, event
 from events.types.cluster_requirements import FirewallType, Requirements
 from events.types.run_spec import SerialNumber
-from events.types.scheduling_units import FilterUnit, WeightFactor
+from events.types.scheduling_units import FilterUnit, Selector, WeightFactor
 
 
 def name_key(data_center: str, name: str) -> str:
@@ -42,8 +42,8 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
 
     A cluster with a policy of somebody's own has its id as `custom`; of the parameters those count
-    that it has itself (`own`), and else the policy's. `filters` and `weights` are those of such a
-    policy; without them, and without `custom`, the built-in `policy` has its usual ones.
+    that it has itself (`own`), and else the policy's. `filters`, `weights` and `selector` are those
+    of such a policy; without them, and without `custom`, the built-in `policy` has its usual ones.
     """
 
     policy: SchedulingPolicy = SchedulingPolicy.NONE
@@ -63,6 +63,7 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     own: tuple[str, ...] = ()
     filters: tuple[FilterUnit, ...] | None = None
     weights: tuple[WeightFactor, ...] | None = None
+    selector: Selector = Selector.RANK
 
 
 @event("cluster.created")

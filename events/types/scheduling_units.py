@@ -41,6 +41,13 @@ class WeightUnit(enum.StrEnum):
     ONE_NODE = "Fit VM to single host NUMA node"
 
 
+class Selector(enum.StrEnum):
+    """How a policy's weights come to a choice: by the hosts' ranks, or as they are."""
+
+    RANK = "RankSelector"
+    BASIC_WEIGHTING = "BasicWeighting"
+
+
 class WeightFactor(msgspec.Struct, frozen=True, kw_only=True):
     """A weight of a policy, and how much it counts."""
 

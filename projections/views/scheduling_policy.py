@@ -7,7 +7,7 @@ import msgspec
 from events.envelope import Recorded
 from events.types import scheduling_policy as e
 from events.types.cluster import Scheduling, SchedulingPolicy
-from events.types.scheduling_units import FilterUnit, WeightFactor
+from events.types.scheduling_units import FilterUnit, Selector, WeightFactor
 from projections.views.parts import Changes, Time, View
 
 
@@ -41,6 +41,7 @@ class SchedulingPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, gc=Fal
     balancer: SchedulingPolicy
     filters: tuple[FilterUnit, ...]
     weights: tuple[WeightFactor, ...]
+    selector: Selector
     parameters: Parameters
     version: int
     created_at: Time
@@ -55,6 +56,7 @@ def _said(scheduling: Scheduling) -> Changes:
         "balancer": scheduling.policy,
         "filters": scheduling.filters or (),
         "weights": scheduling.weights or (),
+        "selector": scheduling.selector,
         "parameters": Parameters(**{name: getattr(scheduling, name) for name in names}),
     }
 

@@ -19,7 +19,7 @@ from commands.scheduling_policy.remove import RemoveSchedulingPolicy
 from commands.scheduling_policy.update import UpdateSchedulingPolicy
 from commands.state.cluster import CLUSTER as CLUSTERS
 from commands.state.scheduling_input import Balancer, WeightInput
-from commands.state.scheduling_policy import built_in
+from commands.state.scheduling_policy import SCHEDULING_POLICY, built_in, effective
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
 from events.types.cluster import ClusterRemoved, ClusterSchedulingSet, Scheduling, SchedulingPolicy
@@ -28,7 +28,7 @@ from events.types.scheduling_policy import (
     SchedulingPolicyRemoved,
     SchedulingPolicyUpdated,
 )
-from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
+from events.types.scheduling_units import FilterUnit, Selector, WeightFactor, WeightUnit
 from tests.unit.commands.samples import CLUSTER, NOBODY, place
 from tests.unit.commands.test_claims import Engine
 from tests.unit.policies.stage import GIB, Stage
@@ -106,6 +106,25 @@ def test_it_is_changed_and_removed() -> None:
     )
     there().when(UpdateSchedulingPolicy(id=NOBODY)).refused(NotFound, NOBODY)
     there().when(RemoveSchedulingPolicy(id=POLICY)).then(SchedulingPolicyRemoved(name="mine"))
+
+
+def test_a_policy_has_a_selector() -> None:
+    basic = CreateSchedulingPolicy(name="x", selector=Selector.BASIC_WEIGHTING)
+    made = place().when(basic).event(SchedulingPolicyCreated).scheduling
+    assert made.selector is Selector.BASIC_WEIGHTING
+    assert built_in(SchedulingPolicy.NONE).selector is Selector.RANK
+    there().when(UpdateSchedulingPolicy(id=POLICY, selector=Selector.RANK)).then_nothing()
+    changed = there().when(UpdateSchedulingPolicy(id=POLICY, selector=Selector.BASIC_WEIGHTING))
+    assert changed.event(SchedulingPolicyUpdated).scheduling == msgspec.structs.replace(
+        MINE, selector=Selector.BASIC_WEIGHTING
+    )
+    # what is not given stays, and a cluster that uses it has it
+    kept = changed.follows().when(UpdateSchedulingPolicy(id=POLICY, scale_down=9))
+    policy = kept.follows().state(SCHEDULING_POLICY, POLICY)
+    assert policy is not None
+    assert policy.scheduling.selector is Selector.BASIC_WEIGHTING
+    in_cluster = effective(Scheduling(custom=POLICY), policy)
+    assert in_cluster.selector is Selector.BASIC_WEIGHTING
 
 
 def test_how_much_swap_a_host_may_use_is_a_parameter_of_every_policy() -> None:

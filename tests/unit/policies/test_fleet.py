@@ -22,7 +22,7 @@ from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
 from events.types.host_memory import Swap, swap_of
 from events.types.run_spec import Topology
-from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
+from events.types.scheduling_units import FilterUnit, Selector, WeightFactor, WeightUnit
 from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members
 from tests.unit.policies.stage import CAPABILITIES
 
@@ -362,6 +362,26 @@ def test_processors_count_twice_as_much_as_memory() -> None:
     assert chosen(fleet, scheduled(SchedulingPolicy.NONE)) == "h1"
 
 
+def test_weights_are_added_up_where_no_host_is_ranked() -> None:
+    """by ranks h1 wins with the better memory; its load is far worse, which only weights show"""
+    fleet = fleet_of(host(1, 1_010, cpus=2), host(2, 1_000, cpus=64))
+    weights = (
+        WeightFactor(unit=WeightUnit.EVEN_CPU, factor=1),
+        WeightFactor(unit=WeightUnit.EVEN_MEMORY, factor=2),
+    )
+    need = Need(cluster="c", processors=1, scheduling=Scheduling(weights=weights))
+    assert chosen(fleet, need) == "h1"
+    basic = msgspec.structs.replace(need.scheduling, selector=Selector.BASIC_WEIGHTING)
+    need = msgspec.structs.replace(need, scheduling=basic)
+    assert chosen(fleet, need) == "h2"
+    first, second = fleet.assess(need)
+    assert (first.host, second.host) == ("h2", "h1")
+    for each in (first, second):
+        names = ("OptimalForCpuEvenDistribution", "OptimalForMemoryEvenDistribution")
+        load, memory = (each.weights[name] for name in names)
+        assert each.score == -(load + 2 * memory)
+
+
 def test_hosts_above_the_ratio_come_last() -> None:
     fleet = fleet_of(host(1, cpus=4), host(2, 100, cpus=4))
     fleet.take("h1", share(0, 4))
@@ -558,6 +578,7 @@ NEEDS = st.builds(
     tsc_hz=st.sampled_from([0, 0, 2_000_000_000, 3_000_000_000]),
     scheduling=st.builds(
         Scheduling,
+        selector=st.sampled_from(Selector),
         scale_down=st.integers(1, 20),
         policy=st.sampled_from(SchedulingPolicy),
         high_utilization_percent=st.integers(50, 99),
@@ -619,7 +640,8 @@ def naive(need: Need, candidates: list[Candidate]) -> str | None:
         weights = {c.host.id: weigh(each.weight.name, need, c, fitting) for c in fitting}
         for key, weight in weights.items():
             worse = sum(other > weight for other in weights.values())
-            scores[key] += each.factor * worse
+            basic = need.scheduling.selector is Selector.BASIC_WEIGHTING
+            scores[key] += each.factor * (-weight if basic else worse)
     order = sorted(fitting, key=lambda c: (-scores[c.host.id], c.host.name))
     return order[0].host.id if order else None
 
