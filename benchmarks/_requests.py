@@ -14,7 +14,6 @@ import msgspec
 
 HEAD_BYTES_MAX = 64 * 1024
 RETRIES_MAX = 200
-RETRY_S = 0.1
 ANSWER_TIMEOUT_S = 60.0
 BUSY = 503
 
@@ -25,6 +24,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     body: bytes
     taken_s: float
+    retry_after_s: float = 0.0
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - whatever was answered
@@ -43,12 +43,12 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> Sent:
-        """Send a request; one that is refused because the engine is busy is sent again."""
+        """Send a request; one that the engine is too busy for is sent again when it says."""
         for _attempt in range(RETRIES_MAX):
             sent = await asyncio.wait_for(self._once(method, path, body), ANSWER_TIMEOUT_S)
             if sent.status != BUSY:
                 return sent
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(sent.retry_after_s)
         message = f"{method} {path}: {sent.status} {sent.body[:300]!r}"
         raise RuntimeError(message)
 
@@ -63,11 +63,15 @@ class Connection:
         began = time.perf_counter()
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
-        lines = answer.lower().split(b"\r\n")
-        length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-        content = await reader.readexactly(length)
-        taken_s = time.perf_counter() - began
-        return Sent(status=int(answer[9:12]), body=content, taken_s=taken_s)
+        lines = answer.lower().split(b"\r\n")[1:-2]
+        fields = dict(line.split(b": ", 1) for line in lines)
+        content = await reader.readexactly(int(fields[b"content-length"]))
+        return Sent(
+            status=int(answer[9:12]),
+            body=content,
+            taken_s=time.perf_counter() - began,
+            retry_after_s=float(fields.get(b"retry-after", b"0.1")),
+        )
 
     async def close(self) -> None:
         """Let go."""
