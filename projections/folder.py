@@ -170,8 +170,12 @@ class Folder:
             raise unknown
 
     async def flush(self) -> None:
-        """Return when everything folded is written."""
+        """Return when everything folded is written: the end of what is folded while a store is
+        made, so that the database has something to do while documents are rendered.
+        """
         await self._settle()
+        if self._building:
+            await self.store.complete_audits()
         if self._inventory.unwritten:
             await self._write(self._render(), self.cursor, self.cursor)
 
@@ -285,10 +289,13 @@ class Folder:
         vms -= shelf.documents.keys()
         if vms or hosts or clusters:
             await self._settle()
-        for found in await self.store.load(VMS, vms):
+        # What was removed lies in the store until that is written, in a build for a long time.
+        for found in await self.store.load(VMS, vms - shelf.removed.keys()):
             shelf.documents[found.id] = found
         for found in await self.store.vms_on(hosts):
-            shelf.documents.setdefault(found.id, found)
-            self._inventory.on_host(found.host.id, found.id)
+            if found.id not in shelf.removed:
+                shelf.documents.setdefault(found.id, found)
+                self._inventory.on_host(found.host.id, found.id)
         for found in await self.store.vms_in(clusters):
-            shelf.documents.setdefault(found.id, found)
+            if found.id not in shelf.removed:
+                shelf.documents.setdefault(found.id, found)

@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 
 from projections.reads.collections import Collection, Filter, Match
 from projections.reads.problems import InvalidCursor, InvalidParameter, UnknownParameter
-from projections.views.pieces import pieces_of
+from projections.views.pieces import SEPARATOR, pieces_of
 
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 100
@@ -23,6 +23,9 @@ VALUES_MAX = 100
 WORDS_MAX = 10
 PAGE_PARAMETERS = ("after", "cursor", "fields", "limit", "sort")
 INTEGER_MAX = 2**31 - 1
+_PIECES = f"string_to_array(pieces, E'\\x{ord(SEPARATOR):02x}')"
+"""As the index of the pieces says it, in indexes.sql."""
+
 EVERYTHING = "*"
 """As `fields`: whole documents, where a list shows less by default."""
 
@@ -157,7 +160,7 @@ def _in_pieces(column: str, words: list[str]) -> tuple[str, list[Any]]:
     conditions, arguments = ["true"], list[Any]()
     for word in words:
         if pieces := pieces_of(word):
-            conditions.append("string_to_array(pieces, E'\\x1f') @> %s::text[]")
+            conditions.append(f"{_PIECES} @> %s::text[]")
             arguments.append(pieces)
         conditions.append(f"strpos({column}, %s) > 0")
         arguments.append(word)

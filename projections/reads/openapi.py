@@ -8,7 +8,7 @@ import msgspec
 
 from projections.reads import host_parts
 from projections.reads.changes import KINDS
-from projections.reads.collections import COLLECTIONS, EVENTS, Collection, Filter, Match
+from projections.reads.collections import COLLECTIONS, EVENTS, HOSTS, Collection, Filter, Match
 from projections.reads.context import MIN_POSITION_HEADER, POSITION_HEADER, POSITION_MAX
 from projections.reads.lists import EVERYTHING, LIMIT_DEFAULT, LIMIT_MAX, VALUE_CHARACTERS_MAX
 from projections.reads.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
@@ -140,12 +140,11 @@ def _part(part: str) -> Schema:
     """Describe a list inside of a host's hardware."""
     items = {"type": "array", "items": _reference(host_parts.PARTS[part].__name__)}
     schema = {"type": "object", "required": ["items"], "properties": {"items": items}}
-    host = next(each for each in COLLECTIONS if each.kind == "host")
     return {
         "operationId": f"list_host_{part}",
         "summary": f"List a host's {host_parts.SPOKEN[part]}",
-        "tags": [host.name],
-        "parameters": [_id_of(host), *_positions()],
+        "tags": [HOSTS.name],
+        "parameters": [_id_of(HOSTS), *_positions()],
         "responses": _responses(schema, missing=True),
     }
 
