@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -19,19 +17,14 @@ from access.vault import Vault
 from commands.api.problems import problem_response
 from commands.gateway.fencing import (
     FRESH_S,
-    decide_fence,
     with_secrets,
     without_stale,
 )
+from commands.gateway.intake import Desk, decider
 from commands.gateway.monitor import Monitor
 from commands.gateway.renewal import RENEW_PATH, Renewals
-from commands.gateway.reports import (
-    ReportingHost,
-    decide_host,
-    decide_job,
-    decide_vm_state,
-)
-from commands.gateway.restored import decide_confirmed, missing, strays, tells_all
+from commands.gateway.requests import answer_of, body_of, fingerprint_of, number_of
+from commands.gateway.restored import missing, strays, tells_all
 from commands.gateway.sessions import (
     ClonedIdentity,
     NotYourHost,
@@ -39,7 +32,6 @@ from commands.gateway.sessions import (
     decide_hello,
     decide_taken_up,
     require_session,
-    require_speaker,
 )
 from commands.gateway.tls import PEER_CERTIFICATE, peer_host_id
 from commands.gateway.turns import Turns
@@ -59,7 +51,6 @@ from events.wire.agent import (
     Hello,
     Intent,
     Item,
-    JobItem,
     Orders,
     Renew,
     Report,
@@ -75,12 +66,12 @@ log = structlog.get_logger(__name__)
 WAIT_S_MAX = 60.0
 CATCH_UP_S_MAX = 5.0
 AT_ONCE_MAX = 32
-REPORT_WAIT_S_MAX = 10.0
 HELLOS_AT_ONCE_MAX = 32
 HELLO_WAIT_S_MAX = 5.0
 HELLO_RETRY_S = 5.0
-BODY_BYTES_MAX = 4 * 1024 * 1024
-Body = TypeVar("Body")
+REPORTS_AT_ONCE_MAX = 32
+REPORT_TURN_WAIT_S_MAX = 5.0
+REPORT_RETRY_S = 2.0
 SourceFor = Callable[[str], ContextSource]
 """Gives the source of contexts for an actor."""
 
@@ -124,9 +115,12 @@ class Gateway:
         self._ticket = ticket
         self._vault = vault
         self._renewals = renewals
-        self._desks: dict[str, _Desk] = {}
+        self._desks: dict[str, Desk] = {}
         self._hellos = Turns(
             HELLOS_AT_ONCE_MAX, wait_s=HELLO_WAIT_S_MAX, retry_after_s=HELLO_RETRY_S
+        )
+        self._reports = Turns(
+            REPORTS_AT_ONCE_MAX, wait_s=REPORT_TURN_WAIT_S_MAX, retry_after_s=REPORT_RETRY_S
         )
 
     def app(self) -> Starlette:
@@ -156,13 +150,13 @@ class Gateway:
         return guarded
 
     async def _hello(self, request: Request, host: str) -> Response:
-        hello = await _body(request, Hello)
+        hello = await body_of(request, Hello)
         async with self._hellos.taken():
             return await self._begin(request, host, hello)
 
     async def _begin(self, request: Request, host: str, hello: Hello) -> Response:
         """Begin a session."""
-        fingerprint = _fingerprint(request)
+        fingerprint = fingerprint_of(request)
         before = self._session_of(host)
         await self._catch_up(await self._reader.head())  # or a host would begin session on session
 
@@ -187,7 +181,7 @@ class Gateway:
             )
         self._monitor.heard(host)
         log.info("a session began", host=host, session=answer["session"])
-        return _json(
+        return answer_of(
             Welcome(
                 session=answer["session"],
                 protocol=answer["protocol"],
@@ -200,8 +194,8 @@ class Gateway:
 
     async def _orders(self, request: Request, host: str) -> Response:
         session = request.query_params.get("session", "")
-        after = _number(request, "after")
-        wait_s = min(_number(request, "wait", 0.0), WAIT_S_MAX)
+        after = number_of(request, "after")
+        wait_s = min(number_of(request, "wait", 0.0), WAIT_S_MAX)
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             signal = self._view.signal(host)
@@ -215,7 +209,7 @@ class Gateway:
                 ) from None
             left_s = deadline - asyncio.get_running_loop().time()
             if changes is not None:
-                return _json(Orders(changes=await self._complete(changes, host, int(after))))
+                return answer_of(Orders(changes=await self._complete(changes, host, int(after))))
             if left_s <= 0:
                 return Response(status_code=204)
             try:
@@ -257,10 +251,10 @@ class Gateway:
         return msgspec.structs.replace(intent, jobs=tuple(jobs), vms=tuple(vms))
 
     async def _report(self, request: Request, host: str) -> Response:
-        report = await _body(request, Report)
+        report = await body_of(request, Report)
         if len(report.items) > REPORT_ITEMS_MAX:
             raise InvalidField(f"A report has at most {REPORT_ITEMS_MAX} items.", field="items")
-        desk = self._desks.setdefault(host, _Desk())
+        desk = self._desks.setdefault(host, Desk())
         async with desk.alone():
             await self._require_session(request, host, report.session)
             self._monitor.heard(host)
@@ -269,21 +263,22 @@ class Gateway:
                     "A later report of this session was taken in already.",
                     remedy="Say hello again.",
                 )
-            positions = await self._take_items(request, host, report)
+            async with self._reports.taken():
+                positions = await self._take_items(request, host, report)
             position = max([self._view.position, *positions])
             desk.taken(report)
         await self._catch_up(position)
-        return _json(ReportAck(sequence=report.sequence, position=position))
+        return answer_of(ReportAck(sequence=report.sequence, position=position))
 
     async def _take_items(self, request: Request, host: str, report: Report) -> list[int]:
         """Append what follows from the items: those of one VM in order, VMs beside each other."""
-        fingerprint = _fingerprint(request)
+        fingerprint = fingerprint_of(request)
         lanes: dict[str, list[Item]] = {"": []}
         for item in report.items:
             if isinstance(item, FullStateItem):
                 self._note_strays(host, item)
                 for state in item.vms if item.known else ():
-                    if not self._is_known(_decider(host, fingerprint, report, state), state):
+                    if not self._is_known(decider(host, fingerprint, report, state), state):
                         lanes.setdefault(state.vm, []).append(state)
                 lanes[""].append(item)
             elif isinstance(item, CapabilitiesItem):
@@ -298,7 +293,7 @@ class Gateway:
             last = 0
             async with limit:
                 for number, item in enumerate(items or [None] if not name else items):
-                    decide = _decider(host, fingerprint, report, item, self._strays(host, item))
+                    decide = decider(host, fingerprint, report, item, self._strays(host, item))
                     last = max(last, await self._take(host, report, f"{name}:{number}", decide))
             return last
 
@@ -309,7 +304,7 @@ class Gateway:
         if speaker is not None and speaker.unconfirmed and tells_all(report):
             # Only now, that all it runs is known: from here on it gets orders.
             lost = missing(report, self._view.expected(host))
-            decide = _decider(host, fingerprint, report, None, confirms=lost)
+            decide = decider(host, fingerprint, report, None, confirms=lost)
             positions.append(await self._take(host, report, "confirmed", decide))
         return positions
 
@@ -344,7 +339,7 @@ class Gateway:
         return accepted.position if accepted is not None else 0
 
     async def _samples(self, request: Request, host: str) -> Response:
-        batch = await _body(request, Telemetry)
+        batch = await body_of(request, Telemetry)
         if batch.host != host:
             raise NotYourHost("A host sends samples of itself only.")
         if len(batch.hosts) + len(batch.vms) > SAMPLES_MAX:
@@ -357,9 +352,9 @@ class Gateway:
         return Response(status_code=202)
 
     async def _renew(self, request: Request, host: str) -> Response:
-        renew = await _body(request, Renew)
+        renew = await body_of(request, Renew)
         certificate: bytes = request.scope["extensions"][PEER_CERTIFICATE]
-        return _json(await self._renewals.renew(host, certificate, renew, self._once(host)))
+        return answer_of(await self._renewals.renew(host, certificate, renew, self._once(host)))
 
     async def _require_session(self, request: Request, host: str, session: str) -> None:
         """Refuse by what this process knows; what is appended is checked again by its decision.
@@ -371,7 +366,7 @@ class Gateway:
         except Refusal:
             await self._catch_up(await self._reader.head())
             require_session(state := self._known_host(request, host), session)
-        shown = _fingerprint(request)
+        shown = fingerprint_of(request)
         if state.certificate_fingerprint != shown:
             await self._handler.handle(
                 lambda world, context: decide_taken_up(world, context, host, shown),
@@ -383,7 +378,7 @@ class Gateway:
         state = self._view.hosts.get(host)
         if state is None or state.removed:
             raise NotYourHost("The host is not known here, or was removed.")
-        if not state.counts(_fingerprint(request)):
+        if not state.counts(fingerprint_of(request)):
             raise NotYourHost("The certificate is not the host's newest.")
         return state
 
@@ -401,89 +396,3 @@ class Gateway:
 
     def _once(self, host: str) -> ContextSource:
         return self._source_for(f"host:{host}")
-
-
-class _Desk:
-    """One host's reports, taken in one after the other."""
-
-    def __init__(self) -> None:
-        self._turns = Turns(1, wait_s=REPORT_WAIT_S_MAX, retry_after_s=1.0)
-        self._session = ""
-        self._sequence = 0
-
-    def alone(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the report before this one, which its sender may have given up on."""
-        return self._turns.taken()
-
-    def is_outdated(self, report: Report) -> bool:
-        """Tell whether a report comes late, after one that told newer things.
-
-        An agent has one report on its way; but a report that it sent twice, because the answer
-        took too long, may be delivered once more at any time.
-        """
-        return report.session == self._session and report.sequence < self._sequence
-
-    def taken(self, report: Report) -> None:
-        """Note that a report was taken in whole."""
-        self._session, self._sequence = report.session, report.sequence
-
-
-def _decider(
-    host_id: str,
-    fingerprint: str,
-    report: Report,
-    item: Item | None,
-    suspects: Sequence[VmStateItem] = (),
-    *,
-    confirms: tuple[str, ...] | None = None,
-) -> Decide:
-    def decide(world: World, context: Context) -> Decision:
-        state = require_speaker(world, host_id, fingerprint)
-        require_session(state, report.session)
-        if confirms is not None:
-            return decide_confirmed(state, confirms)
-        host = ReportingHost(world, host_id)
-        match item:
-            case VmStateItem():
-                return decide_vm_state(world, context, host, item)
-            case JobItem():
-                return decide_job(world, context, host, item)
-            case FenceItem():
-                return decide_fence(world, host_id, item)
-            case _:
-                found = strays(world, host_id, suspects)
-                return decide_host(context, host, item, report.time, found)
-
-    return decide
-
-
-def _fingerprint(request: Request) -> str:
-    certificate: bytes = request.scope["extensions"][PEER_CERTIFICATE]
-    return hashlib.sha256(certificate).hexdigest()
-
-
-async def _body(request: Request, body: type[Body]) -> Body:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > BODY_BYTES_MAX:
-            raise InvalidField(f"The body exceeds {BODY_BYTES_MAX} B.")
-    try:
-        return msgspec.json.decode(content, type=body)
-    except msgspec.MsgspecError as error:
-        raise InvalidField(f"The body cannot be read: {error}") from error
-
-
-def _number(request: Request, name: str, default: float | None = None) -> float:
-    text = request.query_params.get(name)
-    try:
-        number = float(text) if text is not None else default
-    except ValueError:
-        number = None
-    if number is None or not 0 <= number < 2**53:
-        raise InvalidField(f"The parameter '{name}' must be a number from 0 on.", field=name)
-    return number
-
-
-def _json(body: Any) -> Response:  # noqa: ANN401 - any message of the wire
-    return Response(msgspec.json.encode(body), media_type="application/json")

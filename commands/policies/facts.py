@@ -8,7 +8,6 @@ the same memory twice; the append checks everything again.
 from __future__ import annotations
 
 import datetime as dt
-import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -21,6 +20,7 @@ from commands.policies.affinity_facts import AffinityFacts
 from commands.policies.cluster_facts import ClusterFacts
 from commands.policies.host_endings import ended_with_host, given_up
 from commands.policies.observer import Observer
+from commands.policies.timers import Timer, Timers
 from commands.policies.traffic import Traffic
 from commands.scheduler.fleet import Fleet, Share, share_of
 from commands.scheduler.need import Choice, Need
@@ -38,8 +38,6 @@ from events.types.vm import VmDisksAssigned, VmPlaced, VmStaleCopyFound
 from events.types.vm_migration import VmMigrationStarted
 
 State = TypeVar("State")
-Timer = tuple[dt.datetime, str, str]
-"""When it is due, of which operation, under which name."""
 
 
 SHAPE = Shape.of(
@@ -83,10 +81,10 @@ class Facts:
         self._versions: dict[str, int] = {}
         self._fleet = Fleet()
         self.affinity = AffinityFacts(self._fleet)
-        self._timers: list[Timer] = []
         self.hosts: dict[str, HostState] = {}
         self.vms: dict[str, VmState] = {}
         self.operations: dict[str, OperationState] = {}
+        self._timers = Timers(self.operations)
         self._proved_off: dict[str, HostState] = {}
         self._unconfirmed: dict[str, HostState] = {}
         self.incarnations_from = 0
@@ -145,7 +143,7 @@ class Facts:
         for key, operation in tables["operation"].items():
             self._put_operation(key, operation)
             for timer, due in operation.timers.items():
-                heapq.heappush(self._timers, (due, key, timer))
+                self._timers.set(due, key, timer)
 
     def loaded(self, kind: str, object_id: str) -> Loaded:
         """Return a stream's version and state; KeyError for a kind that is not folded here."""
@@ -155,27 +153,11 @@ class Facts:
 
     def due(self, now: dt.datetime) -> list[Timer]:
         """Return the timers whose time has come."""
-        found: list[Timer] = []
-        while (first := self._first_timer()) is not None and first[0] <= now:
-            found.append(heapq.heappop(self._timers))
-        for timer in found:  # they stay until the log says that they have fired
-            heapq.heappush(self._timers, timer)
-        return found
+        return self._timers.due(now)
 
     def next_due(self) -> dt.datetime | None:
         """Return when the next timer is due, None if none is set."""
-        first = self._first_timer()
-        return first[0] if first is not None else None
-
-    def _first_timer(self) -> Timer | None:
-        """Return the earliest timer that is still set."""
-        while self._timers:
-            due, operation_id, name = self._timers[0]
-            operation = self.operations.get(operation_id)
-            if operation is not None and operation.timers.get(name) == due:
-                return self._timers[0]
-            heapq.heappop(self._timers)
-        return None
+        return self._timers.next_due()
 
     def concerned(self, recorded: Recorded) -> set[str]:
         """Return the open operations that an event may move."""
@@ -341,7 +323,7 @@ class Facts:
         if after.open:
             self._put_operation(key, after)
             if isinstance(recorded.event, OperationTimerSet):
-                heapq.heappush(self._timers, (recorded.event.due, key, recorded.event.timer))
+                self._timers.set(recorded.event.due, key, recorded.event.timer)
             return
         self._show_operation(self.operations.pop(key, None), after)
         self._versions.pop(recorded.stream, None)
