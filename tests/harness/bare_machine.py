@@ -8,16 +8,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.harness.distribution import pretend_to_be, start_firewalld
 from tests.harness.libvirt_host import FILES
 from tests.harness.package_repository import INSTALLED, make_repository
 from tests.harness.processes import children, run_command, start_process, wait_until
 from tests.harness.workspace import Workspace
 
 PLACES = ("etc", "root", "run", "usr", "var/cache", "var/lib", "var/log")
-RELEASES = {
-    "debian": 'ID=debian\nPRETTY_NAME="Debian"\n',
-    "el": 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="AlmaLinux 9"\n',
-}
 
 
 class BareMachine:
@@ -45,9 +42,7 @@ class BareMachine:
         self.run(["mount", "--make-rprivate", "/"])
         layers = [str(FILES / "real_packages.sh"), str(self.folder), self.family, str(repository)]
         self.run([*layers, *PLACES])
-        self.run(
-            ["sh", "-c", f"rm /etc/os-release; printf '{RELEASES[self.family]}' >/etc/os-release"]
-        )
+        pretend_to_be(self.run, self.family)
         self.run(["ip", "link", "set", "lo", "up"])
 
     def stop(self) -> None:
@@ -69,6 +64,10 @@ class BareMachine:
         process = start_process([*enter, *command], log)
         self._workspace.note_process(process.pid)
         self._launched.append(process)
+
+    def start_firewalld(self) -> None:
+        """Start the real firewalld, with a bus of its own."""
+        start_firewalld(self.run, self.launch, self.folder)
 
     def installed(self) -> set[str]:
         """Return the names of the packages that its package manager knows as installed."""

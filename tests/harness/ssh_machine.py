@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.harness.distribution import pretend_to_be, start_firewalld
 from tests.harness.libvirt_host import FILES, HostProcess, LibvirtHost
 from tests.harness.package_repository import INSTALLED, make_repository
 from tests.harness.processes import run_command, wait_until
@@ -118,8 +119,7 @@ class SshMachine:
         script, places = FILES / "real_packages.sh", ("usr", "var/cache", "var/log")
         self.host.run([script, self.host.folder, family, repository, *places])
         if family == "el":
-            release = 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="AlmaLinux 9"\n'
-            self.host.run(["sh", "-c", f"rm /etc/os-release; printf '{release}' >/etc/os-release"])
+            pretend_to_be(self.host.run, family)
 
     def packages(self, family: str) -> set[str]:
         """Return what the package manager of such a machine knows as installed."""
@@ -127,24 +127,13 @@ class SshMachine:
 
     def start_firewalld(self) -> None:
         """Start the real firewalld, with a bus of its own."""
-        place = "/run/dbus"
-        self.host.run(["sh", "-c", f"mkdir -p {place}; rm -f {place}/pid {place}/*socket"])
-        bus = ["dbus-daemon", "--system", "--nofork", "--nopidfile"]
-        self.host.launch(bus, self.host.folder / "bus.log")
-        wait_until(lambda: self._succeeds("test", "-S", f"{place}/system_bus_socket"), 10, "a bus")
-        log = self.host.folder / "firewalld.log"
-        self.host.launch(["firewalld", "--nofork", "--nopid", "--log-target", "console"], log)
-        asking = ("firewall-cmd", "--quiet", "--state")
-        wait_until(lambda: self._succeeds(*asking), 30, "firewalld", detail=log.read_text)
+        start_firewalld(self.host.run, self.host.launch, self.host.folder)
 
     def open_ports(self) -> tuple[str, str]:
         """Return the ports that firewalld lets in, now and after the next boot."""
         now = self.host.run(["firewall-cmd", "--list-ports"]).stdout
         later = self.host.run(["firewall-cmd", "--permanent", "--list-ports"]).stdout
         return now.strip(), later.strip()
-
-    def _succeeds(self, *command: str) -> bool:
-        return self.host.run(command, check=False).returncode == 0
 
     def become_systemd(self, *enabled: str) -> None:
         """Look as if systemd ran, with these units enabled: by a stand-in."""

@@ -11,7 +11,6 @@ from commands.remote.scripts import script
 from tests.conftest import require
 from tests.harness.bare_machine import BareMachine
 from tests.harness.package_repository import CONTENT, DRAWN_IN, NEEDED, OTHERS
-from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 
 FAMILIES = ("debian", "el")
@@ -137,26 +136,7 @@ def test_a_package_that_is_nowhere_is_told_with_the_managers_words(make: Make, f
 def test_firewalld_lets_the_migration_port_in_and_closes_it(make: Make) -> None:
     require("firewalld")
     machine = make("debian")
-    machine.run(["mkdir", "-p", "/run/dbus"])
-    machine.run(["sh", "-c", "rm -f /run/dbus/pid /run/dbus/system_bus_socket"])
-    machine.launch(["dbus-daemon", "--system", "--nofork", "--nopidfile"], machine.folder / "bus")
-    wait_until(
-        lambda: (
-            machine.run(["test", "-S", "/run/dbus/system_bus_socket"], check=False).returncode == 0
-        ),
-        10,
-        "the bus",
-    )
-    machine.launch(
-        ["firewalld", "--nofork", "--nopid", "--log-target", "console"],
-        machine.folder / "firewalld",
-    )
-    wait_until(
-        lambda: machine.run(["firewall-cmd", "--quiet", "--state"], check=False).returncode == 0,
-        30,
-        "firewalld",
-        detail=(machine.folder / "firewalld").read_text,
-    )
+    machine.start_firewalld()
 
     assert machine.run(["sh", FIREWALL, "active"]).stdout == "firewalld\n"
     assert machine.run(["firewall-cmd", "--list-ports"]).stdout == "\n"
