@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.harness.processes import patience
 from tests.harness.workspace import cache_folder
 
 pytest_plugins = ["tests.harness.fixtures"]
@@ -83,7 +84,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     allowed_s: dict[Path, float] = defaultdict(float)
     for item in items:
         mark = item.get_closest_marker("timeout")
-        allowed_s[item.path] += mark.args[0] if mark is not None and mark.args else TIMEOUT_S
+        timeout_s = mark.args[0] if mark is not None and mark.args else TIMEOUT_S
+        allowed_s[item.path] += timeout_s
+        if patience() != 1:
+            item.add_marker(pytest.mark.timeout(timeout_s * patience()), append=False)
 
     def rank(item: pytest.Item) -> tuple[int, float, Path]:
         folder = item.path.relative_to(TESTS).parts[0]

@@ -32,6 +32,7 @@ from tests.contract.sample_events import SAMPLE_CODEC
 from tests.contract.stream_contract import append_events
 from tests.harness.kafka import KafkaBroker
 from tests.harness.postgres import Database
+from tests.harness.processes import patience
 from tests.harness.workspace import PROJECT_ROOT, Workspace
 from tests.integration.kafka_clients import let_go_of_clients
 from tests.unit.dwh.samples import telemetry
@@ -53,7 +54,7 @@ async def eventually(
     question: Callable[[], Awaitable[object]], expected: object, timeout_s: float = 40.0
 ) -> None:
     """Ask again and again until the answer is the one expected; a dead process has no answer."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * patience()
     last: object = None
     while time.monotonic() < deadline:
         try:

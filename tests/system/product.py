@@ -22,6 +22,7 @@ from chronovisor.installation import Installation
 from chronovisor.supervisor import read_status
 from dwh.client import ask
 from dwh.queries import Query
+from projections.reads.context import MIN_POSITION_HEADER, POSITION_HEADER
 from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 
@@ -53,6 +54,7 @@ class Product:
         self._arguments = ("--hosts", str(hosts), *arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
+        self._written = 0
         self.output = self.root / "up.log"
 
     def run_hosts(self, hosts: int) -> None:
@@ -61,6 +63,7 @@ class Product:
 
     def start(self, port: int = 0) -> None:
         """Start everything and wait until it says that it is up."""
+        self._written = 0  # what starts may be another log: one that was restored
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -156,8 +159,14 @@ class Product:
                 verify=context,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=90,
+                event_hooks={"response": [self._note_position]},
             )
         return self._http
+
+    def _note_position(self, response: httpx.Response) -> None:
+        """Keep the position of what was written last, for reads to wait for it."""
+        if response.request.method != "GET":
+            self._written = max(self._written, int(response.headers.get(POSITION_HEADER, "0")))
 
     def post(self, path: str, body: Json | None = None, **headers: str) -> Json:
         """Send a command; return the answer. Fails the test on a problem."""
@@ -187,8 +196,14 @@ class Product:
             time.sleep(0.2)
 
     def get(self, path: str, **parameters: str) -> Json:
-        """Read; fails the test on a problem."""
-        response = self.http.get(path, params=parameters)
+        """Read what was written; fails the test on a problem.
+
+        An inventory that stands still answers as it is, a little later.
+        """
+        own = {MIN_POSITION_HEADER: str(self._written)} if self._written else {}
+        response = self.http.get(path, params=parameters, headers=own)
+        if own and response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            response = self.http.get(path, params=parameters)
         assert response.is_success, f"GET {path}: {response.status_code} {response.text}"
         answer: Json = response.json()
         return answer
