@@ -23,6 +23,7 @@ from events.types.host_hardware import (
     HugePages,
     NumaNode,
     PciDevice,
+    UsbDevice,
     Versions,
 )
 from events.types.vm_tuning import spelled
@@ -34,6 +35,7 @@ _FILE_BYTES_MAX = 64 * 1024
 _SECTOR_BYTES = 512
 _DULL_CLASSES = ("0x05", "0x06", "0x08")
 """PCI memory controllers, bridges and system parts: of no use to a VM, and there are many."""
+_USB_HUB = "09"
 _DULL_BLOCKS = ("loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd")
 _LINKS = ("bond", "vlan", "bridge")
 Item = TypeVar("Item")
@@ -55,6 +57,7 @@ def hardware(
         huge_pages=cut("huge_pages", _huge_pages(system), h.PAGE_SIZES_MAX),
         nics=cut("nics", _nics(system), h.NICS_MAX),
         devices=cut("devices", _devices(system), h.DEVICES_MAX),
+        usb_devices=cut("usb_devices", _usb_devices(system), h.USB_DEVICES_MAX),
         block_devices=cut("block_devices", _block_devices(system), h.BLOCK_DEVICES_MAX),
         versions=_with_system(versions, root),
     )
@@ -76,9 +79,11 @@ class _Cut:
 
 def _bounded(found: Hardware) -> Hardware:
     """Leave the longest lists out of what would not fit into an event."""
-    for name in ("devices", "block_devices", "nics"):
+    for name in ("devices", "usb_devices", "block_devices", "nics"):
         if len(msgspec.json.encode(found)) <= HARDWARE_BYTES_MAX:
             break
+        if not getattr(found, name):
+            continue
         truncated = tuple(dict.fromkeys((*found.truncated, name)))
         found = msgspec.structs.replace(found, **{name: ()}, truncated=truncated)
     return found
@@ -169,6 +174,20 @@ def _devices(system: Path) -> Iterator[PciDevice]:
             product=_short(_text(folder / "device").strip().removeprefix("0x")),
             driver=_short(_link(folder / "driver")),
             iommu_group=int(group) if group.isdigit() else None,
+        )
+
+
+def _usb_devices(system: Path) -> Iterator[UsbDevice]:
+    for folder in _entries(system / "bus" / "usb" / "devices"):
+        vendor = _text(folder / "idVendor").strip()
+        if not vendor or _text(folder / "bDeviceClass").strip() == _USB_HUB:
+            continue  # what has no vendor is a function of a device
+        words = (_text(folder / each).strip() for each in ("manufacturer", "product"))
+        yield UsbDevice(
+            address=_short(folder.name),
+            vendor=_short(vendor),
+            product=_short(_text(folder / "idProduct").strip()),
+            name=_short(" ".join(word for word in words if word)),
         )
 
 

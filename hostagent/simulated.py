@@ -33,6 +33,7 @@ from hostagent.driver import (
     UnknownStateError,
 )
 from hostagent.files import make_private_folder, write_atomically
+from hostagent.simulated_hardware import described
 from hostagent.simulated_samples import GENEROUS, sample_machine, swapped_out
 from hostagent.simulated_state import (
     NEVER,
@@ -72,7 +73,7 @@ class SimulatedDriver:
         make_private_folder(folder)
         self.name = name
         self._folder = folder
-        self._capabilities = msgspec.structs.replace(capabilities, hostname=name)
+        self._capabilities = described(capabilities, name)
         self._clock = clock
         self._told: deque[DriverEvent] = deque()
         self._news = asyncio.Event()

@@ -13,6 +13,7 @@ FLAGS_MAX = 1_000
 NUMA_NODES_MAX = 64
 NICS_MAX = 256
 DEVICES_MAX = 512
+USB_DEVICES_MAX = 256
 BLOCK_DEVICES_MAX = 512
 PAGE_SIZES_MAX = 8
 TEXT_MAX = 120
@@ -71,6 +72,17 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     iommu_group: int | None = None
 
 
+class UsbDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A USB device: where it is plugged in (bus, then ports); `vendor` and `product` in hex; `name`
+    is what it calls itself.
+    """
+
+    address: str
+    vendor: str
+    product: str
+    name: str = ""
+
+
 class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
     """A disk of the host."""
 
@@ -105,6 +117,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     huge_pages: tuple[HugePages, ...] = ()
     nics: tuple[HostNic, ...] = ()
     devices: tuple[PciDevice, ...] = ()
+    usb_devices: tuple[UsbDevice, ...] = ()
     block_devices: tuple[BlockDevice, ...] = ()
     versions: Versions = Versions()
     truncated: tuple[str, ...] = ()

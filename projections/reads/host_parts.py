@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from events.types.host_hardware import BlockDevice, HostNic, NumaNode, PciDevice
+from events.types.host_hardware import BlockDevice, HostNic, NumaNode, PciDevice, UsbDevice
 from projections.reads.collections import HOSTS
 from projections.reads.context import POSITION_HEADER, Reads, building
 from projections.reads.lists import check_parameters
@@ -16,6 +16,7 @@ from projections.views.host_document import HostDocument
 PARTS: dict[str, type[msgspec.Struct]] = {
     "nics": HostNic,
     "devices": PciDevice,
+    "usb_devices": UsbDevice,
     "block_devices": BlockDevice,
     "numa_nodes": NumaNode,
 }
@@ -23,6 +24,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
 SPOKEN = {
     "nics": "network interfaces",
     "devices": "PCI devices",
+    "usb_devices": "USB devices",
     "block_devices": "disks",
     "numa_nodes": "NUMA nodes",
 }

@@ -632,6 +632,9 @@ class TestOpenapi:
                     iommu_group=31,
                 ),
             ),
+            usb_devices=(
+                hw.UsbDevice(address="1-1.4", vendor="0529", product="0001", name="HASP"),
+            ),
             block_devices=(hw.BlockDevice(name="sda", size_bytes=2**30),),
             numa_nodes=(hw.NumaNode(node=0, cpus="0-7", memory_bytes=2**34),),
         )

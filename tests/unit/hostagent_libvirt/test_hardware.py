@@ -10,12 +10,14 @@ from events.types.host_hardware import (
     DEVICES_MAX,
     NICS_MAX,
     TEXT_MAX,
+    USB_DEVICES_MAX,
     BlockDevice,
     CpuTopology,
     HostNic,
     HugePages,
     NumaNode,
     PciDevice,
+    UsbDevice,
     Versions,
 )
 from hostagent.libvirt_hardware import HARDWARE_BYTES_MAX, hardware
@@ -72,6 +74,32 @@ def _pci(root: Path, address: str, code: str, group: int | None = None, driver: 
         (folder / "iommu_group").symlink_to(f"../../../../kernel/iommu_groups/{group}")
     if driver:
         (folder / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
+
+
+def _usb(root: Path, address: str, **texts: str) -> None:
+    folder = root / "sys/bus/usb/devices" / address
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_usb_devices_are_those_that_are_plugged_in(tmp_path: Path) -> None:
+    _usb(tmp_path, "usb1", idVendor="1d6b", idProduct="0002", bDeviceClass="09")  # a root hub
+    _usb(tmp_path, "1-1:1.0", bInterfaceClass="ff")  # a function of a device
+    dongle = {"idVendor": "0529", "idProduct": "0001", "bDeviceClass": "ff"}
+    _usb(tmp_path, "1-1", **dongle, manufacturer="AKS ", product="HASP 2.16")
+    _usb(tmp_path, "1-2.4", idVendor="abcd", idProduct="1234", bDeviceClass="00")
+    found = hardware(tmp_path, tmp_path / "none", XML, Versions())
+    assert found.usb_devices == (
+        UsbDevice(address="1-1", vendor="0529", product="0001", name="AKS HASP 2.16"),
+        UsbDevice(address="1-2.4", vendor="abcd", product="1234"),
+    )
+    for number in range(USB_DEVICES_MAX):
+        _usb(tmp_path, f"2-{number}", **dongle, product="x" * 500)
+    many = hardware(tmp_path, tmp_path / "none", XML, Versions())
+    assert len(many.usb_devices) == USB_DEVICES_MAX
+    assert many.truncated == ("usb_devices",)
+    assert len(many.usb_devices[-1].name) == TEXT_MAX
 
 
 def test_a_machine_is_described(tmp_path: Path) -> None:
