@@ -28,6 +28,7 @@ from events.types.affinity import Polarity, Rule
 from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.host import Capabilities
 from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNode
+from events.types.host_memory import Swap
 from events.types.run_spec import Topology
 from events.types.vm_tuning import CpuPin, GuestNumaNode, Tuning, members
 
@@ -37,7 +38,14 @@ PLACEMENTS = 300
 PAGE_BYTES = 2 * 1024**2
 PAGES, PAGES_OF_HOST = 16, 4_096
 SPECIAL = Special(pages={PAGE_BYTES: PAGES}, nodes={0: GIB})
-SHARE = Share(memory_bytes=GIB, processors=2, highly_available=True, special=SPECIAL)
+GUARANTEED = GIB // 2
+SHARE = Share(
+    memory_bytes=GIB,
+    guaranteed_bytes=GUARANTEED,
+    processors=2,
+    highly_available=True,
+    special=SPECIAL,
+)
 TUNING = Tuning(
     pins=(CpuPin(vcpu=0, cpus="0-3"), CpuPin(vcpu=1, cpus="8-11")),
     numa_nodes=(GuestNumaNode(vcpus="0-1", memory_bytes=GIB, host_nodes="0"),),
@@ -69,6 +77,7 @@ def hosts(count: int) -> list[HostState]:
             machine_types=("pc-q35-7.2",),
             bridges=("br0", "br1") if dice.random() < 0.95 else ("br0",),  # noqa: PLR2004
             storage_free_bytes=GIB,
+            swap=Swap(total_bytes=GIB, pressure_percent=dice.choice((-5, -5, -5, 1))),
         )
         abilities = msgspec.structs.replace(abilities, hardware=hardware(abilities, dice))
         found.append(
@@ -114,6 +123,8 @@ def need_under(policy: SchedulingPolicy, count: int) -> Need:
             min_free_memory_for_under_utilized_bytes=512 * GIB,
         ),
         memory_bytes=SHARE.memory_bytes,
+        guaranteed_bytes=GUARANTEED,
+        ballooning=True,
         processors=SHARE.processors,
         machine_type="pc-q35-7.2",
         cpu_model="EPYC",
@@ -177,6 +188,10 @@ class Bare:
         memory = [each.memory_bytes - PAGES_OF_HOST * PAGE_BYTES for each in known]
         self.free = np.array([each - HOST_RESERVE_BYTES for each in memory], np.int64)
         self.extra = np.array([each * (MEMORY_PERCENT - 100) // 100 for each in memory], np.int64)
+        self.to_guarantee = self.free.copy()
+        swaps = [each.swap.pressure_percent for each in known if each.swap is not None]
+        self.swap = np.array(swaps, np.int64)
+        self.given_away = np.zeros(len(states), np.int64)
         described = [each.hardware for each in known if each.hardware is not None]
         self.cpus_there = self.cpus >= PINNED_TO
         self.nodes_there = np.array([len(each.numa_nodes) > 0 for each in described])
@@ -201,9 +216,11 @@ class Bare:
         """Return the row of the best host."""
         enough = self.free + self.extra >= SHARE.memory_bytes
         mask = self.up & self.elsewhere & self.known & enough & self.pinned & self.allowed
+        mask &= (self.to_guarantee >= GUARANTEED) & (self.swap <= 0)
         mask &= self.cpus >= SHARE.processors
         mask &= self.taken * 10 <= self.cpus * 80
-        mask &= self.cpus_there & self.nodes_there & (self.node_free >= GIB)
+        mask &= self.cpus_there & (self.given_away == 0)
+        mask &= self.nodes_there & (self.node_free >= GIB)
         mask &= (self.pages_free >= PAGES) & self.same_tsc
         mask &= self.machine & self.model & self.bridge_0 & self.bridge_1 & self.stores
         rows = np.flatnonzero(mask)
@@ -254,6 +271,7 @@ class Bare:
     def take(self, row: int) -> None:
         """Count a VM."""
         self.free[row] -= SHARE.memory_bytes
+        self.to_guarantee[row] -= GUARANTEED
         self.taken[row] += SHARE.processors
         self.vms[row] += 1
         self.highly_available[row] += 1

@@ -29,6 +29,7 @@ from events.wire.agent import (
     Welcome,
 )
 from hostagent.abilities import AGENT_VERSION, Abilities
+from hostagent.cpu_keeper import CpuKeeper, CpuSetup
 from hostagent.desk import Desk, moment, utc_now
 from hostagent.driver import Domains, Driver, DriverEvent, Happening, UnknownStateError
 from hostagent.fencing import Fencer
@@ -70,6 +71,7 @@ class HostAgent:
         migrations: MigrationSetup | None = None,
         power: Power | None = None,
         memory: MemorySetup | None = None,
+        cpus: CpuSetup | None = None,
     ) -> None:
         self.identity = identity
         self.metrics = metrics or Metrics()
@@ -87,6 +89,7 @@ class HostAgent:
         address = self._mover.address if self._mover is not None else ""
         self._fencer = Fencer(self.desk, power) if power is not None else None
         self._memory = MemoryKeeper(self.desk, memory) if memory is not None else None
+        self._cpus = CpuKeeper(self.desk, cpus) if cpus is not None else None
         self._abilities = Abilities(
             driver,
             journal.folder,
@@ -117,6 +120,7 @@ class HostAgent:
                     *((self._mover.run(),) if self._mover is not None else ()),
                     *((self._fencer.run(),) if self._fencer is not None else ()),
                     *((self._memory.run(),) if self._memory is not None else ()),
+                    *((self._cpus.run(),) if self._cpus is not None else ()),
                 )
             )
         finally:

@@ -66,11 +66,19 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How copying begins: the down time to allow, the most that it may take (None: no limit), and
     whether it may come to post-copy, which the hypervisor has to know from the start.
+
+    `there` is what the VM is to be at the destination, in the hypervisor's words, secrets included;
+    "" where that is what it is here.
     """
 
     down_time_ms: int
     bandwidth_bytes_per_s: int | None = None
     may_post_copy: bool = False
+    there: str = ""
+
+    def __repr__(self) -> str:
+        """Say nothing of `there`: this may land in a log."""
+        return f"Terms(down_time_ms={self.down_time_ms}, may_post_copy={self.may_post_copy})"
 
 
 Look = Callable[[Copying], Move]

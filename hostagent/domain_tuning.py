@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lxml import etree
 
-from events.types.run_spec import VmConfiguration
-from events.types.vm_tuning import members
+from events.types.run_spec import RunSpec, VmConfiguration
+from events.types.vm_tuning import CpuPin, members
 
 _KIB = 1024
 
@@ -19,13 +21,10 @@ def memory_backing(root: etree._Element, configuration: VmConfiguration) -> None
     etree.SubElement(pages, "page", size=str(size // _KIB), unit="KiB")
 
 
-def cpu_and_memory_places(root: etree._Element, configuration: VmConfiguration) -> None:
+def cpu_and_memory_places(root: etree._Element, spec: RunSpec) -> None:
     """Say on which of the host's CPUs virtual ones run, and of which nodes memory is taken."""
-    tuning = configuration.tuning
-    if tuning.pins:
-        places = etree.SubElement(root, "cputune")
-        for pin in tuning.pins:
-            etree.SubElement(places, "vcpupin", vcpu=str(pin.vcpu), cpuset=pin.cpus)
+    tuning = spec.configuration.tuning
+    pin(root, spec.dedicated.pins if spec.dedicated is not None else tuning.pins)
     bound = [(cell, node) for cell, node in enumerate(tuning.numa_nodes) if node.host_nodes]
     if not bound:
         return
@@ -33,6 +32,18 @@ def cpu_and_memory_places(root: etree._Element, configuration: VmConfiguration) 
     for cell, node in bound:
         attributes = {"cellid": str(cell), "mode": str(node.mode), "nodeset": node.host_nodes}
         etree.SubElement(nodes, "memnode", attributes)
+
+
+def pin(root: etree._Element, pins: Iterable[CpuPin]) -> None:
+    """Pin virtual CPUs so, in place of what was."""
+    places = root.find("cputune")
+    if places is not None:
+        for former in places.findall("vcpupin"):
+            places.remove(former)
+    for each in pins:
+        if places is None:
+            places = etree.SubElement(root, "cputune")
+        etree.SubElement(places, "vcpupin", vcpu=str(each.vcpu), cpuset=each.cpus)
 
 
 def guest_nodes(processor: etree._Element, configuration: VmConfiguration) -> None:
@@ -45,12 +56,12 @@ def guest_nodes(processor: etree._Element, configuration: VmConfiguration) -> No
         etree.SubElement(numa, "cell", {"id": str(number), **attributes})
 
 
-def same_places(root: etree._Element, configuration: VmConfiguration) -> bool:
-    """Tell whether a domain's XML binds processors and memory as the configuration does."""
+def same_places(root: etree._Element, spec: RunSpec) -> bool:
+    """Tell whether a domain's XML binds processors and memory as the run spec does."""
     own = etree.Element("domain")
-    memory_backing(own, configuration)
-    cpu_and_memory_places(own, configuration)
-    guest_nodes(etree.SubElement(own, "cpu"), configuration)
+    memory_backing(own, spec.configuration)
+    cpu_and_memory_places(own, spec)
+    guest_nodes(etree.SubElement(own, "cpu"), spec.configuration)
     return _places(root) == _places(own)
 
 

@@ -104,7 +104,7 @@ def domain_xml(spec: RunSpec, facts: HostFacts, console: Console) -> str:
     _text(root, "memory", str(spec.configuration.memory_bytes), unit="b")
     memory_backing(root, spec.configuration)
     _text(root, "vcpu", str(spec.configuration.topology.count), placement="static")
-    cpu_and_memory_places(root, spec.configuration)
+    cpu_and_memory_places(root, spec)
     _system(root, spec)
     _operating_system(root, spec, facts)
     _processor(root, spec)

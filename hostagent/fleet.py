@@ -19,6 +19,7 @@ from hostagent.agent import HostAgent
 from hostagent.backoff import Backoff
 from hostagent.client import HttpsGateway, agent_context
 from hostagent.control import ControlFolder
+from hostagent.cpu_keeper import CpuSetup
 from hostagent.driver import Driver
 from hostagent.gateway import Gateway
 from hostagent.identity import BOOT_ID_PATH, Identity, read_boot_id
@@ -33,6 +34,7 @@ from hostagent.migration_port import PORT_NAME, SharedPort
 from hostagent.migration_relay import RelayedMoves
 from hostagent.migrations import MigrationSetup
 from hostagent.power import Power
+from hostagent.qemu_threads import QemuThreads
 from hostagent.renewal import Renewal, RenewalGateway
 from hostagent.simulated import BOOT_ID_NAME, SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
@@ -43,6 +45,7 @@ from hostagent.timings import Timings
 MACHINE_FOLDER = "machine"
 JOURNAL_FOLDER = "journal"
 KSM_NAME = "ksm"
+CPUS_NAME = "cpus"
 STARTED_AT_ONCE_MAX = 50
 CONTROL_POLL_S = 0.1
 
@@ -72,7 +75,7 @@ class HostSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     `migration_address` (ADDRESS:PORT) is where it takes VMs in; "" if it takes no part. Simulated
     hosts take VMs in at one port of their process. `power` is how it switches other machines off;
-    without it the host is no proxy. Under `memory_root` lie the kernel's files on memory.
+    without it the host is no proxy. Under `memory_root` lie the kernel's files on memory and CPUs.
     """
 
     folder: Path
@@ -243,6 +246,11 @@ class Fleet:
                 MemorySetup(
                     driver.balloons, MemoryFiles(setup.memory_root), setup.folder / KSM_NAME
                 )
+                if isinstance(driver, HostDriver)
+                else None
+            ),
+            cpus=(
+                CpuSetup(QemuThreads(driver.processes), setup.memory_root, setup.folder / CPUS_NAME)
                 if isinstance(driver, HostDriver)
                 else None
             ),

@@ -321,9 +321,11 @@ class Libvirt:
         return read_copying(figures, post_copy=(state, reason) == in_post_copy)
 
     @_translated
-    def live_xml(self, connection: Connection, uuid: str) -> str:
+    def live_xml(self, connection: Connection, uuid: str, *, secrets: bool = False) -> str:
         """Return the XML of a running domain as another host would be given it."""
-        return str(self._needed(connection, uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+        flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE
+        flags |= libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0
+        return str(self._needed(connection, uuid).XMLDesc(flags))
 
     @_translated
     def allow_down_time(self, connection: Connection, uuid: str, down_time_ms: int) -> None:
@@ -417,6 +419,8 @@ def sending_flags(terms: Terms) -> int:
 def sending_parameters(stream: str, terms: Terms) -> dict[str, str | int]:
     """Return the typed parameters of a migration; libvirt counts bandwidth in MiB/s."""
     parameters: dict[str, str | int] = {libvirt.VIR_MIGRATE_PARAM_URI: stream}
+    if terms.there:
+        parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML] = terms.there
     if terms.bandwidth_bytes_per_s is not None:
         mib_per_s = max(1, terms.bandwidth_bytes_per_s >> 20)
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = mib_per_s

@@ -53,6 +53,7 @@ def hardware(
         cpu_flags=cut("cpu_flags", flags, h.FLAGS_MAX),
         tsc_hz=_tsc_hz(xml),
         topology=_topology(xml),
+        cores=cut.text("cores", _cores(xml), h.CORES_TEXT_MAX),
         numa_nodes=cut("numa_nodes", _numa_nodes(xml), h.NUMA_NODES_MAX),
         huge_pages=cut("huge_pages", _huge_pages(system), h.PAGE_SIZES_MAX),
         nics=cut("nics", _nics(system), h.NICS_MAX),
@@ -75,6 +76,13 @@ class _Cut:
         if len(found) > at_most:
             self.names.append(name)
         return found[:at_most]
+
+    def text(self, name: str, text: str, at_most: int) -> str:
+        """Return a text that is of use only as a whole; "" where it is longer."""
+        if len(text) <= at_most:
+            return text
+        self.names.append(name)
+        return ""
 
 
 def _bounded(found: Hardware) -> Hardware:
@@ -112,6 +120,13 @@ def _topology(xml: etree._Element) -> CpuTopology:
         cores=int(described.get("cores", "0")) * dies,
         threads=int(described.get("threads", "0")),
     )
+
+
+def _cores(xml: etree._Element) -> str:
+    """Return the CPUs of each core, as libvirt has them of the kernel; "" where one is missing."""
+    cpus = list(xml.iterfind("host/topology/cells/cell/cpus/cpu"))
+    cores = [cpu.get("siblings", "") for cpu in cpus]
+    return "" if "" in cores else " ".join(dict.fromkeys(cores))
 
 
 def _tsc_hz(xml: etree._Element) -> int:

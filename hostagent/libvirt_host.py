@@ -112,6 +112,11 @@ class HostDriver:
         self.sender = Sender(hypervisor, self._watch, self._needed)
         self.balloons = LibvirtBalloons(hypervisor, self._watch, self._needed)
 
+    @property
+    def processes(self) -> ProcessTable:
+        """The host's process table."""
+        return self._processes
+
     async def open(self) -> None:
         """Connect and keep connected; tells RECONNECTED when it is, LOST when it is not."""
         await self._watch.start()

@@ -127,8 +127,8 @@ class Hypervisor(Protocol):
         """Return how far a domain's job has come; None if it has none."""
         ...
 
-    def live_xml(self, connection: Connection, uuid: str) -> str:
-        """Return the XML of a running domain as another host would be given it, without secrets."""
+    def live_xml(self, connection: Connection, uuid: str, *, secrets: bool = False) -> str:
+        """Return the XML of a running domain as another host would be given it."""
         ...
 
     def allow_down_time(self, connection: Connection, uuid: str, down_time_ms: int) -> None:

@@ -96,10 +96,10 @@ class Sender:
         listed = await self._needed(vm, incarnation)
         return listed.paused in {Paused.POSTCOPY, Paused.POSTCOPY_FAILED}
 
-    async def live_xml(self, vm: str, incarnation: int) -> str:
+    async def live_xml(self, vm: str, incarnation: int, *, secrets: bool = False) -> str:
         """Return the XML of a run as it is, with the CPU and machine that it really has."""
         await self._needed(vm, incarnation)
-        return await self._watch.call(lambda lv: self._hypervisor.live_xml(lv, vm))
+        return await self._watch.call(lambda lv: self._hypervisor.live_xml(lv, vm, secrets=secrets))
 
     async def release(self, vm: str, incarnation: int) -> None:
         """Let a run go on that libvirt stopped for the switch-over; raises DriverError if it is in

@@ -13,6 +13,8 @@ import msgspec
 from lxml import etree
 
 from events.types.run_spec import RunSpec
+from events.types.vm_tuning import Dedicated
+from hostagent.domain_tuning import pin
 from hostagent.domain_xml import Console, console_time, storage_path
 from hostagent.libvirt_metadata import DISK_TAG, NO_VERSION, OWN, metadata
 
@@ -75,6 +77,13 @@ def with_disk_versions(saved_xml: str, versions: Mapping[str, str]) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
+def on_own_cpus(xml: str, own: Dedicated) -> str:
+    """Return a domain's XML with its virtual CPUs pinned to other CPUs, which are its own."""
+    root = parse(xml)
+    pin(root, own.pins)
+    return etree.tostring(root, encoding="unicode")
+
+
 def noted_versions(saved_xml: str) -> dict[str, str]:
     """Return the volumes of a managed domain, with the versions that were noted when it was saved
     ("" if none were).
@@ -102,10 +111,10 @@ def restored_xml(
 ) -> str:
     """Return the XML to restore saved memory with, as the incarnation that `spec` names.
 
-    The devices are the saved ones (the memory belongs to them); metadata and the console's
-    password are new. Raises UnusableMemoryError if the memory is another VM's or a later run's,
-    if the VM has other disks now, or if a disk was written to since: `versions` are those of now,
-    by volume.
+    The devices are the saved ones (the memory belongs to them); metadata, the console's password
+    and the CPUs that are the run's own are new. Raises UnusableMemoryError if the memory is another
+    VM's or a later run's, if the VM has other disks now, or if a disk was written to since:
+    `versions` are those of now, by volume.
     """
     root = parse(saved_xml)
     owner = saved_ownership(saved_xml)
@@ -129,6 +138,8 @@ def restored_xml(
     if previous is None:
         raise UnusableMemoryError("the saved memory is not this VM's")
     root.replace(previous, metadata(spec))
+    if spec.dedicated is not None:
+        pin(root, spec.dedicated.pins)
     for graphics in root.iterfind("devices/graphics"):
         graphics.set("passwd", console.password)
         graphics.set("passwdValidTo", console_time(console.valid_to))

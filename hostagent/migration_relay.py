@@ -26,6 +26,7 @@ from events.wire.agent import IntentVm
 from hostagent.convergence import Copying, Look, Terms
 from hostagent.driver import DriverError, HalfGoneError, RefusedMessageError
 from hostagent.libvirt_host import HostDriver
+from hostagent.libvirt_xml import on_own_cpus
 from hostagent.migration_line import (
     CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
@@ -142,7 +143,7 @@ class RelayedMoves:
 
     async def _ask_check(self, job: Job, dial: Dial) -> None:
         """Have the destination compare what really runs here, before anything is copied."""
-        xml = (await self._driver.sender.live_xml(job.vm, job.incarnation)).encode()
+        xml = (await self._there(job)).encode()
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             reader, writer = await dial(CHECK)
             try:
@@ -152,6 +153,13 @@ class RelayedMoves:
                 writer.close()
         if refusal:
             raise DriverError(f"the destination does not take it in: {refusal}")
+
+    async def _there(self, job: Job, *, secrets: bool = False) -> str:
+        """Return what a VM is to be at its destination: the same, on other CPUs of its own."""
+        sender = self._driver.sender
+        xml = await sender.live_xml(job.vm, job.incarnation, secrets=secrets)
+        own = job.sending.dedicated if job.sending is not None else None
+        return xml if own is None else on_own_cpus(xml, own)
 
     async def _answer_recovery(self, item: IntentVm, migration: str, outer: Streams) -> None:
         """Say whether post-copy that broke off can go on with what is here, and be ready for it."""
@@ -207,6 +215,9 @@ class RelayedMoves:
             await self._ask_check(job, dial)
         except (RefusedMessageError, asyncio.IncompleteReadError) as error:
             raise DriverError(f"the destination does not take it in: {error}") from error
+        if job.sending is not None and job.sending.dedicated is not None:
+            there = await self._there(job, secrets=True)
+            terms = msgspec.structs.replace(terms, there=there)
         each = self._holding(job) if terms.may_post_copy else None
         async with sockets(self._places, migration_of(job), dial, self._streams, each) as folder:
             await self._driver.sender.send(job.vm, job.incarnation, folder, terms, look)

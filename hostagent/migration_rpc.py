@@ -122,7 +122,7 @@ def check_domain(xml: str, spec: RunSpec, storage_folder: str) -> None:
         "serial number": (root.findtext("sysinfo/system/entry[@name='serial']") or "").strip()
         != spec.serial_shown,
         "memory": root.findtext("memory") != str(configuration.memory_bytes // 1024),
-        "CPU pinning and NUMA nodes": not same_places(root, configuration),
+        "CPU pinning and NUMA nodes": not same_places(root, spec),
         "disks": set(disk_files(root))
         != {storage_path(storage_folder, disk.volume) for disk in configuration.disks},
         "networks": nics != {(nic.mac, nic.bridge) for nic in configuration.nics},

@@ -30,11 +30,17 @@ def _hardware(able: Capabilities) -> Hardware:
     even = able.cpus % (_SOCKETS * _THREADS) == 0
     sockets, threads = (_SOCKETS, _THREADS) if even else (1, 1)
     each = able.cpus // sockets
+    cores = each // threads
     return Hardware(
         cpu_vendor="Simulated",
         tsc_hz=TSC_HZ,
         cpu_flags=("nx", "vmx"),
-        topology=CpuTopology(sockets=sockets, cores=each // threads, threads=threads),
+        topology=CpuTopology(sockets=sockets, cores=cores, threads=threads),
+        cores=" ".join(
+            ",".join(str(core + cores * thread + socket * each) for thread in range(threads))
+            for socket in range(sockets)
+            for core in range(cores)
+        ),
         numa_nodes=tuple(
             NumaNode(
                 node=node,

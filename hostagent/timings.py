@@ -30,6 +30,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     fence_poll_s: float = 5.0
     witness_timeout_s: float = 3.0
     memory_interval_s: float = 10.0
+    cpu_interval_s: float = 1.0
 
     def scaled(self, time_scale: float) -> Timings:
         """Return all of them multiplied by `time_scale`.
@@ -57,4 +58,5 @@ _LEAST_S = {
     "fence_poll_s": 0.5,
     "witness_timeout_s": 1.0,
     "memory_interval_s": 0.5,
+    "cpu_interval_s": 0.2,
 }

@@ -85,8 +85,6 @@ def preview(
 
 def _leave(fleet: Fleet, evacuation: Evacuation, placement: Placement) -> list[Outlook]:
     """Have one VM after the other leave, in a draft in which the host is closed already."""
-    from commands.scheduler.fleet import share_of  # noqa: PLC0415 - it takes 16 MiB
-
     host, rules, found = evacuation.host, EvacuationRules(), []
     draft = fleet.draft(host.cluster)
     draft.put(msgspec.structs.replace(host, duty=Duty.PREPARING))
@@ -94,7 +92,7 @@ def _leave(fleet: Fleet, evacuation: Evacuation, placement: Placement) -> list[O
         each = outlook(evacuation, vm, rules, draft.choose)
         found.append(each)
         if each.host is not None:
-            draft.move(vm.id, share_of(vm), host.id, each.host.id)
+            draft.move(vm, host.id, each.host.id, each.dedicated)
     return found
 
 

@@ -20,6 +20,7 @@ from commands.state.vm import VmState, VmStatus
 from events.types.host_maintenance import VmsThatStay
 from events.types.migration import MigrationMode
 from events.types.vm_migration import MigrationCause
+from events.types.vm_tuning import Dedicated
 
 _UNDER_WAY = {
     VmStatus.MIGRATING: "It is migrating.",
@@ -44,12 +45,13 @@ class Fate(enum.StrEnum):
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of one VM, and why; `host` is where it moves."""
+    """What becomes of one VM, and why; `host` is where it moves, to CPUs that are its own there."""
 
     vm: VmState
     fate: Fate
     reason: str = ""
     host: HostState | None = None
+    dedicated: Dedicated | None = None
 
 
 class Evacuation(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +128,7 @@ def outlook(
     choice = choose(need_to_move(vm, evacuation.cluster, evacuation.host))
     if choice.host is None:
         return _stuck(evacuation, vm, f"No host can take it. {choice.refusal}")
-    return Outlook(vm=vm, fate=Fate.MOVES, host=choice.host)
+    return Outlook(vm=vm, fate=Fate.MOVES, host=choice.host, dedicated=choice.dedicated)
 
 
 def urgency(vm: VmState) -> tuple[int, str, str]:

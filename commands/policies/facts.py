@@ -22,7 +22,7 @@ from commands.policies.host_endings import ended_with_host, given_up
 from commands.policies.observer import Observer
 from commands.policies.timers import Timer, Timers
 from commands.policies.traffic import Traffic
-from commands.scheduler.fleet import Fleet, Share, share_of
+from commands.scheduler.fleet import Fleet, Share, share_at
 from commands.scheduler.need import Choice, Need
 from commands.state.affinity import AFFINITY_GROUP, AFFINITY_LABEL
 from commands.state.cluster import CLUSTER, ClusterState
@@ -36,6 +36,7 @@ from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
 from events.types.vm import VmDisksAssigned, VmPlaced, VmStaleCopyFound
 from events.types.vm_migration import VmMigrationStarted
+from events.types.vm_tuning import Dedicated
 
 State = TypeVar("State")
 
@@ -194,13 +195,14 @@ class Facts:
         """All hosts with what is taken of them, reservations included."""
         return self._fleet
 
-    def reserve(self, vm: str, host: str, *, runs: bool = True) -> None:
-        """Count a VM on a host from the decision to place it there until that is folded.
-
-        If not `runs`, its disks alone will lie there.
+    def reserve(
+        self, vm: str, host: str, *, runs: bool = True, own: Dedicated | None = None
+    ) -> None:
+        """Count a VM on a host, where these CPUs are its own, from the decision to place it there
+        until that is folded. If not `runs`, its disks alone will lie there.
         """
         self.give_back(vm)
-        share = share_of(self.vms[vm])
+        share = share_at(self.vms[vm], own)
         self._reserved[vm] = (host, share, runs)
         self._fleet.take(host, share, runs=runs)
         if not runs:

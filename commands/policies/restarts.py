@@ -201,11 +201,11 @@ class Turns(Watch):
                 continue
             need = need_for(vm, cluster, operation, facts.hosts.get, self._rules, now)
             need = msgspec.structs.replace(need, explained=False, vm=None if alike else vm.id)
-            host = None if need in unmet else facts.choose(need).host
-            if host is None:
+            choice = None if need in unmet else facts.choose(need)
+            if choice is None or choice.host is None:
                 unmet.add(need)
                 continue
-            facts.reserve(vm.id, host.id)
+            facts.reserve(vm.id, choice.host.id, own=choice.dedicated)
             fitting.append(operation)
             if len(fitting) == WOKEN_MAX:
                 break

@@ -41,6 +41,7 @@ from events.log.port import (
 from events.types import operation as e
 from events.types.vm import VmDisksAssigned, VmPlaced
 from events.types.vm_migration import VmMigrationStarted
+from events.types.vm_tuning import Dedicated
 
 _AT_ONCE_MAX = 128
 """How many operations are moved beside each other."""
@@ -190,8 +191,8 @@ class Runner:
             for new in events
             if (place := _place_taken(new)) is not None
         }
-        for vm, (host, runs) in placed.items():
-            self._facts.reserve(vm, host, runs=runs)
+        for vm, (host, runs, own) in placed.items():
+            self._facts.reserve(vm, host, runs=runs, own=own)
         try:
             outcome = await self._commit(operation, context, events, world.reads)
         except BaseException:
@@ -353,15 +354,17 @@ def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]
     return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
 
 
-def _place_taken(new: NewEvent) -> tuple[str, bool] | None:
-    """Return the host that an event takes a place on, and whether the VM is to run there now."""
+def _place_taken(new: NewEvent) -> tuple[str, bool, Dedicated | None] | None:
+    """Return the host that an event takes a place on, whether the VM is to run there now, and the
+    CPUs that are its own then.
+    """
     match new.event:
         case VmMigrationStarted():
-            return new.event.destination, True
+            return new.event.destination, True, new.event.dedicated
         case VmPlaced():
-            return new.event.host, True
+            return new.event.host, True, new.event.spec.dedicated
         case VmDisksAssigned():
-            return new.event.host, False
+            return new.event.host, False, None
         case _:
             return None
 

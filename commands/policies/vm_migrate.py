@@ -146,6 +146,7 @@ def _order(
         host_name=run.host_name,
         destination=destination.id,
         destination_name=destination.name,
+        dedicated=choice.dedicated,
     )
     attempt = scene.operation.attempts.get("copy", 0) + 1
     job = Job(
@@ -157,6 +158,7 @@ def _order(
             destination=destination.id,
             address=destination.capabilities.migration_address,
             tuning=tuning_of(vm.migrates, cluster.migration),
+            dedicated=choice.dedicated,
         ),
     )
     return (

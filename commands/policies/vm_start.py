@@ -141,6 +141,7 @@ def placed(
     assert host is not None  # noqa: S101 - the caller has looked
     incarnation = max(vm.incarnation + 1, scene.incarnations_from)
     spec = _spec(scene, vm, cluster, host.id, incarnation)
+    spec = msgspec.structs.replace(spec, dedicated=choice.dedicated)
     placed = VmPlaced(
         name=vm.name, host=host.id, host_name=host.name, incarnation=incarnation, spec=spec
     )

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from commands.scheduler.dedicating import core_threads, room
 from commands.scheduler.layout import (
     agrees,
     cpus_there,
@@ -56,6 +57,7 @@ class Columns:
         self.memory_to_guarantee: Numbers = np.zeros(rows, np.int64)
         self.swap_pressure: Numbers = np.zeros(rows, np.int64)
         self.cpus: Numbers = np.zeros(rows, np.int64)
+        self.cpus_dedicated: Numbers = np.zeros(rows, np.int64)
         self.processors_taken: Numbers = np.zeros(rows, np.int64)
         self.memory_free_expected: Reals = np.zeros(rows, np.float64)
         self.processors_expected: Reals = np.zeros(rows, np.float64)
@@ -153,6 +155,7 @@ class Columns:
         self.memory_free_expected[row] = memory - candidate.memory_expected_bytes
         self.swap_pressure[row] = swap_pressure(abilities)
         self.cpus[row] = abilities.cpus if abilities else _NO_LIMIT
+        self.cpus_dedicated[row] = len(candidate.special.dedicated)
         self.per_cpu[row] = 1 / max(1, abilities.cpus) if abilities else 0
         cores = cpus_of(abilities, threads_as_cores=False) if abilities else _NO_LIMIT
         self.cores[row] = cores
@@ -215,6 +218,23 @@ def node_free(candidate: Candidate, number: int) -> int:
     return node.memory_bytes - candidate.special.nodes.get(number, 0) if node is not None else 0
 
 
+def own_cpus(candidate: Candidate, threads: int) -> int:
+    """Return how many times so many CPUs of one core are nobody's (0: all of the core)."""
+    abilities = candidate.host.capabilities
+    return _NO_LIMIT if abilities is None else room(abilities, candidate.special, threads)
+
+
+def taken_among(candidate: Candidate, cpus: int) -> int:
+    """Return how many of some CPUs are a VM's alone; bit n of `cpus` stands for CPU n."""
+    return sum(cpus >> cpu & 1 for cpu in candidate.special.dedicated if cpu >= 0)
+
+
+def threads_of_cores(candidate: Candidate, _key: int = 0) -> int:
+    """Return how many threads the host's cores have; 0 where it does not tell of its cores."""
+    abilities = candidate.host.capabilities
+    return _NO_LIMIT if abilities is None else core_threads(abilities)
+
+
 def _of_topology(name: str) -> Callable[[Candidate, int], int]:
     def figure(candidate: Candidate, _key: int) -> int:
         abilities = candidate.host.capabilities
@@ -241,13 +261,16 @@ def _cpus_of_a_node(candidate: Candidate, _key: int) -> int:
 _FIGURES: dict[str, Callable[[Candidate, int], int]] = {
     "pages_free": pages_free,
     "node_free": node_free,
+    "own_cpus": own_cpus,
+    "taken_among": taken_among,
+    "threads_of_cores": threads_of_cores,
     "sockets": _of_topology("sockets"),
     "cores": _of_topology("cores"),
     "threads": _of_topology("threads"),
     "largest_node": _largest_node,
     "cpus_of_a_node": _cpus_of_a_node,
 }
-_OF_VMS = frozenset({"pages_free", "node_free"})
+_OF_VMS = frozenset({"pages_free", "node_free", "own_cpus", "taken_among"})
 """Those that change when a VM comes or goes that takes something special; all others, only when the
 host reports something else.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
-from commands.scheduler.fleet import Fleet, share_of
+from commands.scheduler.fleet import Fleet
 from commands.scheduler.layout import ordinary_memory_of
 from commands.scheduler.need import (
     HOST_RESERVE_BYTES,
@@ -27,6 +27,7 @@ from commands.state.host import HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.balancing import Figures, HostFigures, PlannedMove
 from events.types.migration import MigrationMode
+from events.types.vm_tuning import CpuPolicy
 
 TRIES_MAX = 500
 """So many times a host is looked for in vain for one plan, so that it never takes long."""
@@ -112,7 +113,7 @@ class Draft:
     ) -> None:
         """Make a move in the draft. A VM is moved once in a plan."""
         del self.movable[source][vm.id]
-        self.fleet.move(vm.id, share_of(vm), source, destination)
+        self.fleet.move(vm, source, destination)
         self._running[source] -= 1
         self._running[destination] += 1
         planned = PlannedMove(
@@ -131,7 +132,7 @@ class Draft:
         """Take back all moves but the first `count`."""
         while len(self._moves) > count:
             vm, planned = self._moves.pop()
-            self.fleet.move(vm.id, share_of(vm), planned.destination, planned.source)
+            self.fleet.move(vm, planned.destination, planned.source)
             self._running[planned.destination] -= 1
             self._running[planned.source] += 1
             self.movable[planned.source][vm.id] = vm
@@ -200,4 +201,6 @@ def _figures(candidate: Candidate, cluster: ClusterState, vms: int) -> Figures:
 
 def _may_move(vm: VmState) -> bool:
     settled = vm.status is VmStatus.UP and vm.migration is None and not vm.jobs
-    return settled and not vm.stale_copies and vm.migrates.mode is MigrationMode.AUTOMATIC
+    own = vm.run is not None and vm.run.spec.configuration.tuning.cpu_policy is not CpuPolicy.NONE
+    by_itself = vm.migrates.mode is MigrationMode.AUTOMATIC and not own
+    return settled and not vm.stale_copies and by_itself

@@ -242,9 +242,21 @@ def _cpus(need: Need, abilities: Capabilities) -> int:
 
 def _processors(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
-    if abilities is None or need.processors <= _cpus(need, abilities):
+    if abilities is None:
         return None
-    return f"It has {_cpus(need, abilities)} CPUs, the VM wants {need.processors}."
+    if need.processors > _cpus(need, abilities):
+        return f"It has {_cpus(need, abilities)} CPUs, the VM wants {need.processors}."
+    left = abilities.cpus - len(candidate.special.dedicated)
+    if not need.shares_cpus or need.processors <= left:
+        return None
+    return f"It has {left} CPUs that are no other VM's own, the VM wants {need.processors}."
+
+
+def _enough_processors(need: Need, columns: Columns) -> Mask:
+    mask: Mask = columns.counted(need) >= need.processors
+    if need.shares_cpus:
+        mask &= columns.cpus - columns.cpus_dedicated >= need.processors
+    return mask
 
 
 def _overloaded(need: Need, candidate: Candidate) -> str | None:
@@ -355,7 +367,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter(name="Swap", passing=_not_swapping, objection=_swapping),
     Filter(
         name="CPU",
-        passing=lambda need, columns: columns.counted(need) >= need.processors,
+        passing=_enough_processors,
         objection=_processors,
     ),
     Filter(name="CPUOverloaded", passing=_not_overloaded, objection=_overloaded),

@@ -13,12 +13,14 @@ import numpy as np
 
 from commands.scheduler.bounds import Affinities
 from commands.scheduler.columns import Columns, Numbers, Rows
+from commands.scheduler.dedicating import dedicated
 from commands.scheduler.layout import (
     NOTHING_SPECIAL,
     Special,
     added,
     guaranteed_of,
     special_of,
+    with_cpus,
 )
 from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
 from commands.scheduler.policies import objections, passing, weights_of
@@ -27,7 +29,9 @@ from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.operation import Verdict
+from events.types.run_spec import VmConfiguration
 from events.types.scheduling_units import Selector
+from events.types.vm_tuning import CpuPolicy, Dedicated
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,17 +44,46 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     special: Special = NOTHING_SPECIAL
 
 
-def share_of(vm: VmState) -> Share:
-    """Return what a VM takes of a host: as much as its run was given, whatever is set now."""
-    given = vm.run.spec.configuration if vm.run is not None else vm.configuration
+def share_of(vm: VmState, host: str | None = None) -> Share:
+    """Return what a VM takes of a host: as much as it was given, whatever is set now.
+
+    Without a host it is what it takes wherever it is, without CPUs.
+    """
+    given = _given(vm)
     huge = given.tuning.huge_page_bytes is not None
     return Share(
         memory_bytes=0 if huge else given.memory_bytes,
         guaranteed_bytes=guaranteed_of(given),
         processors=given.topology.count,
         highly_available=vm.availability.highly_available,
-        special=special_of(given),
+        special=_special(vm, given, host),
     )
+
+
+def share_at(vm: VmState, own: Dedicated | None) -> Share:
+    """Return what a VM takes of a host that it is to come to, where these CPUs are its own."""
+    share = share_of(vm)
+    special = with_cpus(share.special, _given(vm).tuning, own)
+    return msgspec.structs.replace(share, special=special)
+
+
+def _given(vm: VmState) -> VmConfiguration:
+    """Return what a VM runs with, or is to run with next: saved memory with what it was saved."""
+    saved = vm.memory.spec if vm.memory is not None else None
+    spec = vm.run.spec if vm.run is not None else saved
+    return spec.configuration if spec is not None else vm.configuration
+
+
+def _special(vm: VmState, given: VmConfiguration, host: str | None) -> Special:
+    special = special_of(given)
+    if host is None:
+        return special
+    own, move = None, vm.migration
+    if vm.run is not None and vm.run.host == host:
+        own = vm.run.spec.dedicated
+    elif move is not None and move.destination == host:
+        own = move.dedicated
+    return with_cpus(special, given.tuning, own)
 
 
 class Fleet:
@@ -96,11 +129,13 @@ class Fleet:
         copy._names = self._names
         return copy
 
-    def move(self, vm: str, share: Share, source: str, destination: str) -> None:
-        """Count a VM that runs on one host on another."""
-        self.take(source, share, -1)
-        self.take(destination, share)
-        self._places[vm] = (destination,)
+    def move(
+        self, vm: VmState, source: str, destination: str, own: Dedicated | None = None
+    ) -> None:
+        """Count a VM that runs on one host on another, where these CPUs are its own."""
+        self.take(source, share_of(vm, source), -1)
+        self.take(destination, share_at(vm, own))
+        self._places[vm.id] = (destination,)
 
     def expect(self, vm: str, host: str | None) -> None:
         """Take in that a VM will be on a host in a moment; None: it is there, or will not be."""
@@ -130,7 +165,6 @@ class Fleet:
 
     def account(self, vm: VmState, sign: int) -> None:
         """Count a VM on each host where it may run, else where its disks are; -1 takes it back."""
-        share = share_of(vm)
         if sign > 0 and vm.may_run_on:
             self._places[vm.id] = vm.may_run_on
             self._names[vm.id] = vm.name
@@ -138,9 +172,9 @@ class Fleet:
             self._places.pop(vm.id, None)
             self._names.pop(vm.id, None)
         for host in vm.may_run_on:
-            self.take(host, share, sign)
+            self.take(host, share_of(vm, host), sign)
         if not vm.may_run_on and vm.disks_host and vm.status is not VmStatus.REMOVED:
-            self.take(vm.disks_host, share, sign, runs=False)
+            self.take(vm.disks_host, share_of(vm), sign, runs=False)
 
     def take(self, host_id: str, share: Share, sign: int = 1, *, runs: bool = True) -> None:
         """Count a share as taken of a host (sign -1: given back); if not `runs`, as expected."""
@@ -181,7 +215,7 @@ class Fleet:
                 at = slice(None) if len(rows) == len(mask) else rows
                 row = int(rows[np.argmax(_scores(need, columns, at))])
         if row is not None:
-            return Choice(host=columns.candidates[row].host)
+            return _chosen(need, columns.candidates[row])
         return _refused(need, columns) if need.explained else Choice(host=None)
 
     def assess(self, need: Need) -> list[Assessment]:
@@ -278,6 +312,14 @@ def _scores(need: Need, columns: Columns, rows: Rows) -> Numbers:
         total = score if total is None else total + score
     # A policy of somebody's own may have no weight that tells hosts apart.
     return np.zeros(len(columns.up[rows]), np.int64) if total is None else total
+
+
+def _chosen(need: Need, candidate: Candidate) -> Choice:
+    abilities, tuning = candidate.host.capabilities, need.tuning
+    if tuning.cpu_policy is CpuPolicy.NONE or abilities is None:
+        return Choice(host=candidate.host)
+    own = dedicated(abilities, candidate.special, tuning, need.topology)
+    return Choice(host=candidate.host, dedicated=own)
 
 
 def _refused(need: Need, columns: Columns) -> Choice:

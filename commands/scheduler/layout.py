@@ -14,7 +14,7 @@ from events.types.host import Capabilities
 from events.types.host_hardware import NumaNode
 from events.types.host_memory import SWAP_PRESSURE_LEAST
 from events.types.run_spec import VmConfiguration
-from events.types.vm_tuning import NumaMode, Tuning, members
+from events.types.vm_tuning import CpuPolicy, Dedicated, NumaMode, Tuning, members
 
 TSC_TOLERANCE_PPM = 250
 """KVM runs a guest's time-stamp counter at the host's rate within it: its tsc_tolerance_ppm."""
@@ -24,18 +24,24 @@ class Special(msgspec.Struct, frozen=True, kw_only=True):
     """What VMs take of a host beside ordinary memory and CPUs.
 
     `pages` maps a size of huge pages to their number, `nodes` a NUMA node to the bytes that are
-    bound to it.
+    bound to it. `dedicated` are CPUs that are a VM's alone, `pinned` those that VMs are pinned to,
+    each with the number of these VMs; `UNKNOWN_CPU` is among the first where it is not known which
+    CPUs are a VM's alone.
     """
 
     pages: Mapping[int, int] = {}
     nodes: Mapping[int, int] = {}
+    dedicated: Mapping[int, int] = {}
+    pinned: Mapping[int, int] = {}
 
     def __hash__(self) -> int:
         """Needs are kept in sets, to look for the same only once."""
-        return hash((frozenset(self.pages.items()), frozenset(self.nodes.items())))
+        parts = (self.pages, self.nodes, self.dedicated, self.pinned)
+        return hash(tuple(frozenset(part.items()) for part in parts))
 
 
 NOTHING_SPECIAL = Special()
+UNKNOWN_CPU = -1
 
 
 def special_of(configuration: VmConfiguration) -> Special:
@@ -52,12 +58,26 @@ def special_of(configuration: VmConfiguration) -> Special:
     return Special(pages=pages, nodes=nodes) if pages or nodes else NOTHING_SPECIAL
 
 
+def with_cpus(special: Special, tuning: Tuning, own: Dedicated | None) -> Special:
+    """Return what a VM takes together with its CPUs on one host."""
+    if own is not None:
+        return msgspec.structs.replace(special, dedicated=dict.fromkeys(members(own.cpus), 1))
+    if tuning.cpu_policy is not CpuPolicy.NONE:
+        return msgspec.structs.replace(special, dedicated={UNKNOWN_CPU: 1})
+    if tuning.pins:
+        return msgspec.structs.replace(special, pinned=dict.fromkeys(pinned_cpus(tuning), 1))
+    return special
+
+
 def added(before: Special, share: Special, sign: int) -> Special:
     """Return what is taken with a share more, or less."""
     if share is NOTHING_SPECIAL:
         return before
     return Special(
-        pages=_sum(before.pages, share.pages, sign), nodes=_sum(before.nodes, share.nodes, sign)
+        pages=_sum(before.pages, share.pages, sign),
+        nodes=_sum(before.nodes, share.nodes, sign),
+        dedicated=_sum(before.dedicated, share.dedicated, sign),
+        pinned=_sum(before.pinned, share.pinned, sign),
     )
 
 

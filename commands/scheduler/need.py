@@ -15,7 +15,7 @@ from events.types.cluster import Scheduling
 from events.types.host import Capabilities
 from events.types.operation import Verdict
 from events.types.run_spec import Topology, VmConfiguration
-from events.types.vm_tuning import UNTUNED, Tuning
+from events.types.vm_tuning import UNTUNED, CpuPolicy, Dedicated, Tuning
 
 HOST_RESERVE_BYTES = 256 * 1024 * 1024
 """Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
@@ -93,6 +93,11 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     tsc_hz: int = 0
     explained: bool = True
 
+    @property
+    def shares_cpus(self) -> bool:
+        """Whether the VM runs on any CPUs that are no other VM's own."""
+        return not self.tuning.pins and self.tuning.cpu_policy is CpuPolicy.NONE
+
 
 def cpus_of(abilities: Capabilities, *, threads_as_cores: bool) -> int:
     """Return how many CPUs a host counts as having: threads, or cores where they are known."""
@@ -123,10 +128,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The host chosen, or None with every reason why not, for at most `VERDICTS_MAX` hosts.
 
-    `hosts` is the number of hosts that were looked at.
+    `dedicated` are the CPUs that are to be the VM's alone there, where it wants that. `hosts` is
+    the number of hosts that were looked at.
     """
 
     host: HostState | None
+    dedicated: Dedicated | None = None
     verdicts: tuple[Verdict, ...] = ()
     hosts: int = 0
 

@@ -1,10 +1,10 @@
 """Which filters and weights count under a scheduling policy.
 
 Units of oVirt's policies that are not here, since what they look at does not exist yet: HA and
-HostedEngineSpares (the engine does not run in a VM of its own), CPUTopology (it is about dedicated
-CPUs), HostDevice and MDevice (no host devices in a VM's configuration), "VM leases ready" (no
-storage domains), Host-hooks, Compatibility-Version (one version), nor the InClusterUpgrade pair (no
-cluster upgrades yet). The balancers are in `balance.py`.
+HostedEngineSpares (the engine does not run in a VM of its own), HostDevice and MDevice (no host
+devices in a VM's configuration), "VM leases ready" (no storage domains), Host-hooks,
+Compatibility-Version (one version), nor the InClusterUpgrade pair (no cluster upgrades yet). The
+balancers are in `balance.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from commands.scheduler.fleet import Fleet, Share, share_of
+from commands.scheduler.fleet import Fleet, Share, share_at
 from commands.scheduler.need import need_of
 from commands.state.cluster import ClusterState
 from commands.state.vm import VmState
@@ -22,10 +22,11 @@ def stranded(fleet: Fleet, cluster: ClusterState, vms: Sequence[VmState]) -> VmS
     try:
         for vm in sorted(vms, key=lambda each: (-each.availability.priority, each.name, each.id)):
             need = msgspec.structs.replace(need_of(vm, cluster), falls=True)
-            host = fleet.choose(need).host
+            choice = fleet.choose(need)
+            host = choice.host
             if host is None:
                 return vm
-            placed.append((vm.id, host.id, share_of(vm)))
+            placed.append((vm.id, host.id, share_at(vm, choice.dedicated)))
             fleet.take(host.id, placed[-1][2])
             fleet.expect(vm.id, host.id)
     finally:

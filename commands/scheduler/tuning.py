@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from commands.scheduler.columns import Columns, Mask, Numbers, Rows, node_free, pages_free
+from commands.scheduler.columns import (
+    Columns,
+    Mask,
+    Numbers,
+    Rows,
+    node_free,
+    own_cpus,
+    pages_free,
+    threads_of_cores,
+)
+from commands.scheduler.dedicating import wanted_cores
 from commands.scheduler.layout import (
     bound_nodes,
     cpus_there,
@@ -18,7 +28,7 @@ from commands.scheduler.layout import (
 )
 from commands.scheduler.need import Candidate, Need
 from commands.scheduler.units import WEIGHT_MAX, Filter, Weight
-from events.types.vm_tuning import spelled
+from events.types.vm_tuning import CpuPolicy, spelled
 
 _MIB = 1024**2
 _MHZ = 1_000_000
@@ -26,16 +36,64 @@ _MHZ = 1_000_000
 
 def _pins(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
-    if not need.tuning.pins or abilities is None:
+    if abilities is None:
         return None
-    missing = pinned_cpus(need.tuning) - cpus_there(abilities)
-    return f"It has no CPU {spelled(missing)}, which the VM is pinned to." if missing else None
+    if need.tuning.cpu_policy is not CpuPolicy.NONE:
+        return _too_few_of_its_own(need, candidate)
+    pinned = pinned_cpus(need.tuning)
+    missing = pinned - cpus_there(abilities)
+    if missing:
+        return f"It has no CPU {spelled(missing)}, which the VM is pinned to."
+    taken = pinned & candidate.special.dedicated.keys()
+    if not taken:
+        return None
+    return f"CPU {spelled(taken)}, which the VM is pinned to, is another VM's own."
+
+
+def _too_few_of_its_own(need: Need, candidate: Candidate) -> str | None:
+    count, threads = wanted_cores(need.tuning, need.topology)
+    there = own_cpus(candidate, threads)
+    if there >= count:
+        return None
+    whose, what = ("cores", "CPUs") if threads else ("virtual CPUs", "a core")
+    return (
+        f"{there} of the VM's {count} {whose} would have {what} of their own;"
+        " the host keeps its first core."
+    )
 
 
 def _with_cpus(need: Need, columns: Columns) -> Mask | None:
+    if need.tuning.cpu_policy is not CpuPolicy.NONE:
+        count, threads = wanted_cores(need.tuning, need.topology)
+        enough: Mask = columns.figures("own_cpus", threads) >= count
+        return enough
     if not need.tuning.pins:
         return None
-    return columns.having("cpus", spelled(pinned_cpus(need.tuning)))
+    pinned = pinned_cpus(need.tuning)
+    bits = sum(1 << cpu for cpu in pinned)
+    there = columns.having("cpus", spelled(pinned))
+    mask: Mask = there & (columns.figures("taken_among", bits) == 0)
+    return mask
+
+
+def _cores(need: Need, candidate: Candidate) -> str | None:
+    if need.tuning.cpu_policy is CpuPolicy.NONE:
+        return None
+    threads = threads_of_cores(candidate)
+    if not threads:
+        return "It does not tell which of its CPUs make up a core."
+    least = max(1, wanted_cores(need.tuning, need.topology)[1])
+    if threads >= least:
+        return None
+    return f"Its cores have {threads} threads, the VM's {least}, which are to be on one core."
+
+
+def _with_cores(need: Need, columns: Columns) -> Mask | None:
+    if need.tuning.cpu_policy is CpuPolicy.NONE:
+        return None
+    least = max(1, wanted_cores(need.tuning, need.topology)[1])
+    mask: Mask = columns.figures("threads_of_cores") >= least
+    return mask
 
 
 def _nodes(need: Need, candidate: Candidate) -> str | None:
@@ -134,6 +192,7 @@ def _worst_but(good: Mask, rows: Rows) -> Numbers:
 
 
 TUNING_FILTERS = (
+    Filter(name="CPUTopology", passing=_with_cores, objection=_cores),
     Filter(name="CpuPinning", passing=_with_cpus, objection=_pins),
     Filter(name="NUMA", passing=_with_nodes, objection=_nodes),
     Filter(name="HugePages", passing=_with_pages, objection=_pages),

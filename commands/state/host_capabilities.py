@@ -31,6 +31,7 @@ def kept(capabilities: Capabilities) -> Capabilities:
             cpu_flags=shown,
             tsc_hz=hardware.tsc_hz,
             topology=hardware.topology,
+            cores=hardware.cores,
             numa_nodes=hardware.numa_nodes,
             huge_pages=hardware.huge_pages,
         ),

@@ -11,7 +11,15 @@ from commands.kernel.fields import END, MIB
 from commands.kernel.refusal import InvalidField
 from commands.state.hardware import PROCESSORS_MAX
 from events.types.run_spec import VmConfiguration
-from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members, spelled
+from events.types.vm_tuning import (
+    CpuPin,
+    CpuPolicy,
+    GuestNumaNode,
+    NumaMode,
+    Tuning,
+    members,
+    spelled,
+)
 
 NUMBER_MAX = 4_095
 """The highest number of a host's CPU that can be named, and of a NUMA node."""
@@ -58,6 +66,15 @@ HighPerformance = Annotated[
 ]
 
 
+CpuPolicyInput = Annotated[
+    CpuPolicy,
+    msgspec.Meta(
+        description="Give each virtual CPU a CPU of its host to itself (dedicated), or a whole core"
+        " (isolate_threads); they are chosen with the host."
+    ),
+]
+
+
 class TuningInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a VM's processors and memory lie on those of its host; see `POST /v1/vms/{id}/tuning`."""
 
@@ -65,6 +82,7 @@ class TuningInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     numa_nodes: NumaNodes = ()
     huge_page_bytes: HugePageBytes | None = None
     high_performance: HighPerformance = False
+    cpu_policy: CpuPolicyInput = CpuPolicy.NONE
 
 
 def with_tuning(configuration: VmConfiguration, wanted: TuningInput | None) -> VmConfiguration:
@@ -76,6 +94,7 @@ def with_tuning(configuration: VmConfiguration, wanted: TuningInput | None) -> V
         wanted.numa_nodes,
         wanted.huge_page_bytes,
         high_performance=wanted.high_performance,
+        cpu_policy=wanted.cpu_policy,
     )
     return require_consistent(msgspec.structs.replace(configuration, tuning=found))
 
@@ -86,6 +105,7 @@ def tuning(
     huge_page_bytes: int | None,
     *,
     high_performance: bool,
+    cpu_policy: CpuPolicy,
 ) -> Tuning:
     """Return what was asked for, with its sets as the kernel spells them; raises InvalidField."""
     return Tuning(
@@ -104,6 +124,7 @@ def tuning(
         ),
         huge_page_bytes=huge_page_bytes,
         high_performance=high_performance,
+        cpu_policy=cpu_policy,
     )
 
 
@@ -116,6 +137,13 @@ def require_consistent(configuration: VmConfiguration) -> VmConfiguration:
         raise InvalidField(
             f"CPU pins name a virtual CPU twice, or one that the VM has not: it has {count}.",
             remedy=f"Name each of 0 to {count - 1} once at most.",
+            field="cpu_pins",
+        )
+    if pinned and wanted.cpu_policy is not CpuPolicy.NONE:
+        raise InvalidField(
+            f"CPUs that are its own ({wanted.cpu_policy}) are chosen with the VM's host: it cannot"
+            " be pinned to others.",
+            remedy="Give either cpu_pins or cpu_policy.",
             field="cpu_pins",
         )
     if wanted.numa_nodes:

@@ -22,6 +22,7 @@ from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
 from events.types.vm_hosts import VmHostsChosen
 from events.types.vm_memory import BalloonProblem, VmBalloonReported
+from events.types.vm_tuning import Dedicated
 
 FINISHED_JOBS_MAX = 16
 """How many finished jobs are remembered, for the operations that wait for them."""
@@ -90,6 +91,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     lost: bool = False
     reason: e.DownReason = e.DownReason.MIGRATED
     detail: str = ""
+    dedicated: Dedicated | None = None
 
 
 class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -422,6 +424,7 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
                 destination=event.destination,
                 destination_name=event.destination_name,
                 position=recorded.position,
+                dedicated=event.dedicated,
             )
             may_run_on = (*state.may_run_on, event.destination)
             return change(state, migration=migration, may_run_on=may_run_on)
@@ -449,7 +452,7 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             place = {"host": event.destination, "host_name": event.destination_name}
             return change(
                 state,
-                run=_run(state, position=since, **place),
+                run=_run(state, position=since, spec=_spec_there(state), **place),
                 may_run_on=left,
                 migration=_moving(state, departed=True, reason=event.reason, detail=event.detail),
             )
@@ -475,6 +478,14 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             return change(state, may_run_on=left, migration=moving)
         case _:
             return None
+
+
+def _spec_there(state: VmState) -> RunSpec | None:
+    """Return what runs at the destination: the same, but on other CPUs that are its own."""
+    run, migration = state.run, state.migration
+    if run is None or migration is None:
+        return run.spec if run is not None else None
+    return msgspec.structs.replace(run.spec, dedicated=migration.dedicated)
 
 
 def _sending(entry: OpenJob, **changes: bool) -> OpenJob:

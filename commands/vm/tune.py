@@ -10,6 +10,7 @@ from commands.kernel.fold import World
 from commands.kernel.refusal import InvalidField, NotFound, PreconditionFailed, WrongState
 from commands.state import lookup
 from commands.state.tuning_input import (
+    CpuPolicyInput,
     HighPerformance,
     HugePageBytes,
     NumaNodes,
@@ -18,6 +19,7 @@ from commands.state.tuning_input import (
     tuning,
 )
 from events.types.vm import VmUpdated
+from events.types.vm_tuning import CpuPolicy
 
 
 @command(
@@ -32,7 +34,8 @@ class TuneVm(Command, frozen=True, kw_only=True):
 
     It counts from the VM's next run. What is not given is not so any more: with no field at all,
     virtual CPUs run on any CPU of the host, the guest sees no NUMA nodes, and its memory is
-    ordinary. NUMA nodes share out all virtual CPUs and all memory.
+    ordinary. NUMA nodes share out all virtual CPUs and all memory. With cpu_policy dedicated or
+    isolate_threads no other VM runs on the VM's CPUs, which are chosen with its host.
     """
 
     id: Id
@@ -40,6 +43,7 @@ class TuneVm(Command, frozen=True, kw_only=True):
     numa_nodes: NumaNodes = ()
     huge_page_bytes: HugePageBytes | None = None
     high_performance: HighPerformance = False
+    cpu_policy: CpuPolicyInput = CpuPolicy.NONE
 
     def decide(self, world: World, context: Context) -> Decision:
         """Set it; no event where it is so already."""
@@ -51,6 +55,7 @@ class TuneVm(Command, frozen=True, kw_only=True):
             self.numa_nodes,
             self.huge_page_bytes,
             high_performance=self.high_performance,
+            cpu_policy=self.cpu_policy,
         )
         changed = msgspec.structs.replace(state.configuration, tuning=wanted)
         require_consistent(changed)

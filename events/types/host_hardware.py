@@ -10,6 +10,7 @@ import enum
 import msgspec
 
 FLAGS_MAX = 1_000
+CORES_TEXT_MAX = 32_768
 NUMA_NODES_MAX = 64
 NICS_MAX = 256
 DEVICES_MAX = 512
@@ -105,14 +106,16 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     """All that a host says of itself beyond what placement needs.
 
-    `tsc_hz` is the rate of the CPUs' time-stamp counter, 0 where it is not known. `truncated` names
-    the lists that are longer in truth than what is shown.
+    `tsc_hz` is the rate of the CPUs' time-stamp counter, 0 where it is not known. `cores` are the
+    CPUs of each core, with spaces between the cores: `0,4 1,5`; "" where that is not known.
+    `truncated` names the lists that are longer in truth than what is shown.
     """
 
     cpu_vendor: str = ""
     tsc_hz: int = 0
     cpu_flags: tuple[str, ...] = ()
     topology: CpuTopology = CpuTopology()
+    cores: str = ""
     numa_nodes: tuple[NumaNode, ...] = ()
     huge_pages: tuple[HugePages, ...] = ()
     nics: tuple[HostNic, ...] = ()

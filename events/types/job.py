@@ -8,6 +8,7 @@ import msgspec
 
 from events.types.migration import Tuning
 from events.types.run_spec import Disk
+from events.types.vm_tuning import Dedicated
 
 
 class JobKind(enum.StrEnum):
@@ -28,7 +29,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     `ticket` lets it in there, once; it is put in on the way to the source, never into an event.
     `cancelled`: the source is to stop, if it is not too late. `tuning` says how it is to be sent.
     `released`: the destination has nothing of the VM, which is to go on if it was stopped for the
-    switch-over.
+    switch-over. `dedicated` are the CPUs that are the VM's alone at the destination.
     """
 
     destination: str
@@ -37,6 +38,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     released: bool = False
     tuning: Tuning = Tuning()
+    dedicated: Dedicated | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

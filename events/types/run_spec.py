@@ -11,7 +11,7 @@ import enum
 
 import msgspec
 
-from events.types.vm_tuning import UNTUNED, Tuning
+from events.types.vm_tuning import UNTUNED, Dedicated, Tuning
 
 FIRST_PCI_BUS = 16
 """Root ports below this number are kept for devices that every VM has; see `FixedPciBus`."""
@@ -121,7 +121,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a host needs to run one incarnation of a VM, resolved.
 
     `serial` is the SMBIOS serial number that the guest reads as long as this run goes on, wherever
-    that is; None for the VM's id.
+    that is; None for the VM's id. `dedicated` are the CPUs of the host that are this run's alone;
+    at another host it has others.
     """
 
     vm: str
@@ -134,6 +135,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str
     restore_from: str | None = None
     serial: str | None = None
+    dedicated: Dedicated | None = None
 
     @property
     def serial_shown(self) -> str:

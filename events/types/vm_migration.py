@@ -15,6 +15,7 @@ from events.types.base import Audit, Event, Severity, event
 from events.types.host import gate_key
 from events.types.migration import Held
 from events.types.vm import DownReason
+from events.types.vm_tuning import Dedicated
 
 
 class MigrationCause(enum.StrEnum):
@@ -71,7 +72,10 @@ class VmMigrationRequested(Event, frozen=True, kw_only=True):
 
 @event("vm.migration_started")
 class VmMigrationStarted(Event, frozen=True, kw_only=True):
-    """The destination is to take the VM in (addressed to it), and may run it from now on."""
+    """The destination is to take the VM in (addressed to it), and may run it from now on.
+
+    `dedicated` are the CPUs that are the VM's alone there.
+    """
 
     name: str
     incarnation: int
@@ -80,6 +84,7 @@ class VmMigrationStarted(Event, frozen=True, kw_only=True):
     host_name: str
     destination: str
     destination_name: str
+    dedicated: Dedicated | None = None
 
     audits: ClassVar[tuple[Audit, ...]] = (
         Audit(

@@ -20,10 +20,25 @@ class NumaMode(enum.StrEnum):
     INTERLEAVE = "interleave"
 
 
+class CpuPolicy(enum.StrEnum):
+    """Which CPUs of its host a VM runs on, in oVirt's words."""
+
+    NONE = "none"  # those that it is pinned to, or any that are no other VM's own
+    DEDICATED = "dedicated"  # each virtual CPU has one of its own
+    ISOLATE_THREADS = "isolate_threads"  # each has a core of its own, and one thread of it to run
+
+
 class CpuPin(msgspec.Struct, frozen=True, kw_only=True):
     """A virtual CPU, by its number, and the CPUs of the host that it may run on."""
 
     vcpu: int
+    cpus: str
+
+
+class Dedicated(msgspec.Struct, frozen=True, kw_only=True):
+    """CPUs of a host that are a VM's alone, and on which of them each of its virtual CPUs runs."""
+
+    pins: tuple[CpuPin, ...]
     cpus: str
 
 
@@ -42,6 +57,8 @@ class GuestNumaNode(msgspec.Struct, frozen=True, kw_only=True):
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """Everything of it. `huge_page_bytes`: all memory is taken of huge pages of that size.
 
+    With another `cpu_policy` than none it is not pinned: its CPUs are chosen with its host.
+
     `high_performance`: it gets a host with as many sockets, cores and threads where one is left,
     and moves only to hosts whose time-stamp counter runs as fast.
     """
@@ -50,6 +67,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     numa_nodes: tuple[GuestNumaNode, ...] = ()
     huge_page_bytes: int | None = None
     high_performance: bool = False
+    cpu_policy: CpuPolicy = CpuPolicy.NONE
 
 
 UNTUNED = Tuning()

@@ -167,6 +167,7 @@ def _placed(document: VmDocument, event: e.VmPlaced, recorded: Recorded) -> Chan
         "addresses": (),
         "balloon_problem": BalloonProblem.NONE,
         "may_run_on": (*others, host),
+        "dedicated": event.spec.dedicated,
         **_pending(event.spec.configuration, configuration_of(document)),
     }
 
@@ -184,6 +185,8 @@ def _adopted(document: VmDocument, event: e.VmAdopted, recorded: Recorded) -> Ch
         "down_reason": None,
         "down_detail": "",
         "may_run_on": (host,),
+        "dedicated": event.spec.dedicated,
+        "dedicated_at_destination": None,
         **_pending(event.spec.configuration, configuration_of(document)),
         **known(document, VmStatus.POWERING_UP, recorded),
     }
@@ -273,6 +276,7 @@ def _run_ended(document: VmDocument, host: str, status: VmStatus, recorded: Reco
         "balloon_problem": BalloonProblem.NONE,
         "running_configuration": None,
         "next_run_configuration_exists": False,
+        "dedicated": None,
         "status": status,
         "last_known_status": status,
         "status_since": recorded.time,
@@ -326,7 +330,11 @@ def _migration_started(
     document: VmDocument, event: m.VmMigrationStarted, recorded: Recorded
 ) -> Changes:
     destination = Reference(id=event.destination, name=event.destination_name)
-    return {"may_run_on": (*document.may_run_on, destination)}
+    there = event.dedicated
+    return {
+        "may_run_on": (*document.may_run_on, destination),
+        "dedicated_at_destination": there,
+    }
 
 
 def _migration_departed(
@@ -335,6 +343,8 @@ def _migration_departed(
     return {
         "host": Reference(id=event.destination, name=event.destination_name),
         "may_run_on": tuple(other for other in document.may_run_on if other.id != event.host),
+        "dedicated": document.dedicated_at_destination,
+        "dedicated_at_destination": None,
     }
 
 
@@ -342,7 +352,7 @@ def _migration_dropped(
     document: VmDocument, event: m.VmMigrationDropped, recorded: Recorded
 ) -> Changes:
     left = tuple(other for other in document.may_run_on if other.id != event.destination)
-    return {"may_run_on": left}
+    return {"may_run_on": left, "dedicated_at_destination": None}
 
 
 def _not_migrating(document: VmDocument, event: Event, recorded: Recorded) -> Changes:

@@ -18,7 +18,7 @@ from events.types.run_spec import (
     VmConfiguration,
 )
 from events.types.vm_memory import BalloonProblem
-from events.types.vm_tuning import UNTUNED, Tuning
+from events.types.vm_tuning import UNTUNED, Dedicated, Tuning
 from projections.views.parts import Changes, Link, OperationInProgress, Reference, Time
 from projections.views.vm_availability import HighAvailability, Restart, StartWithHost
 
@@ -83,7 +83,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `restart` is there where a policy starts the VM, or started its current run.
     `running_configuration` is there while the VM runs with other settings than its
     configuration, which counts from the next run. `tuning` is how its processors and memory lie on
-    those of its host.
+    those of its host; `dedicated` are the CPUs that are its own there, `dedicated_at_destination`
+    those where it is on its way to.
     """
 
     id: str
@@ -113,6 +114,8 @@ class VmDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     vcpus: int
     topology: Topology
     tuning: Tuning = UNTUNED
+    dedicated: Dedicated | None = None
+    dedicated_at_destination: Dedicated | None = None
     boot: Boot
     cdrom: str | None
     disks: tuple[DiskDocument, ...]

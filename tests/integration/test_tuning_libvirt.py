@@ -7,13 +7,29 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from lxml import etree
 
 from events.types.run_spec import RunSpec, Topology
-from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning
+from events.types.vm_tuning import (
+    CpuPin,
+    CpuPolicy,
+    Dedicated,
+    GuestNumaNode,
+    NumaMode,
+    Tuning,
+    members,
+)
+from events.wire.agent import IntentVm, Role
+from hostagent.cpu_keeper import CpuKeeper, CpuSetup, places_of
+from hostagent.desk import Desk
 from hostagent.driver import Happening, RefusedMessageError
+from hostagent.journal import Journal
+from hostagent.libvirt_xml import on_own_cpus
 from hostagent.migration_rpc import check_domain
+from hostagent.qemu_threads import QemuThreads
+from hostagent.timings import Timings
 from tests.contract.driver_contract import with_configuration
 from tests.harness.guest import Guest
 from tests.harness.libvirt_host import LibvirtHost
@@ -121,6 +137,77 @@ async def test_virtual_cpus_are_pinned_and_the_guest_sees_numa_nodes(rig: Libvir
     check_domain(live, spec, str(rig.host.images))
     with pytest.raises(RefusedMessageError, match="NUMA"):
         check_domain(live, with_configuration(spec, tuning=Tuning()), str(rig.host.images))
+
+
+def alone(rig: LibvirtRig, cpu: int) -> RunSpec:
+    """A guest with one virtual CPU, which has a CPU of its own."""
+    spec = rig.spec(str(uuid.uuid4()))
+    own = Dedicated(pins=(CpuPin(vcpu=0, cpus=str(cpu)),), cpus=str(cpu))
+    tuned_spec = with_configuration(spec, tuning=Tuning(cpu_policy=CpuPolicy.DEDICATED))
+    return msgspec.structs.replace(tuned_spec, dedicated=own)
+
+
+async def test_a_vm_has_a_cpu_to_itself(rig: LibvirtRig, tmp_path: Path) -> None:
+    cpus = os.cpu_count() or 1
+    if cpus < 2:
+        pytest.skip("there is one CPU only")
+    # given a guest that shares CPUs, and one that has the last CPU to itself
+    last, rest = cpus - 1, f"0-{cpus - 2}" if cpus > 2 else "0"
+    able = await rig.driver.capabilities()
+    assert able.hardware is not None
+    assert sorted(cpu for core in able.hardware.cores.split() for cpu in members(core)) == [
+        *range(cpus)
+    ]
+    shares, own = rig.spec(str(uuid.uuid4())), alone(rig, last)
+    for spec in (shares, own):
+        await rig.driver.start(spec)
+    for spec in (shares, own):
+        await rig.until(Happening.GUEST_AGENT, spec.vm)
+
+    # when an agent looks that is to have both here
+    items = [
+        IntentVm(vm=spec.vm, incarnation=1, role=Role.RUN, position=1, spec=spec)
+        for spec in (shares, own)
+    ]
+    desk = Desk(rig.driver, Journal.open(tmp_path / "journal"), Timings(), "boot")
+    threads = QemuThreads(rig.driver.processes)
+    keeper = CpuKeeper(desk, CpuSetup(threads, Path("/"), tmp_path / "cpus"))
+    keeper.look(places_of(items))
+
+    # then no thread of the other may run there, and of its own only the virtual CPU does
+    machines = threads.machines()
+    assert machines.keys() == {shares.vm, own.vm}
+    assert set(allowed_of_all(machines[shares.vm]).values()) == {rest}
+    for name, allowed in allowed_of_all(machines[own.vm]).items():
+        assert allowed == (str(last) if name.startswith("CPU ") else rest), name
+    with rig.connection() as connection:
+        _info, maps = connection.lookupByUUIDString(own.vm).vcpus()
+    assert [number for number, there in enumerate(maps[0]) if there] == [last]
+    # its live XML is what another host would take in, on another CPU of its own
+    live = await rig.driver.sender.live_xml(own.vm, own.incarnation)
+    check_domain(live, own, str(rig.host.images))
+    there = Dedicated(pins=(CpuPin(vcpu=0, cpus="0"),), cpus="0")
+    moved = msgspec.structs.replace(own, dedicated=there)
+    with pytest.raises(RefusedMessageError, match="CPU pinning"):
+        check_domain(live, moved, str(rig.host.images))
+    check_domain(on_own_cpus(live, there), moved, str(rig.host.images))
+
+    # when it is gone, then the other runs anywhere again
+    await rig.driver.destroy(own.vm, 1)
+    keeper.look(places_of(items[:1]))
+    everywhere = f"0-{last}"
+    assert set(allowed_of_all(machines[shares.vm]).values()) == {everywhere}
+
+
+def allowed_of_all(pid: int) -> dict[str, str]:
+    """The CPUs that each thread of a process may run on, by the thread's name and id."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("Cpus_allowed_list:"):
+                found[f"{name} {task.name}"] = line.split()[1]
+    return found
 
 
 async def test_memory_is_taken_of_huge_pages(rig: LibvirtRig, huge_pages: int) -> None:

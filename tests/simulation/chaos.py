@@ -12,6 +12,7 @@ from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
 from commands.state.availability_input import HighAvailabilityInput, StartWithHostInput
+from commands.state.tuning_input import TuningInput
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
 from commands.vm.migrate import MigrateVm
@@ -22,10 +23,14 @@ from commands.vm.shutdown import ShutDownVm
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
+from events.types.vm_tuning import CpuPolicy
 from tests.simulation.world import World
 
 VMS_MAX = 6
 MIB = 1024 * 1024
+OWN_CPUS = TuningInput(cpu_policy=CpuPolicy.DEDICATED)
+OWN_CPUS_EVERY = 3
+"""Every third VM has CPUs of its own."""
 
 
 class Admins:
@@ -68,6 +73,8 @@ class Admins:
                 disks=disks,
                 high_availability=_priority(dice) if dice.random() < 0.5 else None,
                 start_with_host=StartWithHostInput() if dice.random() < 0.3 else None,
+                # Not by the dice, so that every seed plays as it did before there was this.
+                tuning=OWN_CPUS if self._made % OWN_CPUS_EVERY == 0 else None,
             )
         if dice.random() < 0.12:
             return self._draw_host()

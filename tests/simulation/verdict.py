@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 
 from commands.gateway.view import GatewayView
 from commands.policies.facts import Facts
 from commands.policies.host_fence import KIND as FENCING
+from commands.scheduler.fleet import share_of
+from commands.scheduler.layout import UNKNOWN_CPU
 from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
-from commands.state.vm import VmState, VmStatus
+from commands.state.vm import VM, VmState, VmStatus
 from commands.state.vm_availability import RESTART_KINDS
 from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
 from events.types.host import HostSessionStarted, HostUnmanagedDomainsFound
-from events.types.vm import VmStaleCopyFound
+from events.types.vm import VmPlaced, VmStaleCopyFound
+from events.types.vm_migration import VmMigrationStarted
 from tests.simulation.projection import differences, rebuilt
 from tests.simulation.world import World
 
@@ -82,6 +86,7 @@ def in_the_end(world: World) -> None:
     _machines(world, recorded)
     _doubles(world, recorded)
     _reports(world, recorded)
+    _own_cpus(world, recorded)
     _folds(world, recorded)
     for process in (world, *world.listening(), world.projection, *world.policies):
         if process.failure is not None:
@@ -118,6 +123,28 @@ def _doubles(world: World, recorded: list[Recorded]) -> None:
         if (host, f"{vm} (incarnation {incarnation})") not in shown or not world.restores:
             copy = (vm, incarnation, host)
             world.break_promise(f"{copy} ran beside another and nobody was told")
+
+
+def _own_cpus(world: World, recorded: list[Recorded]) -> None:
+    """Check that at no time a CPU was two VMs' own, on any host where they might run."""
+    vms: dict[str, VmState] = {}
+    for one in recorded:
+        after = VM.evolve(vms.get(one.object_id), one) if one.kind == "vm" else None
+        if after is None:
+            continue
+        vms[one.object_id] = after
+        if not isinstance(one.event, VmPlaced | VmMigrationStarted):
+            continue
+        for host in after.may_run_on:
+            owners = Counter(
+                cpu
+                for vm in vms.values()
+                if host in vm.may_run_on
+                for cpu in share_of(vm, host).special.dedicated
+                if cpu != UNKNOWN_CPU
+            )
+            if any(count > 1 for count in owners.values()):
+                world.break_promise(f"at {one.position} VMs have the same CPUs of {host}: {owners}")
 
 
 def _reports(world: World, recorded: list[Recorded]) -> None:

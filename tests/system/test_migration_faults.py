@@ -178,9 +178,7 @@ def _half_is_lost_and_it_starts_again(moving: Moving, asked: Json, pair: Pair) -
 def _falls(moving: Moving, asked: Json, pair: Pair) -> None:
     """Check that it waits while a machine is off, and is ended once that is back without it."""
     moving.attention(asked, "stands still")
-    qemus = [
-        host for host in pair if host.machine.on and moving.vm in host.machine.qemu_pids()
-    ]
+    qemus = [host for host in pair if host.machine.on and moving.vm in host.machine.qemu_pids()]
     assert len(qemus) == 1, "the other half is kept until the first is certain to be gone"
     mend(pair)
     operation = moving.product.finish(asked, timeout_s=60)

@@ -45,6 +45,7 @@ class FakeLibvirt:
         self.balloons: list[tuple[str, int]] = []
         self.calls: list[str] = []
         self.connections = 0
+        self.terms = Terms(down_time_ms=0)
         self.before: Callable[[str], None] = lambda _: None
         self._on_event: Callable[[RawEvent], None] = lambda _: None
         self._on_over: Callable[[], None] = lambda: None
@@ -163,6 +164,7 @@ class FakeLibvirt:
     def migrate(
         self, connection: object, uuid: str, libvirtd: str, stream: str, terms: Terms
     ) -> None:
+        self.terms = terms
         self._called("migrate")
         self.end(uuid, Stopped.MIGRATED)
 
@@ -176,9 +178,10 @@ class FakeLibvirt:
         self._called("copying")
         return None
 
-    def live_xml(self, connection: object, uuid: str) -> str:
+    def live_xml(self, connection: object, uuid: str, *, secrets: bool = False) -> str:
         self._called("live_xml")
-        return f"<domain><uuid>{uuid}</uuid></domain>"
+        secret = "<secret/>" if secrets else ""
+        return f"<domain><uuid>{uuid}</uuid>{secret}</domain>"
 
     def allow_down_time(self, connection: object, uuid: str, down_time_ms: int) -> None:
         self._called("allow_down_time")

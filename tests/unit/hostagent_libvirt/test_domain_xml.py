@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from events.types.run_spec import Boot, DiskBus, FixedPciBus, RunSpec
-from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning
+from events.types.vm_tuning import CpuPin, CpuPolicy, Dedicated, GuestNumaNode, NumaMode, Tuning
 from hostagent.domain_tuning import same_places
 from hostagent.domain_xml import (
     LAST_PCI_BUS,
@@ -17,6 +17,7 @@ from hostagent.domain_xml import (
     files_of,
     storage_path,
 )
+from hostagent.libvirt_xml import on_own_cpus, parse
 from tests.contract.driver_contract import with_configuration
 from tests.unit.hostagent_libvirt.specs import (
     CONSOLE,
@@ -380,6 +381,39 @@ def test_processors_and_memory_lie_where_they_are_bound_to() -> None:
         assert count(plain, tag) == 0
 
 
+ITS_OWN = Dedicated(pins=(CpuPin(vcpu=0, cpus="5"), CpuPin(vcpu=1, cpus="7")), cpus="4-7")
+
+
+def on_own(spec: RunSpec, own: Dedicated | None = ITS_OWN) -> RunSpec:
+    return msgspec.structs.replace(spec, dedicated=own)
+
+
+def _but_for_pins(root: etree._Element) -> list[tuple[object, dict[str, str], str]]:
+    return [
+        (each.tag, {str(name): str(value) for name, value in each.attrib.items()}, each.text or "")
+        for each in root.iter()
+        if each.tag not in {"vcpupin", "cputune"}
+    ]
+
+
+def test_virtual_cpus_run_on_those_that_are_their_own() -> None:
+    spec = on_own(tuned(Tuning(cpu_policy=CpuPolicy.ISOLATE_THREADS)))
+    root = build(spec)
+    assert found(root, "cputune/vcpupin[@vcpu='0']/@cpuset") == "5"
+    assert found(root, "cputune/vcpupin[@vcpu='1']/@cpuset") == "7"
+    assert count(root, "cputune/*") == 2
+    assert same_places(root, spec)
+    others = Dedicated(pins=(CpuPin(vcpu=0, cpus="1"), CpuPin(vcpu=1, cpus="2")), cpus="1-2")
+    assert not same_places(root, on_own(spec, others))
+    assert not same_places(root, on_own(spec, None))
+    # at another host it has others, which is all that differs
+    there = on_own_cpus(domain_xml(spec, FACTS, CONSOLE), others)
+    assert same_places(parse(there), on_own(spec, others))
+    assert _but_for_pins(parse(there)) == _but_for_pins(root)
+    plain = on_own_cpus(domain_xml(a_spec(), FACTS, CONSOLE), ITS_OWN)
+    assert same_places(parse(plain), on_own(a_spec()))
+
+
 @pytest.mark.parametrize(
     "tuning",
     [
@@ -392,6 +426,6 @@ def test_processors_and_memory_lie_where_they_are_bound_to() -> None:
     ],
 )
 def test_a_coming_vm_that_is_bound_otherwise_is_told_apart(tuning: Tuning) -> None:
-    assert same_places(build(tuned(TUNED)), tuned(TUNED).configuration)
-    assert not same_places(build(tuned(tuning)), tuned(TUNED).configuration)
-    assert not same_places(build(tuned(TUNED)), tuned(tuning).configuration)
+    assert same_places(build(tuned(TUNED)), tuned(TUNED))
+    assert not same_places(build(tuned(tuning)), tuned(TUNED))
+    assert not same_places(build(tuned(TUNED)), tuned(tuning))

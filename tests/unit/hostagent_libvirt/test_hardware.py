@@ -27,7 +27,11 @@ CELL = """<cell id='{cell}'><memory unit='KiB'>8388608</memory><cpus num='4'>{cp
 
 
 def _cell(cell: int) -> str:
-    cpus = "".join(f"<cpu id='{cell * 4 + n}' socket_id='{cell}' core_id='{n}'/>" for n in range(4))
+    cpus = "".join(
+        f"<cpu id='{cell * 4 + n}' socket_id='{cell}' core_id='{n % 2}'"
+        f" siblings='{cell * 4 + n % 2},{cell * 4 + n % 2 + 2}'/>"
+        for n in range(4)
+    )
     return CELL.format(cell=cell, cpus=cpus)
 
 
@@ -131,6 +135,7 @@ def test_a_machine_is_described(tmp_path: Path) -> None:
     assert found.cpu_vendor == "Intel"
     assert found.cpu_flags == ("fpu", "nx", "sse", "vmx")
     assert found.topology == CpuTopology(sockets=2, cores=2, threads=2)
+    assert found.cores == "0,2 1,3 4,6 5,7"
     assert found.tsc_hz == 2_399_998_000
     assert found.numa_nodes == (
         NumaNode(node=0, cpus="0-3", memory_bytes=8 * GIB),

@@ -8,9 +8,11 @@ import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events.types.job import Job, JobKind, Sending
+from events.types.vm_tuning import CpuPin, Dedicated
 from hostagent.convergence import GO_ON, Terms
 from hostagent.libvirt_events import Paused
 from hostagent.migration_line import Streams
@@ -54,6 +56,8 @@ class Source:
     async def _serve(self, _source: str, streams: Streams) -> None:
         channel = self._channel
         if channel == CHECK:
+            size = await streams[0].readexactly(4)
+            self.heard[CHECK] = size + await streams[0].readexactly(int.from_bytes(size))
             streams[1].write(b"\n")
             return
         if channel == QEMU:
@@ -141,3 +145,26 @@ async def test_while_memory_flows_the_hypervisor_still_sends_whatever_libvirt_sa
     source.rig.libvirt.put(VM, 1, Paused.POSTCOPY_FAILED)
     assert not await source.moves.still_sends(JOB)
     assert await source.moves.unattended(JOB) is None
+
+
+async def test_a_vm_has_other_cpus_of_its_own_where_it_comes_to(source: Source) -> None:
+    own = Dedicated(pins=(CpuPin(vcpu=0, cpus="3"),), cpus="3")
+    sending = msgspec.structs.replace(ORDER, dedicated=own)
+    job = msgspec.structs.replace(JOB, sending=sending)
+    source.rig.libvirt.put(VM, 1, Paused.MIGRATION)
+    await source.moves.send(job, source.dial, Terms(down_time_ms=100), lambda _seen: GO_ON)
+
+    # the destination compares what will be there, which libvirt is then told as well
+    size = int.from_bytes(source.heard[CHECK][:4])
+    compared = source.heard[CHECK][4 : 4 + size].decode()
+    told = source.rig.libvirt.terms.there
+    pin = '<cputune><vcpupin vcpu="0" cpuset="3"/></cputune>'
+    assert pin in compared
+    assert pin in told
+    # only libvirt is told the secrets, and they never land in a log
+    assert ("<secret/>" in compared, "<secret/>" in told) == (False, True)
+    assert "secret" not in repr(source.rig.libvirt.terms)
+
+    source.rig.libvirt.put(VM, 1, Paused.MIGRATION)
+    await source.moves.send(JOB, source.dial, Terms(down_time_ms=100), lambda _seen: GO_ON)
+    assert source.rig.libvirt.terms.there == ""

@@ -5,6 +5,7 @@ import pytest
 from lxml import etree
 
 from events.types.run_spec import RunSpec
+from events.types.vm_tuning import CpuPin, Dedicated
 from hostagent.domain_xml import domain_xml
 from hostagent.libvirt_xml import (
     UnusableMemoryError,
@@ -118,3 +119,13 @@ def test_memory_that_is_not_ours_is_refused() -> None:
     for xml in ("<domain/>", f"<domain><uuid>{VM}</uuid></domain>"):
         with pytest.raises(UnusableMemoryError):
             restore(xml, a_spec(incarnation=4))
+
+
+def test_a_run_that_goes_on_has_cpus_of_its_own_where_it_does() -> None:
+    def own(cpus: str) -> Dedicated:
+        return Dedicated(pins=(CpuPin(vcpu=0, cpus=cpus),), cpus=cpus)
+
+    before = msgspec.structs.replace(a_spec(), dedicated=own("3"))
+    spec = msgspec.structs.replace(a_spec(incarnation=4), dedicated=own("6"))
+    root = etree.fromstring(restore(saved(before), spec))
+    assert [pin.get("cpuset") for pin in root.iterfind("cputune/vcpupin")] == ["6"]

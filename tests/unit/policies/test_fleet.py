@@ -23,7 +23,7 @@ from events.types.host_hardware import CpuTopology, Hardware, HugePages, NumaNod
 from events.types.host_memory import Swap, swap_of
 from events.types.run_spec import Topology
 from events.types.scheduling_units import FilterUnit, Selector, WeightFactor, WeightUnit
-from events.types.vm_tuning import CpuPin, GuestNumaNode, NumaMode, Tuning, members
+from events.types.vm_tuning import CpuPin, CpuPolicy, GuestNumaNode, NumaMode, Tuning, members
 from tests.unit.policies.stage import CAPABILITIES
 
 MIB = 1024**2
@@ -72,6 +72,7 @@ def able(number: int, **changes: object) -> HostState:
 TWO_NODES = Hardware(
     tsc_hz=2_000_000_000,
     topology=CpuTopology(sockets=2, cores=2, threads=1),
+    cores="0 1 2 3",
     numa_nodes=(
         NumaNode(node=0, cpus="0-1", memory_bytes=100 * MIB),
         NumaNode(node=1, cpus="2-3", memory_bytes=100 * MIB),
@@ -86,6 +87,9 @@ def bound_to(host_nodes: str, memory_mib: int, mode: NumaMode = NumaMode.STRICT)
 
 
 # ---------------------------------------------------------------------------------------- filters
+TOO_FEW_CORES = (
+    "3 of the VM's 4 virtual CPUs would have a core of their own; the host keeps its first core."
+)
 REFUSED = [
     ("Status", host(1, up=False), Need(cluster="c"), "The host is unassigned."),
     (
@@ -246,6 +250,26 @@ REFUSED = [
         "It has no CPU 4-5,7, which the VM is pinned to.",
     ),
     (
+        "CpuPinning",
+        able(1, hardware=TWO_NODES),
+        Need(
+            cluster="c",
+            topology=Topology(cores=4),
+            tuning=Tuning(cpu_policy=CpuPolicy.DEDICATED),
+        ),
+        "3 of the VM's 4 cores would have CPUs of their own; the host keeps its first core.",
+    ),
+    (
+        "CpuPinning",
+        able(1, hardware=TWO_NODES),
+        Need(
+            cluster="c",
+            topology=Topology(threads=4),
+            tuning=Tuning(cpu_policy=CpuPolicy.ISOLATE_THREADS),
+        ),
+        TOO_FEW_CORES,
+    ),
+    (
         "NUMA",
         able(1, hardware=TWO_NODES),
         Need(cluster="c", tuning=bound_to("0,2", 10)),
@@ -306,6 +330,7 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
     files = need.storage_id or ""
     hardware = Hardware(
         tsc_hz=need.tsc_hz + 300_000,
+        cores=" ".join(map(str, range(8))),
         numa_nodes=tuple(NumaNode(node=n, cpus=f"{n}", memory_bytes=2**30) for n in range(8)),
         huge_pages=(HugePages(size_bytes=2 * MIB, count=11),),
     )
@@ -537,6 +562,7 @@ TUNINGS = st.builds(
         [(), (), bound_to("0", 20).numa_nodes, bound_to("0-1", 50).numa_nodes]
     ),
     high_performance=st.booleans(),
+    cpu_policy=st.sampled_from([CpuPolicy.NONE, CpuPolicy.NONE, *CpuPolicy]),
 )
 NEEDS = st.builds(
     Need,
@@ -604,6 +630,8 @@ SPECIALS = [
     NOTHING_SPECIAL,
     Special(pages={2 * MIB: 4}),
     Special(nodes={0: 45 * MIB}, pages={2 * MIB: 1}),
+    Special(dedicated={1: 1}),
+    Special(dedicated={3: 1}, pinned={1: 1}),
 ]
 HOSTS = st.tuples(
     st.integers(0, 40), st.integers(1, 4), st.booleans(), st.booleans(), st.sampled_from([0, 1])
@@ -611,7 +639,7 @@ HOSTS = st.tuples(
 
 
 SWAPS = [swap_of(100, 50, 50 - n, 100) for n in (0, 1, 9)]
-_THREADED = Hardware(topology=CpuTopology(sockets=1, cores=1, threads=4))
+_THREADED = Hardware(topology=CpuTopology(sockets=1, cores=1, threads=4), cores="0-3")
 
 
 @st.composite
