@@ -48,6 +48,9 @@ WAVE_VMS = 10_000
 PROBES = 8
 READS = 30
 GIB = 1024**3
+CREATE = "create all VMs over 128 connections"
+START = "start VMs, 10,000 at a time, until each is up"
+STARTED = "VMs started"
 UP = frozenset({"up"})
 RUNNING = frozenset({"powering_up"}) | UP
 PARTS = ("engine", "policies", "projector", "dwh")
@@ -56,7 +59,11 @@ LATER_TOLERANCE = 1.25
 
 
 class Scale(Site):
-    """The steps that are measured."""
+    """The steps that are measured; at most `running` of the VMs are started."""
+
+    def __init__(self, workspace: Workspace, vms: int, running: int | None = None) -> None:
+        super().__init__(workspace, vms)
+        self.running = vms if running is None else min(vms, running)
 
     def create_and_start(self) -> None:
         """Create all VMs, then start them all."""
@@ -70,18 +77,18 @@ class Scale(Site):
             )
             for number in range(self.vms)
         ]
-        with self.phase("create all VMs over 128 connections"):
+        with self.phase(CREATE):
             answers = self.send(creations)
         ids = [str(answer.json["id"]) for answer in answers]
         assert all(answer.status in {201, 202} for answer in answers), answers[0]
-        starts = [("POST", f"/v1/vms/{vm}/start", b"{}") for vm in ids]
+        starts = [("POST", f"/v1/vms/{vm}/start", b"{}") for vm in ids[: self.running]]
         accepting_s = 0.0
-        with self.phase("start all VMs until each is up"):
-            for first in range(0, self.vms, WAVE_VMS):
+        with self.phase(START):
+            for first in range(0, len(starts), WAVE_VMS):
                 began = time.monotonic()
                 self.send(starts[first : first + WAVE_VMS])
                 accepting_s += time.monotonic() - began
-                up = min(self.vms, first + WAVE_VMS)
+                up = min(len(starts), first + WAVE_VMS)
                 self.await_count("select count(*) from inventory.vms where status = 'up'", up)
                 print(
                     f"           {up:,} are up after {time.monotonic() - began:.1f} s", flush=True
@@ -118,7 +125,7 @@ class Scale(Site):
                 f"steady: {name}, of one processor", (after[name] - before[name]) / passed, ""
             )
         arrived = self.samples() - sent
-        expected = (self.vms + self.hosts) * passed / TELEMETRY_INTERVAL_S
+        expected = (self.running + self.hosts) * passed / TELEMETRY_INTERVAL_S
         self.note("steady: samples stored, of those due", arrived / expected, "")
 
     def samples(self) -> int:
@@ -219,11 +226,11 @@ class Scale(Site):
             )
 
 
-def measure(vms: int, steady_s: float) -> dict[str, float]:
+def measure(vms: int, running: int | None, steady_s: float) -> dict[str, float]:
     """Return the figures of a size."""
     workspace = Workspace()
     try:
-        site = Scale(workspace, vms)
+        site = Scale(workspace, vms, running)
         try:
             site.open()
             site.add_hosts()
@@ -238,15 +245,16 @@ def measure(vms: int, steady_s: float) -> dict[str, float]:
             site.close()
     finally:
         workspace.close()
+    site.found[STARTED] = site.running
     return site.found
 
 
 GROWING = (
     "enrol the hosts (events appended, keys made)",
-    "create all VMs over 128 connections",
-    "start all VMs until each is up",
-    "create all VMs over 128 connections, processors",
-    "start all VMs until each is up, processors",
+    CREATE,
+    START,
+    f"{CREATE}, processors",
+    f"{START}, processors",
     "the inventory is built anew",
     "memory of all but the agents",
     "steady: engine, of one processor",
@@ -271,13 +279,15 @@ def show(sizes: dict[int, dict[str, float]]) -> None:
     print()
     pairs = list(sizes.items())
     for vms, found in pairs:
-        for what in ("create all VMs over 128 connections", "start all VMs until each is up"):
-            compare(12, f"{vms:,} VMs: {what}", found[what] * 1e3, vms, "ms/VM")
+        for what, count in ((CREATE, vms), (START, found[STARTED])):
+            compare(12, f"{vms:,} VMs: {what}", found[what] * 1e3, count, "ms/VM")
         arrived = found["steady: samples stored, of those due"]
         compare(12, f"{vms:,} VMs: samples stored of those due", arrived, 1.0, "", limit=0.95)
     for (fewer, small), (more, large) in itertools.pairwise(pairs):
         for what in (*GROWING, *STAYING):
             factor = more / fewer if what in GROWING else 1.0
+            if what.startswith(START):
+                factor = large[STARTED] / small[STARTED]
             compare(
                 12,
                 f"{more:,} against {fewer:,}: {what}"[:58],
@@ -297,13 +307,14 @@ def main() -> None:
         "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
     )
     parser.add_argument("--steady", type=float, default=180.0 if full else 60.0, help="seconds")
+    parser.add_argument("--run", type=int, default=None, help="how many VMs to start (all)")
     parser.add_argument("--found", type=Path, default=None, help="keeps what was found")
     asked = parser.parse_args()
     sizes: dict[int, dict[str, float]] = {}
     if asked.found is not None and asked.found.exists():
         sizes = msgspec.json.decode(asked.found.read_bytes(), type=dict[int, dict[str, float]])
     for vms in asked.vms:
-        sizes[vms] = measure(vms, asked.steady)
+        sizes[vms] = measure(vms, asked.run, asked.steady)
         if asked.found is not None:
             asked.found.write_bytes(msgspec.json.encode(sizes))
     show(dict(sorted(sizes.items())))

@@ -69,7 +69,8 @@ AT_ONCE_MAX = 32
 HELLOS_AT_ONCE_MAX = 32
 HELLO_WAIT_S_MAX = 5.0
 HELLO_RETRY_S = 5.0
-REPORTS_AT_ONCE_MAX = 32
+REPORTS_AT_ONCE_MAX = 256
+"""Enough for groups of commits; few enough that the view takes in what follows from them."""
 REPORT_TURN_WAIT_S_MAX = 5.0
 REPORT_RETRY_S = 2.0
 SourceFor = Callable[[str], ContextSource]
