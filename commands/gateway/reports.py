@@ -27,7 +27,10 @@ from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress
 from events.types.operation import OperationProgressed
 from events.types.vm import DownReason, PauseReason
+from events.types.vm_copies import VmStaleCopyFound, VmStaleCopyGone
+from events.types.vm_jobs import VmJobDone, VmJobFailed
 from events.types.vm_memory import VmBalloonReported
+from events.types.vm_power import VmRebooted, VmSuspended
 from events.wire.agent import (
     CapabilitiesItem,
     FullStateItem,
@@ -126,10 +129,10 @@ def decide_job(world: World, context: Context, host: ReportingHost, item: JobIte
             events=(*_progress(world, context, item), *stopped),
             correlation=item.job.partition("/")[0],
         )
-    event: Event = e.VmJobDone(job=item.job, kind=kind, host=host.id)
+    event: Event = VmJobDone(job=item.job, kind=kind, host=host.id)
     if item.state is JobState.FAILED:
         reason = item.reason or "The host gave no reason."
-        event = e.VmJobFailed(
+        event = VmJobFailed(
             job=item.job, kind=kind, host=host.id, reason=reason, elsewhere=item.elsewhere
         )
     correlation = item.job.partition("/")[0]
@@ -167,9 +170,9 @@ def _stale(vm: _Vm, host: ReportingHost, item: VmStateItem) -> None:
     known = (host.id, item.incarnation) in state.stale_copies
     if item.state is Reported.ABSENT:
         if known:
-            vm.add(e.VmStaleCopyGone(name=state.name, host=host.id, incarnation=item.incarnation))
+            vm.add(VmStaleCopyGone(name=state.name, host=host.id, incarnation=item.incarnation))
     elif not known:
-        found = e.VmStaleCopyFound(
+        found = VmStaleCopyFound(
             name=state.name,
             host=host.id,
             host_name=host.state.name,
@@ -185,7 +188,7 @@ def _ended(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
         for new in migrations.called_off(state):
             vm.put(new)
         vm.add(
-            e.VmSuspended(
+            VmSuspended(
                 name=state.name,
                 host=host.id,
                 host_name=host.state.name,
@@ -268,7 +271,7 @@ def _running(vm: _Vm, host: ReportingHost, run: Run, item: VmStateItem) -> None:
         for event in host_failing.after_success(host.state.failing, host.state.name):
             vm.put(NewEvent(HOST.stream(host.id), event))
     if item.resets > run.resets:
-        vm.add(e.VmRebooted(name=name, incarnation=incarnation, resets=item.resets))
+        vm.add(VmRebooted(name=name, incarnation=incarnation, resets=item.resets))
     if run.stopping:
         return  # It is being powered off: whatever it does meanwhile is of no interest.
     if item.state is Reported.PAUSED:

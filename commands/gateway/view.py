@@ -27,7 +27,8 @@ from events.types.cluster import ClusterCreated, ClusterRemoved
 from events.types.host import HostEnrolmentTokenIssued
 from events.types.host_memory import MemoryPolicy
 from events.types.job import Job
-from events.types.vm import VmJobWithdrawn, VmStaleCopyFound
+from events.types.vm_copies import VmStaleCopyFound
+from events.types.vm_jobs import VmJobWithdrawn
 from events.wire.agent import Intent, IntentVm
 
 State = TypeVar("State")

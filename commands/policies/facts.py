@@ -34,7 +34,9 @@ from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
 from events.types.operation import OperationTimerSet
-from events.types.vm import VmDisksAssigned, VmPlaced, VmStaleCopyFound
+from events.types.vm import VmPlaced
+from events.types.vm_copies import VmStaleCopyFound
+from events.types.vm_jobs import VmDisksAssigned
 from events.types.vm_migration import VmMigrationStarted
 from events.types.vm_tuning import Dedicated
 

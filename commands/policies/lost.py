@@ -16,7 +16,9 @@ from commands.state.orders import is_outdated, withdraw_job, withdraw_run_jobs
 from commands.state.vm import VM, OpenJob, VmState
 from events.envelope import NewEvent
 from events.types.job import JobKind
-from events.types.vm import DownReason, VmDown, VmJobFailed, VmStaleCopyGone
+from events.types.vm import DownReason, VmDown
+from events.types.vm_copies import VmStaleCopyGone
+from events.types.vm_jobs import VmJobFailed
 
 
 def end_lost(world: World, vm_id: str, host_id: str) -> Decision:

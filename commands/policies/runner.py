@@ -39,7 +39,8 @@ from events.log.port import (
     UnavailableError,
 )
 from events.types import operation as e
-from events.types.vm import VmDisksAssigned, VmPlaced
+from events.types.vm import VmPlaced
+from events.types.vm_jobs import VmDisksAssigned
 from events.types.vm_migration import VmMigrationStarted
 from events.types.vm_tuning import Dedicated
 

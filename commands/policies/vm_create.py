@@ -12,7 +12,7 @@ from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.job import Job, JobKind
 from events.types.operation import Outcome
-from events.types.vm import VmDisksAssigned, VmDisksFailed, VmDisksReady
+from events.types.vm_jobs import VmDisksAssigned, VmDisksFailed, VmDisksReady
 
 STEPS = (
     Step(name="assign", does="choose the disks' host", undo="none needed", cancellable=True),

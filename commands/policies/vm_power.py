@@ -13,13 +13,8 @@ from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.base import Event
 from events.types.operation import Outcome
-from events.types.vm import (
-    VmContinued,
-    VmRebooted,
-    VmRebootFailed,
-    VmShutdownFailed,
-    VmSuspendFailed,
-)
+from events.types.vm import VmContinued
+from events.types.vm_power import VmRebooted, VmRebootFailed, VmShutdownFailed, VmSuspendFailed
 
 SHUTDOWN_STEPS = (
     Step(

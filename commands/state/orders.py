@@ -5,7 +5,8 @@ from __future__ import annotations
 from commands.state.vm import OpenJob, Run, VmState
 from events.envelope import NewEvent
 from events.types.job import Job, JobKind
-from events.types.vm import VmJobOrdered, VmJobWithdrawn, VmStopRequested
+from events.types.vm_jobs import VmJobOrdered, VmJobWithdrawn
+from events.types.vm_power import VmStopRequested
 
 _ABOUT_A_RUN = frozenset(
     {

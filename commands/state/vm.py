@@ -20,8 +20,30 @@ from events.types.migration import Held, VmMigrationSettings
 from events.types.migration_settings import VmMigrationSet
 from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.vm import PauseReason
+from events.types.vm_copies import VmStaleCopyFound, VmStaleCopyGone
 from events.types.vm_hosts import VmHostsChosen
+from events.types.vm_jobs import (
+    VmDisksAssigned,
+    VmDisksFailed,
+    VmDisksReady,
+    VmJobDone,
+    VmJobFailed,
+    VmJobOrdered,
+    VmJobWithdrawn,
+)
 from events.types.vm_memory import BalloonProblem, VmBalloonReported
+from events.types.vm_power import (
+    VmMemoryDiscarded,
+    VmRebooted,
+    VmRebootFailed,
+    VmRebootRequested,
+    VmShutdownFailed,
+    VmShutdownRequested,
+    VmStopRequested,
+    VmSuspended,
+    VmSuspendFailed,
+    VmSuspendRequested,
+)
 from events.types.vm_tuning import Dedicated
 
 FINISHED_JOBS_MAX = 16
@@ -257,11 +279,11 @@ def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmStat
             return change(state, migrates=event.migration)
         case VmHostsChosen():
             return change(state, host_choice=vm_hosts.after(state.host_choice, event))
-        case e.VmDisksAssigned():
+        case VmDisksAssigned():
             return change(state, disks_host=event.host, disks_host_name=event.host_name)
-        case e.VmDisksReady():
+        case VmDisksReady():
             return change(state, status=VmStatus.DOWN)
-        case e.VmDisksFailed():
+        case VmDisksFailed():
             return change(state, status=VmStatus.IMAGE_ILLEGAL)
         case e.VmRemoveRequested():
             return change(state, status=VmStatus.REMOVING, operation=recorded.correlation)
@@ -273,20 +295,20 @@ def _evolve_settings(state: VmState, event: Event, recorded: Recorded) -> VmStat
 
 def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
     match event:
-        case e.VmJobOrdered():
+        case VmJobOrdered():
             entry = OpenJob(job=event.job, host=event.host, position=recorded.position)
             return msgspec.structs.replace(state, jobs=(*state.jobs, entry))
-        case e.VmJobDone() | e.VmJobFailed() | e.VmJobWithdrawn():
+        case VmJobDone() | VmJobFailed() | VmJobWithdrawn():
             done = state.job(event.job)
             left = tuple(entry for entry in state.jobs if entry.job.id != event.job)
             memories = state.discarded_memory
-            if done is not None and isinstance(event, e.VmJobDone):
+            if done is not None and isinstance(event, VmJobDone):
                 memories = tuple(m for m in memories if m.file not in done.job.volumes)
             ended = FinishedJob(
                 id=event.job,
                 done=_done(event),
                 reason="" if _done(event) else getattr(event, "reason", _TAKEN_BACK),
-                elsewhere=isinstance(event, e.VmJobFailed) and event.elsewhere,
+                elsewhere=isinstance(event, VmJobFailed) and event.elsewhere,
             )
             return msgspec.structs.replace(
                 state,
@@ -333,7 +355,7 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
             return change(state, status=VmStatus.PAUSED, pause_reason=event.reason)
         case e.VmContinued():
             return change(state, status=VmStatus.UP, pause_reason=None)
-        case e.VmRebooted():
+        case VmRebooted():
             status = VmStatus.UP if state.status is VmStatus.REBOOT_IN_PROGRESS else state.status
             return change(state, status=status, run=_run(state, resets=event.resets))
         case e.VmGuestReported():
@@ -346,7 +368,7 @@ def _evolve_run(state: VmState, event: Event, recorded: Recorded) -> VmState | N
             return change(state, guest=guest)
         case VmBalloonReported():
             return change(state, guest=change(state.guest, balloon=event.problem))
-        case e.VmSuspended():
+        case VmSuspended():
             memory = SavedMemory(
                 host=event.host,
                 host_name=event.host_name,
@@ -377,22 +399,22 @@ def _evolve_requests(state: VmState, event: Event, recorded: Recorded) -> VmStat
             return change(state, status=before)
         case e.VmStartWithdrawn():
             return change(state, run=_run(state, withdrawn=True))
-        case e.VmShutdownRequested():
+        case VmShutdownRequested():
             return change(state, status=VmStatus.POWERING_DOWN, operation=owner)
-        case e.VmStopRequested():
+        case VmStopRequested():
             return change(
                 state,
                 status=VmStatus.POWERING_DOWN,
                 run=_run(state, stopping=True),
                 operation=owner,
             )
-        case e.VmRebootRequested():
+        case VmRebootRequested():
             return change(state, status=VmStatus.REBOOT_IN_PROGRESS, operation=owner)
-        case e.VmSuspendRequested():
+        case VmSuspendRequested():
             return change(state, status=VmStatus.SAVING_STATE, operation=owner)
-        case e.VmShutdownFailed() | e.VmRebootFailed() | e.VmSuspendFailed():
+        case VmShutdownFailed() | VmRebootFailed() | VmSuspendFailed():
             return change(state, status=VmStatus.UP)
-        case e.VmMemoryDiscarded():
+        case VmMemoryDiscarded():
             suspended = state.status is VmStatus.SUSPENDED
             return change(_memory_used(state), status=VmStatus.DOWN if suspended else state.status)
         case _:
@@ -402,10 +424,10 @@ def _evolve_requests(state: VmState, event: Event, recorded: Recorded) -> VmStat
 def _evolve_copies(state: VmState, event: Event, recorded: Recorded) -> VmState | None:
     del recorded
     match event:
-        case e.VmStaleCopyFound():
+        case VmStaleCopyFound():
             copy = (event.host, event.incarnation)
             return msgspec.structs.replace(state, stale_copies=(*state.stale_copies, copy))
-        case e.VmStaleCopyGone():
+        case VmStaleCopyGone():
             left = tuple(c for c in state.stale_copies if c != (event.host, event.incarnation))
             return msgspec.structs.replace(state, stale_copies=left)
         case _:
@@ -516,7 +538,7 @@ def _pause_after(state: VmState) -> PauseReason | None:
 
 
 def _done(event: Event) -> bool:
-    return isinstance(event, e.VmJobDone)
+    return isinstance(event, VmJobDone)
 
 
 def _run(state: VmState, **changes: object) -> Run | None:

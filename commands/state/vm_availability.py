@@ -14,6 +14,7 @@ from events.envelope import Recorded
 from events.types import vm as e
 from events.types import vm_availability as a
 from events.types.vm_migration import VmMigrationDeparted
+from events.types.vm_power import VmSuspended
 
 PRIORITY_MAX = 100
 RESTART_KINDS = {
@@ -117,7 +118,7 @@ def _of_end(state: Availability, recorded: Recorded, *, asked: bool) -> Availabi
     match event:
         case e.VmDown():
             return _down(state, event, recorded, asked=asked)
-        case e.VmSuspended():
+        case VmSuspended():
             return change(state, fell=0, stopped=True, ended=recorded.position)
         case e.VmStartWithdrawn(cancelled=True):
             return change(state, stopped=True)

@@ -10,8 +10,8 @@ import datetime as dt
 import msgspec
 
 from events.envelope import Recorded
-from events.types.vm import VmShutdownFailed
 from events.types.vm_migration import VmMigrationFailed, VmMigrationRetried
+from events.types.vm_power import VmShutdownFailed
 
 KEPT_MAX = 8
 """So many failures are remembered of a VM."""

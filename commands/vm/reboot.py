@@ -11,7 +11,7 @@ from commands.state.operation import begin
 from commands.state.orders import order_job
 from commands.state.vm import VmStatus
 from events.types.job import Job, JobKind
-from events.types.vm import VmRebootRequested
+from events.types.vm_power import VmRebootRequested
 
 _ALLOWED = frozenset({VmStatus.UP, VmStatus.POWERING_UP})
 

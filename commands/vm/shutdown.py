@@ -15,7 +15,7 @@ from commands.state.operation import begin
 from commands.state.orders import order_job
 from commands.state.vm import VmStatus
 from events.types.job import Job, JobKind
-from events.types.vm import VmShutdownRequested
+from events.types.vm_power import VmShutdownRequested
 
 _ALLOWED = frozenset({VmStatus.UP, VmStatus.POWERING_UP, VmStatus.REBOOT_IN_PROGRESS})
 

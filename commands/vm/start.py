@@ -11,7 +11,8 @@ from commands.state.operation import OPERATION, StepState, begin
 from commands.state.vm import VmState, VmStatus
 from commands.state.vm_availability import RESTART_KINDS
 from events.types.base import Event
-from events.types.vm import VmMemoryDiscarded, VmStartRequested
+from events.types.vm import VmStartRequested
+from events.types.vm_power import VmMemoryDiscarded
 
 
 @command(

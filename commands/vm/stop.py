@@ -12,7 +12,7 @@ from commands.state.orders import order_stop, withdraw_run_jobs
 from commands.state.vm import VmState, VmStatus
 from events.envelope import NewEvent
 from events.types.operation import OperationCancelRequested
-from events.types.vm import VmMemoryDiscarded
+from events.types.vm_power import VmMemoryDiscarded
 
 _ALLOWED = frozenset(
     {

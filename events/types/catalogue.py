@@ -26,9 +26,12 @@ from events.types import (
     scheduling_policy,
     vm,
     vm_availability,
+    vm_copies,
     vm_hosts,
+    vm_jobs,
     vm_memory,
     vm_migration,
+    vm_power,
 )
 from events.types.base import registered_types
 
@@ -47,6 +50,9 @@ MODULES: tuple[ModuleType, ...] = (
     host_refresh,
     host_ssh,
     vm,
+    vm_jobs,
+    vm_power,
+    vm_copies,
     vm_migration,
     vm_hosts,
     vm_memory,

@@ -12,7 +12,6 @@ from typing import ClassVar
 from events.claims import Claim, check, exclusive, release, shared, swapped
 from events.types.base import Audit, Event, Severity, event
 from events.types.host import gate_key
-from events.types.job import Job, JobKind
 from events.types.run_spec import RunSpec, VmConfiguration
 
 
@@ -103,74 +102,6 @@ class VmUpdated(Event, frozen=True, kw_only=True):
         """Swap the old name for the new one."""
         old = name_key(self.data_center, self.previous_name)
         return swapped(old, name_key(self.data_center, self.name), stream, exclusive)
-
-
-@event("vm.disks_assigned")
-class VmDisksAssigned(Event, frozen=True, kw_only=True):
-    """The VM's disks lie (or will lie) on this host, which therefore cannot be removed."""
-
-    host: str
-    host_name: str
-
-    def claims(self, stream: str) -> tuple[Claim, ...]:
-        """Refer to the host; its gate must be open."""
-        return (check(gate_key(self.host), stream), shared(f"host/{self.host}", f"{stream}/disks"))
-
-
-@event("vm.disks_ready")
-class VmDisksReady(Event, frozen=True, kw_only=True):
-    """All disks of the VM exist; it can be started."""
-
-    name: str
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(code=53, name="USER_ADD_VM_FINISHED_SUCCESS", message="VM {name} is complete."),
-    )
-
-
-@event("vm.disks_failed")
-class VmDisksFailed(Event, frozen=True, kw_only=True):
-    """The VM's disks could not be made; the VM can only be removed."""
-
-    name: str
-    reason: str
-
-
-@event("vm.job_ordered")
-class VmJobOrdered(Event, frozen=True, kw_only=True):
-    """A host is to do a job on the VM (addressed to that host)."""
-
-    job: Job
-    host: str
-
-
-@event("vm.job_done")
-class VmJobDone(Event, frozen=True, kw_only=True):
-    """The host did the job."""
-
-    job: str
-    kind: JobKind
-    host: str
-
-
-@event("vm.job_failed")
-class VmJobFailed(Event, frozen=True, kw_only=True):
-    """The host could not do the job, and why; `elsewhere`: another destination may be tried."""
-
-    job: str
-    kind: JobKind
-    host: str
-    reason: str
-    elsewhere: bool = False
-
-
-@event("vm.job_withdrawn")
-class VmJobWithdrawn(Event, frozen=True, kw_only=True):
-    """The job is not wanted any more (addressed to the host)."""
-
-    job: str
-    kind: JobKind
-    host: str
 
 
 @event("vm.start_requested")
@@ -382,133 +313,6 @@ class VmContinued(Event, frozen=True, kw_only=True):
     )
 
 
-@event("vm.shutdown_requested")
-class VmShutdownRequested(Event, frozen=True, kw_only=True):
-    """The guest is asked, by its power button, to shut down."""
-
-    name: str
-    incarnation: int
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(
-            code=73,
-            name="USER_INITIATED_SHUTDOWN_VM",
-            message="Shutdown of VM {name} asked by {actor}.",
-        ),
-    )
-
-
-@event("vm.shutdown_failed")
-class VmShutdownFailed(Event, frozen=True, kw_only=True):
-    """The guest did not shut down; the VM is up as before."""
-
-    name: str
-    incarnation: int
-    reason: str
-
-
-@event("vm.stop_requested")
-class VmStopRequested(Event, frozen=True, kw_only=True):
-    """The incarnation is to be powered off at once (addressed to its host)."""
-
-    name: str
-    host: str
-    incarnation: int
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(code=33, name="USER_STOP_VM", message="VM {name} is powered off by {actor}."),
-    )
-
-
-@event("vm.reboot_requested")
-class VmRebootRequested(Event, frozen=True, kw_only=True):
-    """The guest is to be reset."""
-
-    name: str
-    incarnation: int
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(code=157, name="USER_REBOOT_VM", message="VM {name} is rebooted by {actor}."),
-    )
-
-
-@event("vm.rebooted")
-class VmRebooted(Event, frozen=True, kw_only=True):
-    """The guest was reset, by an admin or by itself; the incarnation is the same.
-
-    `resets` is how often the host has seen that in this run.
-    """
-
-    name: str
-    incarnation: int
-    resets: int = 0
-
-
-@event("vm.reboot_failed")
-class VmRebootFailed(Event, frozen=True, kw_only=True):
-    """The guest was not reset, or nobody knows whether it was; the VM is up as before."""
-
-    name: str
-    incarnation: int
-    reason: str
-
-
-@event("vm.suspend_requested")
-class VmSuspendRequested(Event, frozen=True, kw_only=True):
-    """The VM's memory is to be saved and the run ended."""
-
-    name: str
-    incarnation: int
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(code=501, name="USER_SUSPEND_VM", message="VM {name} is suspended by {actor}."),
-    )
-
-
-@event("vm.suspended")
-class VmSuspended(Event, frozen=True, kw_only=True):
-    """The memory of the incarnation lies in this file on this host; the run is over."""
-
-    name: str
-    host: str
-    host_name: str
-    incarnation: int
-    saved_memory: str
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(code=503, name="USER_SUSPEND_VM_OK", message="VM {name} is suspended."),
-    )
-
-    def claims(self, stream: str) -> tuple[Claim, ...]:
-        """The VM runs there no more, but its saved memory stays."""
-        return (
-            release(f"host/{self.host}", stream),
-            shared(f"host/{self.host}", f"{stream}/memory"),
-        )
-
-
-@event("vm.suspend_failed")
-class VmSuspendFailed(Event, frozen=True, kw_only=True):
-    """The memory could not be saved; the VM is up as before."""
-
-    name: str
-    incarnation: int
-    reason: str
-
-
-@event("vm.memory_discarded")
-class VmMemoryDiscarded(Event, frozen=True, kw_only=True):
-    """The saved memory counts no more: it was restored once, or given up."""
-
-    name: str
-    host: str
-    incarnation: int
-
-    def claims(self, stream: str) -> tuple[Claim, ...]:
-        """The host need not keep it."""
-        return (release(f"host/{self.host}", f"{stream}/memory"),)
-
-
 @event("vm.down")
 class VmDown(Event, frozen=True, kw_only=True):
     """The incarnation runs no more on the host, for certain, and never will again.
@@ -544,43 +348,6 @@ class VmDown(Event, frozen=True, kw_only=True):
         """The VM is no longer on the host, nor is a memory that was restored."""
         memory = (release(f"host/{self.host}", f"{stream}/memory"),) if self.restored else ()
         return (release(f"host/{self.host}", stream), *memory)
-
-
-@event("vm.stale_copy_found")
-class VmStaleCopyFound(Event, frozen=True, kw_only=True):
-    """A copy runs where it must not (addressed to that host, which is to destroy it)."""
-
-    name: str
-    host: str
-    host_name: str
-    incarnation: int
-
-    audits: ClassVar[tuple[Audit, ...]] = (
-        Audit(
-            code=60_020,
-            name="VM_STALE_COPY",
-            severity=Severity.ALERT,
-            message="Host {host_name} runs a stale copy of VM {name} (incarnation {incarnation});"
-            " it is being destroyed.",
-        ),
-    )
-
-    def claims(self, stream: str) -> tuple[Claim, ...]:
-        """Keep the host, which has to end that copy, from being removed."""
-        return (shared(f"host/{self.host}", f"{stream}/stale/{self.incarnation}"),)
-
-
-@event("vm.stale_copy_gone")
-class VmStaleCopyGone(Event, frozen=True, kw_only=True):
-    """The stale copy is destroyed."""
-
-    name: str
-    host: str
-    incarnation: int
-
-    def claims(self, stream: str) -> tuple[Claim, ...]:
-        """The host has nothing to end any more."""
-        return (release(f"host/{self.host}", f"{stream}/stale/{self.incarnation}"),)
 
 
 @event("vm.remove_requested")

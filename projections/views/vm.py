@@ -10,8 +10,30 @@ from events.types import vm_migration as m
 from events.types.base import Event
 from events.types.job import JobKind
 from events.types.run_spec import VmConfiguration
+from events.types.vm_copies import VmStaleCopyFound, VmStaleCopyGone
 from events.types.vm_hosts import VmHostsChosen
+from events.types.vm_jobs import (
+    VmDisksAssigned,
+    VmDisksFailed,
+    VmDisksReady,
+    VmJobDone,
+    VmJobFailed,
+    VmJobOrdered,
+    VmJobWithdrawn,
+)
 from events.types.vm_memory import BalloonProblem, VmBalloonReported
+from events.types.vm_power import (
+    VmMemoryDiscarded,
+    VmRebooted,
+    VmRebootFailed,
+    VmRebootRequested,
+    VmShutdownFailed,
+    VmShutdownRequested,
+    VmStopRequested,
+    VmSuspended,
+    VmSuspendFailed,
+    VmSuspendRequested,
+)
 from projections.views import migration, vm_availability
 from projections.views.parts import Change, Changes, Link, Reference, View
 from projections.views.vm_document import (
@@ -105,7 +127,7 @@ def _updated(document: VmDocument, event: e.VmUpdated, recorded: Recorded) -> Ch
     }
 
 
-def _disks_assigned(document: VmDocument, event: e.VmDisksAssigned, recorded: Recorded) -> Changes:
+def _disks_assigned(document: VmDocument, event: VmDisksAssigned, recorded: Recorded) -> Changes:
     return {"disks_host": Reference(id=event.host, name=event.host_name)}
 
 
@@ -113,14 +135,14 @@ def _all_disks(document: VmDocument, status: DiskStatus) -> tuple[DiskDocument, 
     return tuple(msgspec.structs.replace(disk, status=status) for disk in document.disks)
 
 
-def _disks_ready(document: VmDocument, event: e.VmDisksReady, recorded: Recorded) -> Changes:
+def _disks_ready(document: VmDocument, event: VmDisksReady, recorded: Recorded) -> Changes:
     return {
         "disks": _all_disks(document, DiskStatus.OK),
         **known(document, VmStatus.DOWN, recorded),
     }
 
 
-def _disks_failed(document: VmDocument, event: e.VmDisksFailed, recorded: Recorded) -> Changes:
+def _disks_failed(document: VmDocument, event: VmDisksFailed, recorded: Recorded) -> Changes:
     return {
         "disks": _all_disks(document, DiskStatus.ILLEGAL),
         "down_detail": event.reason,
@@ -128,7 +150,7 @@ def _disks_failed(document: VmDocument, event: e.VmDisksFailed, recorded: Record
     }
 
 
-def _job_done(document: VmDocument, event: e.VmJobDone, recorded: Recorded) -> Changes:
+def _job_done(document: VmDocument, event: VmJobDone, recorded: Recorded) -> Changes:
     if event.kind is not JobKind.DISK_CREATE:
         return {}
     return {"disks": _all_disks(document, DiskStatus.OK)}
@@ -232,30 +254,30 @@ def _continued(document: VmDocument, event: e.VmContinued, recorded: Recorded) -
 
 
 def _shutdown_requested(
-    document: VmDocument, event: e.VmShutdownRequested, recorded: Recorded
+    document: VmDocument, event: VmShutdownRequested, recorded: Recorded
 ) -> Changes:
     return known(document, VmStatus.POWERING_DOWN, recorded)
 
 
-def _stop_requested(document: VmDocument, event: e.VmStopRequested, recorded: Recorded) -> Changes:
+def _stop_requested(document: VmDocument, event: VmStopRequested, recorded: Recorded) -> Changes:
     stopping = document.host is not None
     return {"stop_requested": stopping, **known(document, VmStatus.POWERING_DOWN, recorded)}
 
 
 def _reboot_requested(
-    document: VmDocument, event: e.VmRebootRequested, recorded: Recorded
+    document: VmDocument, event: VmRebootRequested, recorded: Recorded
 ) -> Changes:
     return known(document, VmStatus.REBOOT_IN_PROGRESS, recorded)
 
 
-def _rebooted(document: VmDocument, event: e.VmRebooted, recorded: Recorded) -> Changes:
+def _rebooted(document: VmDocument, event: VmRebooted, recorded: Recorded) -> Changes:
     if document.last_known_status is VmStatus.REBOOT_IN_PROGRESS:
         return known(document, VmStatus.UP, recorded)
     return {}
 
 
 def _suspend_requested(
-    document: VmDocument, event: e.VmSuspendRequested, recorded: Recorded
+    document: VmDocument, event: VmSuspendRequested, recorded: Recorded
 ) -> Changes:
     return known(document, VmStatus.SAVING_STATE, recorded)
 
@@ -284,7 +306,7 @@ def _run_ended(document: VmDocument, host: str, status: VmStatus, recorded: Reco
     }
 
 
-def _suspended(document: VmDocument, event: e.VmSuspended, recorded: Recorded) -> Changes:
+def _suspended(document: VmDocument, event: VmSuspended, recorded: Recorded) -> Changes:
     memory = SavedMemory(
         host=Reference(id=event.host, name=event.host_name), incarnation=event.incarnation
     )
@@ -297,7 +319,7 @@ def _suspended(document: VmDocument, event: e.VmSuspended, recorded: Recorded) -
 
 
 def _memory_discarded(
-    document: VmDocument, event: e.VmMemoryDiscarded, recorded: Recorded
+    document: VmDocument, event: VmMemoryDiscarded, recorded: Recorded
 ) -> Changes:
     changes: Changes = {"saved_memory": None}
     if document.last_known_status is VmStatus.SUSPENDED:
@@ -394,10 +416,10 @@ def _hosts_chosen(document: VmDocument, event: VmHostsChosen, recorded: Recorded
 
 CHANGES: dict[type[Event], Change] = {
     e.VmUpdated: _updated,
-    e.VmDisksAssigned: _disks_assigned,
-    e.VmDisksReady: _disks_ready,
-    e.VmDisksFailed: _disks_failed,
-    e.VmJobDone: _job_done,
+    VmDisksAssigned: _disks_assigned,
+    VmDisksReady: _disks_ready,
+    VmDisksFailed: _disks_failed,
+    VmJobDone: _job_done,
     e.VmStartRequested: _start_requested,
     e.VmStartAbandoned: _start_abandoned,
     e.VmPlaced: _placed,
@@ -408,16 +430,16 @@ CHANGES: dict[type[Event], Change] = {
     VmBalloonReported: _balloon_reported,
     e.VmPaused: _paused,
     e.VmContinued: _continued,
-    e.VmShutdownRequested: _shutdown_requested,
-    e.VmStopRequested: _stop_requested,
-    e.VmShutdownFailed: _up_as_before,
-    e.VmRebootRequested: _reboot_requested,
-    e.VmRebooted: _rebooted,
-    e.VmRebootFailed: _up_as_before,
-    e.VmSuspendRequested: _suspend_requested,
-    e.VmSuspendFailed: _up_as_before,
-    e.VmSuspended: _suspended,
-    e.VmMemoryDiscarded: _memory_discarded,
+    VmShutdownRequested: _shutdown_requested,
+    VmStopRequested: _stop_requested,
+    VmShutdownFailed: _up_as_before,
+    VmRebootRequested: _reboot_requested,
+    VmRebooted: _rebooted,
+    VmRebootFailed: _up_as_before,
+    VmSuspendRequested: _suspend_requested,
+    VmSuspendFailed: _up_as_before,
+    VmSuspended: _suspended,
+    VmMemoryDiscarded: _memory_discarded,
     e.VmDown: _down,
     e.VmRemoveRequested: _remove_requested,
     m.VmMigrationRequested: _migration_requested,
@@ -442,12 +464,12 @@ VIEW: View[VmDocument] = View(
     removed=e.VmRemoved,
     ignores=frozenset(
         {
-            e.VmJobOrdered,  # a job is a step of an operation, and shown there
-            e.VmJobFailed,
-            e.VmJobWithdrawn,
+            VmJobOrdered,  # a job is a step of an operation, and shown there
+            VmJobFailed,
+            VmJobWithdrawn,
             e.VmStartWithdrawn,  # asked of the host; what came of it is told by vm.down
-            e.VmStaleCopyFound,  # the VM's state is untouched; the audit log tells of it
-            e.VmStaleCopyGone,
+            VmStaleCopyFound,  # the VM's state is untouched; the audit log tells of it
+            VmStaleCopyGone,
             m.VmMigrationCancelling,  # asked of the host; its operation shows what came of it
             m.VmMigrationArrived,
             m.VmMigrationRetried,

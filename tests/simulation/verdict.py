@@ -18,7 +18,8 @@ from events.codec import CODEC
 from events.envelope import Recorded
 from events.log.claims import ClaimTable, plan
 from events.types.host import HostSessionStarted, HostUnmanagedDomainsFound
-from events.types.vm import VmPlaced, VmStaleCopyFound
+from events.types.vm import VmPlaced
+from events.types.vm_copies import VmStaleCopyFound
 from events.types.vm_migration import VmMigrationStarted
 from tests.simulation.projection import differences, rebuilt
 from tests.simulation.world import World

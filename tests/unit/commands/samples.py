@@ -17,6 +17,13 @@ from events.types.data_center import DataCenterCreated
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.operation import OperationStarted
 from events.types.run_spec import Disk, Nic, RunSpec, VmConfiguration
+from events.types.vm_jobs import VmDisksAssigned, VmDisksFailed, VmDisksReady
+from events.types.vm_power import (
+    VmRebootRequested,
+    VmShutdownRequested,
+    VmSuspended,
+    VmSuspendRequested,
+)
 
 DATA_CENTER = "00000000-0000-0000-0000-00000000000d"
 CLUSTER = "00000000-0000-0000-0000-00000000000c"
@@ -120,20 +127,20 @@ def host(status: HostStatus = HostStatus.UP, *more: Event) -> Given:
 CREATED = v.VmCreated(
     name="web01", data_center=DATA_CENTER, cluster=CLUSTER, configuration=CONFIGURATION
 )
-ASSIGNED = v.VmDisksAssigned(host=HOST_ID, host_name="kvm01")
-READY = v.VmDisksReady(name="web01")
+ASSIGNED = VmDisksAssigned(host=HOST_ID, host_name="kvm01")
+READY = VmDisksReady(name="web01")
 WANTED = v.VmStartRequested(name="web01")
 PLACED = v.VmPlaced(name="web01", host=HOST_ID, host_name="kvm01", incarnation=1, spec=SPEC)
 STARTED = v.VmStarted(name="web01", host=HOST_ID, host_name="kvm01", incarnation=1)
 UP = v.VmUp(name="web01", host=HOST_ID, host_name="kvm01", incarnation=1)
-SUSPENDED = v.VmSuspended(
+SUSPENDED = VmSuspended(
     name="web01", host=HOST_ID, host_name="kvm01", incarnation=1, saved_memory="m.save"
 )
 _DOWN = (CREATED, ASSIGNED, READY)
 _UP = (*_DOWN, WANTED, PLACED, STARTED, UP)
 VMS: dict[VmStatus, tuple[Event, ...]] = {
     VmStatus.IMAGE_LOCKED: (CREATED,),
-    VmStatus.IMAGE_ILLEGAL: (CREATED, ASSIGNED, v.VmDisksFailed(name="web01", reason="full")),
+    VmStatus.IMAGE_ILLEGAL: (CREATED, ASSIGNED, VmDisksFailed(name="web01", reason="full")),
     VmStatus.DOWN: _DOWN,
     VmStatus.WAITING_FOR_LAUNCH: (*_DOWN, WANTED),
     VmStatus.POWERING_UP: (*_DOWN, WANTED, PLACED, STARTED),
@@ -146,9 +153,9 @@ VMS: dict[VmStatus, tuple[Event, ...]] = {
         *_UP,
         v.VmPaused(name="web01", incarnation=1, reason=v.PauseReason.IO_ERROR),
     ),
-    VmStatus.REBOOT_IN_PROGRESS: (*_UP, v.VmRebootRequested(name="web01", incarnation=1)),
-    VmStatus.POWERING_DOWN: (*_UP, v.VmShutdownRequested(name="web01", incarnation=1)),
-    VmStatus.SAVING_STATE: (*_UP, v.VmSuspendRequested(name="web01", incarnation=1)),
+    VmStatus.REBOOT_IN_PROGRESS: (*_UP, VmRebootRequested(name="web01", incarnation=1)),
+    VmStatus.POWERING_DOWN: (*_UP, VmShutdownRequested(name="web01", incarnation=1)),
+    VmStatus.SAVING_STATE: (*_UP, VmSuspendRequested(name="web01", incarnation=1)),
     VmStatus.MIGRATING: (*_UP, m.VmMigrationRequested(name="web01", incarnation=1)),
     VmStatus.SUSPENDED: (*_UP, SUSPENDED),
     VmStatus.UNKNOWN: _UP,

@@ -24,6 +24,8 @@ from events.types import vm as v
 from events.types.job import JobKind
 from events.types.operation import OperationCancelRequested, OperationStarted
 from events.types.run_spec import Boot, DiskBus, Topology
+from events.types.vm_jobs import VmJobOrdered, VmJobWithdrawn
+from events.types.vm_power import VmMemoryDiscarded, VmStopRequested
 from tests.unit.commands.samples import (
     ADDED,
     CLUSTER,
@@ -155,7 +157,7 @@ def test_a_start_asks_for_a_host_in_an_operation() -> None:
 
 def test_a_cold_start_of_a_suspended_vm_gives_its_memory_up() -> None:
     when = vm(VmStatus.SUSPENDED).when(StartVm(id=VM_ID, discard_saved_memory=True))
-    discarded = when.event(v.VmMemoryDiscarded)
+    discarded = when.event(VmMemoryDiscarded)
     assert (discarded.host, discarded.incarnation) == (HOST_ID, 1)
     state = when.follows().state(VM, VM_ID)
     assert state is not None
@@ -174,7 +176,7 @@ def test_a_suspended_vm_is_resumed_by_a_start() -> None:
 
 def test_a_paused_vm_goes_on_where_it_is() -> None:
     when = vm(VmStatus.PAUSED).when(ResumeVm(id=VM_ID))
-    ordered = when.event(v.VmJobOrdered)
+    ordered = when.event(VmJobOrdered)
     assert (ordered.job.kind, ordered.host) == (JobKind.VM_CONTINUE, HOST_ID)
     assert when.event(OperationStarted).incarnation == 1
 
@@ -191,9 +193,9 @@ def test_what_a_host_is_to_do_is_ordered_from_the_host_of_the_run(
     command: ShutDownVm | RebootVm | SuspendVm, kind: JobKind, status: VmStatus
 ) -> None:
     when = vm(VmStatus.UP).when(command)
-    (order,) = [new for new in when.accepted.events if isinstance(new.event, v.VmJobOrdered)]
+    (order,) = [new for new in when.accepted.events if isinstance(new.event, VmJobOrdered)]
     assert order.addressee == HOST_ID
-    job = when.event(v.VmJobOrdered).job
+    job = when.event(VmJobOrdered).job
     assert (job.kind, job.vm, job.incarnation) == (kind, VM_ID, 1)
     assert job.id.startswith(str(COMMAND))
     operation = when.event(OperationStarted)
@@ -205,18 +207,18 @@ def test_what_a_host_is_to_do_is_ordered_from_the_host_of_the_run(
 
 
 def test_a_shutdown_carries_its_time_out_and_a_suspend_its_file() -> None:
-    shutdown = vm(VmStatus.UP).when(ShutDownVm(id=VM_ID, timeout_s=30)).event(v.VmJobOrdered)
+    shutdown = vm(VmStatus.UP).when(ShutDownVm(id=VM_ID, timeout_s=30)).event(VmJobOrdered)
     assert shutdown.job.timeout_s == 30
-    suspend = vm(VmStatus.UP).when(SuspendVm(id=VM_ID)).event(v.VmJobOrdered)
+    suspend = vm(VmStatus.UP).when(SuspendVm(id=VM_ID)).event(VmJobOrdered)
     assert suspend.job.saved_memory == f"{VM_ID}/memory-1.save"
 
 
 def test_a_stop_is_ordered_and_takes_back_what_the_host_was_to_do() -> None:
     shutting_down = vm(VmStatus.UP).when(ShutDownVm(id=VM_ID)).follows()
     when = shutting_down.when(StopVm(id=VM_ID))
-    stop = when.event(v.VmStopRequested)
+    stop = when.event(VmStopRequested)
     assert (stop.host, stop.incarnation) == (HOST_ID, 1)
-    withdrawn = when.event(v.VmJobWithdrawn)
+    withdrawn = when.event(VmJobWithdrawn)
     assert withdrawn.kind is JobKind.VM_SHUTDOWN
     addressees = {new.event: new.addressee for new in when.accepted.events if new.addressee}
     assert addressees == {stop: HOST_ID, withdrawn: HOST_ID}
@@ -240,7 +242,7 @@ def test_a_stop_calls_off_a_start_that_found_no_host() -> None:
 
 def test_a_stop_of_a_suspended_vm_gives_its_memory_up() -> None:
     when = vm(VmStatus.SUSPENDED).when(StopVm(id=VM_ID))
-    decision = when.then(v.VmMemoryDiscarded(name="web01", host=HOST_ID, incarnation=1))
+    decision = when.then(VmMemoryDiscarded(name="web01", host=HOST_ID, incarnation=1))
     assert decision.operation is None
     state = when.follows().state(VM, VM_ID)
     assert state is not None
@@ -299,7 +301,7 @@ def test_an_update_of_another_version_is_refused() -> None:
 def test_a_vm_with_disks_is_removed_by_the_host_that_has_them() -> None:
     when = vm().when(RemoveVm(id=VM_ID))
     when.event(v.VmRemoveRequested)
-    ordered = when.event(v.VmJobOrdered)
+    ordered = when.event(VmJobOrdered)
     assert (ordered.job.kind, ordered.host) == (JobKind.VOLUMES_REMOVE, HOST_ID)
     assert ordered.job.volumes == (DISK.volume,)
     assert when.accepted.operation == str(COMMAND)
@@ -307,7 +309,7 @@ def test_a_vm_with_disks_is_removed_by_the_host_that_has_them() -> None:
 
 def test_a_memory_that_was_given_up_is_removed_with_the_vm() -> None:
     given_up = vm(VmStatus.SUSPENDED).when(StopVm(id=VM_ID)).follows()
-    job = given_up.when(RemoveVm(id=VM_ID)).event(v.VmJobOrdered).job
+    job = given_up.when(RemoveVm(id=VM_ID)).event(VmJobOrdered).job
     assert job.volumes == (DISK.volume, "m.save")
 
 

@@ -28,6 +28,12 @@ from events.types.vm_availability import (
 )
 from events.types.vm_hosts import VmHostsChosen
 from events.types.vm_migration import VmMigrationDeparted
+from events.types.vm_power import (
+    VmShutdownFailed,
+    VmShutdownRequested,
+    VmStopRequested,
+    VmSuspendRequested,
+)
 from tests.unit.commands.samples import CLUSTER, HOST_ID, VM_ID, place, vm
 from tests.unit.policies.stage import CAPABILITIES
 
@@ -119,8 +125,8 @@ def test_the_event_warns_of_files_that_lie_on_one_host_alone() -> None:
         assert (audit.severity is Severity.WARNING) is bool(warned)
 
 
-STOP = v.VmStopRequested(name="web01", host=HOST_ID, incarnation=1)
-SHUTDOWN = v.VmShutdownRequested(name="web01", incarnation=1)
+STOP = VmStopRequested(name="web01", host=HOST_ID, incarnation=1)
+SHUTDOWN = VmShutdownRequested(name="web01", incarnation=1)
 
 
 @pytest.mark.parametrize("reason", list(DownReason))
@@ -137,7 +143,7 @@ NOW_BEFORE = NOW - dt.timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    "asked", [(STOP,), (SHUTDOWN,), (v.VmSuspendRequested(name="web01", incarnation=1),)]
+    "asked", [(STOP,), (SHUTDOWN,), (VmSuspendRequested(name="web01", incarnation=1),)]
 )
 @pytest.mark.parametrize("reason", [DownReason.CRASHED, DownReason.HOST_LOST, DownReason.GUEST])
 def test_a_requested_stop_wins_however_the_run_ends(
@@ -149,7 +155,7 @@ def test_a_requested_stop_wins_however_the_run_ends(
 
 
 def test_a_shutdown_that_the_guest_did_not_follow_is_no_stop() -> None:
-    kept = v.VmShutdownFailed(name="web01", incarnation=1, reason="ignored")
+    kept = VmShutdownFailed(name="web01", incarnation=1, reason="ignored")
     assert availability(VmStatus.UP, SHUTDOWN, kept, down(DownReason.HOST_LOST)).fell
 
 

@@ -16,7 +16,8 @@ from commands.vm.remove import RemoveVm
 from commands.vm.start import StartVm
 from events.types.job import Job, JobKind
 from events.types.operation import Outcome
-from events.types.vm import DownReason, VmJobOrdered
+from events.types.vm import DownReason
+from events.types.vm_jobs import VmJobOrdered
 from tests.unit.policies.puppet import play_on
 from tests.unit.policies.stage import GIB, Stage, running
 

@@ -17,6 +17,7 @@ from events.types import cluster, data_center, host, operation, vm
 from events.types.base import Event
 from events.types.cluster_requirements import Requirements
 from events.types.run_spec import Disk, Nic, RunSpec, VmConfiguration
+from events.types.vm_jobs import VmDisksReady
 
 GIB = 1024**3
 START_TIME = dt.datetime(2026, 11, 1, 8, 0, tzinfo=dt.UTC)
@@ -155,7 +156,7 @@ class History:
         return "56:6f:" + ":".join(f"{self.random.randrange(256):02x}" for _ in range(4))
 
     def ready(self, vm_id: str, name: str = "web01") -> None:
-        self.add(f"vm/{vm_id}", vm.VmDisksReady(name=name))
+        self.add(f"vm/{vm_id}", VmDisksReady(name=name))
 
     def placed(
         self,

@@ -13,6 +13,16 @@ from events.types.base import Event
 from events.types.host_failing import HostFailing, HostRecovered
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.host_maintenance import HostEvacuationBegun
+from events.types.vm_jobs import VmDisksFailed
+from events.types.vm_power import (
+    VmRebooted,
+    VmRebootRequested,
+    VmShutdownFailed,
+    VmShutdownRequested,
+    VmStopRequested,
+    VmSuspended,
+    VmSuspendRequested,
+)
 from projections.views.host_document import HostDocument
 from projections.views.host_document import HostStatus as ShownHostStatus
 from projections.views.inventory import Inventory
@@ -38,13 +48,13 @@ def _about_vm(history: History, host: str, incarnation: int) -> Event:
         lambda: e.VmUp(name=name, host=host, host_name=host_name, incarnation=incarnation),
         lambda: e.VmPaused(name=name, incarnation=incarnation, reason=e.PauseReason.IO_ERROR),
         lambda: e.VmContinued(name=name, incarnation=incarnation),
-        lambda: e.VmShutdownRequested(name=name, incarnation=incarnation),
-        lambda: e.VmShutdownFailed(name=name, incarnation=incarnation, reason="none"),
-        lambda: e.VmStopRequested(name=name, incarnation=incarnation, host=host),
-        lambda: e.VmRebootRequested(name=name, incarnation=incarnation),
-        lambda: e.VmRebooted(name=name, incarnation=incarnation),
-        lambda: e.VmSuspendRequested(name=name, incarnation=incarnation),
-        lambda: e.VmSuspended(
+        lambda: VmShutdownRequested(name=name, incarnation=incarnation),
+        lambda: VmShutdownFailed(name=name, incarnation=incarnation, reason="none"),
+        lambda: VmStopRequested(name=name, incarnation=incarnation, host=host),
+        lambda: VmRebootRequested(name=name, incarnation=incarnation),
+        lambda: VmRebooted(name=name, incarnation=incarnation),
+        lambda: VmSuspendRequested(name=name, incarnation=incarnation),
+        lambda: VmSuspended(
             name=name,
             host=host,
             host_name=host_name,
@@ -59,7 +69,7 @@ def _about_vm(history: History, host: str, incarnation: int) -> Event:
             reason=e.DownReason.GUEST,
             restored=history.random.random() < 0.3,
         ),
-        lambda: e.VmDisksFailed(name=name, reason="none"),
+        lambda: VmDisksFailed(name=name, reason="none"),
         lambda: e.VmRemoveRequested(name=name, data_center="d"),
     ]
     return history.random.choice(makers)()

@@ -16,6 +16,8 @@ from events.types.cluster import Scheduling, SchedulingPolicy
 from events.types.job import JobKind
 from events.types.scheduling_policy import SchedulingPolicyCreated, SchedulingPolicyRemoved
 from events.types.scheduling_units import FilterUnit, WeightFactor, WeightUnit
+from events.types.vm_jobs import VmDisksFailed, VmJobDone
+from events.types.vm_power import VmStopRequested, VmSuspended, VmSuspendRequested
 from projections.views.inventory import Inventory
 from projections.views.tables import shelves
 from tests.unit.projections.history import GIB, History, cluster_renamed
@@ -87,7 +89,7 @@ class TestVm:
         self, history: History, place: tuple[str, str, str]
     ) -> None:
         vm_id = history.make_vm(*place[:2])
-        failed = vm_events.VmDisksFailed(name="web01", reason="The image is not there.")
+        failed = VmDisksFailed(name="web01", reason="The image is not there.")
         history.add(f"vm/{vm_id}", failed)
         document = vm(history, vm_id)
         assert document["status"] == "image_illegal"
@@ -169,11 +171,11 @@ class TestVm:
     def test_is_suspended_and_restored(self, history: History, place: tuple[str, str, str]) -> None:
         vm_id = running_vm(history, place)
         stream = f"vm/{vm_id}"
-        history.add(stream, vm_events.VmSuspendRequested(name="web01", incarnation=1))
+        history.add(stream, VmSuspendRequested(name="web01", incarnation=1))
         assert vm(history, vm_id)["status"] == "saving_state"
         history.add(
             stream,
-            vm_events.VmSuspended(
+            VmSuspended(
                 name="web01", host=place[2], host_name="host1", incarnation=1, saved_memory="m"
             ),
         )
@@ -231,7 +233,7 @@ class TestVm:
     ) -> None:
         vm_id = history.make_vm(*place[:2])
         history.add(f"vm/{vm_id}", vm_events.VmRemoved(name="web01", cluster=place[1]))
-        done = vm_events.VmJobDone(job="j", kind=JobKind.VOLUMES_REMOVE, host=place[2])
+        done = VmJobDone(job="j", kind=JobKind.VOLUMES_REMOVE, host=place[2])
         history.add(f"vm/{vm_id}", done)
         assert shown(history, "vm", vm_id) is None
 
@@ -270,7 +272,7 @@ class TestSilentHost:
     ) -> None:
         vm_id = running_vm(history, place)
         history.silence(place[2], "host1")
-        stop = vm_events.VmStopRequested(name="web01", host=place[2], incarnation=1)
+        stop = VmStopRequested(name="web01", host=place[2], incarnation=1)
         history.add(f"vm/{vm_id}", stop)
         document = vm(history, vm_id)
         assert (document["status"], document["last_known_status"]) == ("unknown", "powering_down")
