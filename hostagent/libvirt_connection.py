@@ -55,12 +55,10 @@ class Keeper:
         self._told_lost = False
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def connection(self) -> Any:  # noqa: ANN401 - libvirt's own type, which nobody else imports
-        """The connection; raises UnknownStateError while there is none."""
+    def require(self) -> None:
+        """Raise UnknownStateError while there is no connection."""
         if self._connection is None:
             raise UnknownStateError("libvirt does not answer on this host")
-        return self._connection
 
     async def start(self) -> None:
         """Begin, and give the first attempt a moment to succeed."""

@@ -114,9 +114,12 @@ def _translated(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except libvirt.libvirtError as error:
+            # Its frames hold domains, and those the connection: whoever let go of the error last
+            # would close that, and wait for libvirtd.
+            cause = error.with_traceback(None)
             if _is_lost(error, args[1] if len(args) > 1 else None):
-                raise LostConnectionError(f"libvirt cannot be asked: {error}") from error
-            raise DriverError(str(error)) from error
+                raise LostConnectionError(f"libvirt cannot be asked: {error}") from cause
+            raise DriverError(str(error)) from cause
 
     return call
 
@@ -142,17 +145,26 @@ class Libvirt:
         self, on_event: Callable[[RawEvent], None], on_over: Callable[[], None]
     ) -> Connection:
         """Open a connection and register for all that is told of."""
-        _event_thread.start()
-        connection = libvirt.open(self._uri)
+        connection = self._open()
         try:
-            with contextlib.suppress(libvirt.libvirtError):  # a local driver has no keep-alive
-                connection.setKeepAlive(*self._keepalive)
             connection.registerCloseCallback(_closed, on_over)
             for event, callback in _CALLBACKS:
                 connection.domainEventRegisterAny(None, event, callback, on_event)
         except BaseException:
-            connection.close()
+            self.disconnect(connection)
             raise
+        return connection
+
+    @_translated
+    def connect_for_calls(self) -> Connection:
+        """Open a connection."""
+        return self._open()
+
+    def _open(self) -> Connection:
+        _event_thread.start()
+        connection = libvirt.open(self._uri)
+        with contextlib.suppress(libvirt.libvirtError):  # a local driver has no keep-alive
+            connection.setKeepAlive(*self._keepalive)
         return connection
 
     @_translated
@@ -160,6 +172,10 @@ class Libvirt:
         """Close a connection."""
         with contextlib.suppress(libvirt.libvirtError):
             connection.unregisterCloseCallback()
+        for callback in list(getattr(connection, "domainEventCallbackID", ())):
+            # Each holds the connection, which would stay open, and tell its events, for ever.
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventDeregisterAny(callback)
         connection.close()
 
     @_translated

@@ -1,8 +1,9 @@
 """What the driver asks of libvirt: a small port, so that all but one file work without libvirt.
 
-Every call blocks and is made from a thread. A connection's type is libvirt's own and nobody else's
-business. Errors come as DriverError, or as LostConnectionError when libvirt cannot be asked any
-more and the outcome of a call that changes something is not known.
+Every call blocks and is made from a thread, one at a time on each connection (`libvirt_lines`). A
+connection's type is libvirt's own and nobody else's business. Errors come as DriverError, or as
+LostConnectionError when libvirt cannot be asked any more and the outcome of a call that changes
+something is not known.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Hypervisor(Protocol):
         """Open a connection, register for events, and return it; both callables are called from
         a thread of libvirt's.
         """
+        ...
+
+    def connect_for_calls(self) -> Connection:
+        """Open a connection over which nothing is told."""
         ...
 
     def disconnect(self, connection: Connection) -> None:

@@ -14,8 +14,9 @@ import structlog
 
 from events.types.vm import DownReason
 from hostagent.driver import DriverEvent, Happening, UnknownStateError
-from hostagent.libvirt_connection import Keeper
+from hostagent.libvirt_connection import STOP_TIMEOUT_S, Keeper
 from hostagent.libvirt_events import Interpreter, Paused, RawEvent
+from hostagent.libvirt_lines import Lines
 from hostagent.libvirt_port import Connection, Hypervisor, LostConnectionError
 from hostagent.libvirt_processes import ProcessTable
 from hostagent.libvirt_threads import Threads, TooManyCallsError
@@ -55,6 +56,7 @@ class Watch:
         self._calls = Threads("libvirt-call", CALL_THREADS)
         self._long_calls = Threads("libvirt-long-call", LONG_CALL_THREADS)
         self._files = Threads("storage", CALL_THREADS)
+        self._lines = Lines(hypervisor.connect_for_calls, hypervisor.disconnect)
         self._raw: asyncio.Queue[RawEvent] = asyncio.Queue(EVENTS_MAX)
         self._told: asyncio.Queue[DriverEvent] = asyncio.Queue(EVENTS_MAX)
         self._up = asyncio.Event()
@@ -84,6 +86,8 @@ class Watch:
                 await self._pump_task
             self._pump_task = None
         await self._keeper.stop()
+        with contextlib.suppress(Exception):  # the process's end closes them as well
+            await self._calls.run(self._lines.close, STOP_TIMEOUT_S)
 
     def up_for_s(self) -> float:
         """Return for how long the connection has lasted."""
@@ -104,13 +108,13 @@ class Watch:
         """Ask libvirt; raises UnknownStateError if it does not answer in time.
 
         A `long` call takes no thread from others, and is waited for to its end, which comes at the
-        latest with that of the connection.
+        latest with that of its connection.
         """
-        connection = self._keeper.connection
+        self._keeper.require()
         threads = self._long_calls if long else self._calls
         limit_s = None if long else timeout_s or self._call_timeout_s
         try:
-            return await threads.run(lambda: function(connection), limit_s)
+            return await threads.run(lambda: self._lines.call(function), limit_s)
         except TimeoutError:
             raise UnknownStateError(f"libvirt gave no answer within {limit_s:g} s") from None
         except TooManyCallsError:
@@ -148,6 +152,8 @@ class Watch:
 
     async def _take_up(self, connection: Connection) -> None:
         """Learn what runs, then let events through: they are about runs that are known."""
+        del connection  # it only tells
+        self._lines.renew()
         listing = self._hypervisor.active
         for listed in await self.call(listing):
             if listed.own is not None:
@@ -160,6 +166,7 @@ class Watch:
 
     def _lost(self) -> None:
         self._up.clear()
+        self._lines.renew()
         self.tell(DriverEvent(happening=Happening.LOST))
 
     async def _pump(self) -> None:

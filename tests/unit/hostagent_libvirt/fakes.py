@@ -101,8 +101,12 @@ class FakeLibvirt:
         self._on_event, self._on_over = on_event, on_over
         return self
 
+    def connect_for_calls(self) -> object:
+        self._called("connect_for_calls")
+        return "a connection for calls"
+
     def disconnect(self, connection: object) -> None:
-        self._called("disconnect")
+        self._called("disconnect" if connection is self else "disconnect_for_calls")
 
     def active(self, connection: object) -> Sequence[Listed]:
         self._called("active")
