@@ -7,8 +7,8 @@ SHELL := /bin/bash
 bin := .venv/bin
 # make up ARGS="--hosts 3 --port 8800"; make test ARGS="-k migration"
 ARGS ?=
-# Tests mostly wait for what they started: three processes of them do on two cores.
-WORKERS ?= 3
+# Tests mostly wait for what they started: four processes of them do on two cores.
+WORKERS ?= 4
 parallel := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## List the targets

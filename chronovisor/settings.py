@@ -18,7 +18,16 @@ import msgspec
 FILE_NAME = "chronovisor.toml"
 PREFIX = "CHRONOVISOR_"
 NOT_SETTINGS = frozenset(
-    {"URL", "TOKEN_FILE", "CA_FILE", "OUTPUT", "CACHE", "TEST_PATIENCE", "REQUIRE_ALL"}
+    {
+        "URL",
+        "TOKEN_FILE",
+        "CA_FILE",
+        "OUTPUT",
+        "CACHE",
+        "TEST_PATIENCE",
+        "TEST_RERUNS",
+        "REQUIRE_ALL",
+    }
 )
 """Variables with our prefix that are the CLI's or the tests' own."""
 
