@@ -14,6 +14,8 @@ from tests.system.product import Product
 
 pytestmark = pytest.mark.timeout(600)
 EXAMPLES_MAX = 10
+REQUEST_TIMEOUT_S = 130
+"""Longer than `Prefer: wait` may ask for, and now and then does."""
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,response_headers_conformance,unsupported_method,ignored_auth"
@@ -50,6 +52,7 @@ def test_the_api_answers_what_it_documents(product: Product, tmp_path: Path) -> 
             *(str(Path(sys.executable).with_name("schemathesis")), "--config-file"),
             *(str(configuration), "run", f"{product.url}/v1/openapi.json"),
             *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES_MAX)),
+            *("--request-timeout", str(REQUEST_TIMEOUT_S)),
             *("--checks", CHECKS, "--seed", "20261121", "--exclude-path", "/v1/stream"),
             "--no-color",
         ],
