@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,8 +205,12 @@ def mend(pair: tuple[RealHost, RealHost]) -> None:
 
 
 def started(pair: tuple[RealHost, RealHost], guest: Guest, name: str, **more: object) -> Moving:
-    """Return a VM with a disk that stamps, up on one of the two hosts."""
+    """Return a VM with a disk that stamps, up on one of the two hosts.
+
+    A test that is tried again finds the VM of its first try: names are new each time.
+    """
     product = pair[0].product
+    name = f"{name}-{secrets.token_hex(2)}"
     known = set(pair[0].storage.glob("*/*.qcow2"))
     body = vm_body(product, guest, name, "10.88.0.31", disk=True) | more
     created = product.post("/v1/vms", body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,9 @@ def product(workspace: Workspace) -> Iterator[Product]:
 
 
 def test_the_api_answers_what_it_documents(product: Product, tmp_path: Path) -> None:
+    name = f"fuzzed-{secrets.token_hex(2)}"  # new at each try
     vm = product.post(
-        "/v1/vms", {"name": "fuzzed", "cluster": product.cluster(), "delete_protected": True}
+        "/v1/vms", {"name": name, "cluster": product.cluster(), "delete_protected": True}
     )["id"]
     token = product.folder.admin_token.read_text().strip()
     configuration = tmp_path / "schemathesis.toml"
