@@ -15,21 +15,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from events.wire.agent import (
-    Hello,
-    Intent,
-    Orders,
-    Renew,
-    RenewAnswer,
-    Report,
-    ReportAck,
-    Telemetry,
-    Welcome,
-)
-from hostagent.client import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S, AnyAnswer, problem, understood
+from benchmarks._requests import HEAD_BYTES_MAX, exchange
+from events.wire.agent import Intent, Orders
+from hostagent.client import CONNECT_TIMEOUT_S, Messages, problem, understood
 from hostagent.gateway import GatewayAwayError
 
-HEAD_BYTES_MAX = 64 * 1024
 SUCCESS = range(200, 300)
 Answer = TypeVar("Answer")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -57,7 +47,7 @@ class _Line:
                         )
                 on_its_way = True
                 async with asyncio.timeout(timeout_s):
-                    return await self._exchange(*self._streams, request)
+                    status, fields, body = await exchange(*self._streams, request)
             except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
                 self.drop()
                 words = f"{type(error).__name__}: {error}"
@@ -65,20 +55,9 @@ class _Line:
             except BaseException:
                 self.drop()  # an answer may still come, which would be taken for the next one's
                 raise
-
-    async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
-    ) -> tuple[int, str | None, bytes]:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        length = int(fields.get("content-length", "0"))
-        if length > ANSWER_BYTES_MAX or "transfer-encoding" in fields:
-            raise EOFError(f"an answer of {length} bytes, or without a length")
-        body = await reader.readexactly(length)
-        if fields.get("connection") == "close":
-            self.drop()
-        return int(head[0][9:12]), fields.get("retry-after"), body
+            if fields.get("connection") == "close":
+                self.drop()
+            return status, fields.get("retry-after"), body
 
     def drop(self) -> None:
         """Let go of the connection; the next request makes another."""
@@ -88,7 +67,7 @@ class _Line:
             self._streams = None
 
 
-class LeanGateway:
+class LeanGateway(Messages):
     """One host's connections to the engine's gateway (`hostagent.fleet.HostGateway`)."""
 
     def __init__(self, address: str, context: ssl.SSLContext, *, request_timeout_s: float) -> None:
@@ -96,12 +75,7 @@ class LeanGateway:
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._head = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
         self._timeout_s = request_timeout_s
-        self._polls = _Line(self._host, self._port, context)
-        self._others = _Line(self._host, self._port, context)
-
-    async def hello(self, hello: Hello) -> Welcome:
-        """Open a session."""
-        return await self._post("/agent/v1/hello", hello, Welcome)
+        self._connect(context)
 
     async def orders(self, session: str, after: int, wait_s: float) -> Orders:
         """Wait for changes of the intent."""
@@ -110,27 +84,20 @@ class LeanGateway:
         answer = await self._polls.ask(request, self._timeout_s + wait_s)
         return _taken(answer, Orders, Orders(changes=Intent(position=after)))
 
-    async def report(self, report: Report) -> ReportAck:
-        """Tell what is."""
-        return await self._post("/agent/v1/report", report, ReportAck)
-
-    async def telemetry(self, telemetry: Telemetry) -> None:
-        """Send samples."""
-        await self._post("/agent/v1/telemetry", telemetry, AnyAnswer, AnyAnswer())
-
-    async def renew(self, renew: Renew) -> RenewAnswer:
-        """Ask for the certificate to use."""
-        return await self._post("/agent/v1/renew", renew, RenewAnswer)
-
     def use(self, context: ssl.SSLContext) -> None:
         """Make all further connections with these TLS settings."""
-        for line in (self._polls, self._others):
-            line.drop()
-        self._polls = _Line(self._host, self._port, context)
-        self._others = _Line(self._host, self._port, context)
+        self._drop()
+        self._connect(context)
 
     async def close(self) -> None:
         """Let go of all connections."""
+        self._drop()
+
+    def _connect(self, context: ssl.SSLContext) -> None:
+        self._polls = _Line(self._host, self._port, context)
+        self._others = _Line(self._host, self._port, context)
+
+    def _drop(self) -> None:
         for line in (self._polls, self._others):
             line.drop()
 

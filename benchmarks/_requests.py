@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hostagent.client import ANSWER_BYTES_MAX
+
 HEAD_BYTES_MAX = 64 * 1024
 RETRIES_MAX = 200
 ANSWER_TIMEOUT_S = 60.0
-BUSY = 503
+NO_CONTENT, BUSY = 204, 503
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,23 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     def json(self) -> Any:  # noqa: ANN401 - whatever was answered
         """The body."""
         return json.loads(self.body)
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    """Send a request; return the answer's status, its fields (all in lower case), and its body.
+
+    Raises EOFError where the connection ends, or where the answer is too long or tells no length.
+    """
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
+    fields = dict(line.split(": ", 1) for line in head[1:] if line)
+    status = int(head[0][9:12])
+    length = int(fields.get("content-length", "0" if status == NO_CONTENT else "-1"))
+    if not 0 <= length <= ANSWER_BYTES_MAX:
+        raise EOFError(f"an answer of {length} bytes, or without a length")
+    return status, fields, await reader.readexactly(length)
 
 
 class Connection:
@@ -61,16 +80,12 @@ class Connection:
         kind = "Content-Type: application/json\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\n{self._head}{kind}Content-Length: {len(body)}\r\n\r\n"
         began = time.perf_counter()
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        lines = answer.lower().split(b"\r\n")[1:-2]
-        fields = dict(line.split(b": ", 1) for line in lines)
-        content = await reader.readexactly(int(fields[b"content-length"]))
+        status, fields, content = await exchange(reader, writer, head.encode() + body)
         return Sent(
-            status=int(answer[9:12]),
+            status=status,
             body=content,
             taken_s=time.perf_counter() - began,
-            retry_after_s=float(fields.get(b"retry-after", b"0.1")),
+            retry_after_s=float(fields.get("retry-after", "0.1")),
         )
 
     async def close(self) -> None:

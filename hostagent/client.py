@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import ssl
 from pathlib import Path
@@ -54,7 +55,33 @@ class _Doubt(msgspec.Struct):
     doubt: str = ""
 
 
-class HttpsGateway:
+class Messages(abc.ABC):
+    """What an agent posts to the gateway, whatever carries it there."""
+
+    async def hello(self, hello: Hello) -> Welcome:
+        """Open a session."""
+        return await self._post("/agent/v1/hello", hello, Welcome)
+
+    async def report(self, report: Report) -> ReportAck:
+        """Tell what is."""
+        return await self._post("/agent/v1/report", report, ReportAck)
+
+    async def telemetry(self, telemetry: Telemetry) -> None:
+        """Send samples."""
+        await self._post("/agent/v1/telemetry", telemetry, AnyAnswer, AnyAnswer())
+
+    async def renew(self, renew: Renew) -> RenewAnswer:
+        """Ask for the certificate to use."""
+        return await self._post("/agent/v1/renew", renew, RenewAnswer)
+
+    @abc.abstractmethod
+    async def _post(
+        self, path: str, message: msgspec.Struct, answer: type[Answer], empty: Answer | None = None
+    ) -> Answer:
+        """Send a message, and return what its answer says; `empty` where it has no body."""
+
+
+class HttpsGateway(Messages):
     """One host's connections to the engine's gateway at `address`, an https:// address.
 
     `request_timeout_s` bounds every request; a poll for orders may take its wait besides.
@@ -80,10 +107,6 @@ class HttpsGateway:
             follow_redirects=False,
         )
 
-    async def hello(self, hello: Hello) -> Welcome:
-        """Open a session."""
-        return await self._post("/agent/v1/hello", hello, Welcome)
-
     async def orders(self, session: str, after: int, wait_s: float) -> Orders:
         """Wait for changes of the intent."""
         request = self._http.build_request(
@@ -97,18 +120,6 @@ class HttpsGateway:
         # No content means no change.
         nothing = Orders(changes=Intent(position=after))
         return await self._send(request, Orders, nothing)
-
-    async def report(self, report: Report) -> ReportAck:
-        """Tell what is."""
-        return await self._post("/agent/v1/report", report, ReportAck)
-
-    async def telemetry(self, telemetry: Telemetry) -> None:
-        """Send samples."""
-        await self._post("/agent/v1/telemetry", telemetry, AnyAnswer, AnyAnswer())
-
-    async def renew(self, renew: Renew) -> RenewAnswer:
-        """Ask for the certificate to use."""
-        return await self._post("/agent/v1/renew", renew, RenewAnswer)
 
     def use(self, context: ssl.SSLContext) -> None:
         """Make all further connections with these TLS settings.

@@ -134,9 +134,13 @@ def meminfo_bytes(meminfo: str) -> dict[str, int]:
 
 def memory_bytes(meminfo: str) -> tuple[int, int]:
     """Return the host's whole memory and what is in use, from /proc/meminfo."""
-    values = meminfo_bytes(meminfo)
-    total = values.get("MemTotal", 0)
-    return total, total - values.get("MemAvailable", total)
+    return memory_of(meminfo_bytes(meminfo))
+
+
+def memory_of(figures: Mapping[str, int]) -> tuple[int, int]:
+    """Return the host's whole memory and what is in use, from the figures of /proc/meminfo."""
+    total = figures.get("MemTotal", 0)
+    return total, total - figures.get("MemAvailable", total)
 
 
 def host_memory_bytes() -> int:

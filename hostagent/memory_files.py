@@ -9,7 +9,7 @@ import msgspec
 
 from events.types.host_memory import Swap, swap_of
 from hostagent.files import read_bounded
-from hostagent.libvirt_samples import meminfo_bytes, memory_bytes
+from hostagent.libvirt_samples import meminfo_bytes, memory_bytes, memory_of
 
 KSM_FOLDER = Path("sys/kernel/mm/ksm")
 MEMINFO = Path("proc/meminfo")
@@ -54,12 +54,12 @@ class MemoryFiles:
     def swap(self) -> Swap | None:
         """Return what is swapped out; None where the kernel does not tell."""
         try:
-            text = self._meminfo.read_text()
+            figures = meminfo_bytes(self._meminfo.read_text())
         except OSError:
             return None
-        values, (total, used) = meminfo_bytes(text), memory_bytes(text)
-        swap = values.get("SwapTotal", 0)
-        return swap_of(swap, swap - values.get("SwapFree", swap), total - used, total)
+        total, used = memory_of(figures)
+        swap = figures.get("SwapTotal", 0)
+        return swap_of(swap, swap - figures.get("SwapFree", swap), total - used, total)
 
     def ksm(self) -> KsmState | None:
         """Return what KSM does; None where the kernel has none."""

@@ -135,14 +135,11 @@ class MemoryKeeper:
             configuration = item.spec.configuration
             if not configuration.ballooning or configuration.tuning.huge_page_bytes is not None:
                 continue  # memory of huge pages is of no use to other guests
-            guaranteed = configuration.memory_guaranteed_bytes
             found.append(
                 Balloon(
                     key=key,
                     defined_bytes=reading.defined_bytes,
-                    guaranteed_bytes=(
-                        configuration.memory_bytes if guaranteed is None else guaranteed
-                    ),
+                    guaranteed_bytes=configuration.memory_kept_bytes,
                     current_bytes=reading.current_bytes,
                     usable_bytes=reading.usable_bytes,
                 )

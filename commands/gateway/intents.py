@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from commands.state.vm import Migration, VmState
-from events.types.run_spec import RunSpec
 from events.types.vm import DownReason
 from events.wire.agent import IntentVm, Receiving, Role
 
@@ -71,15 +68,10 @@ def _incoming(vm: VmState, migration: Migration) -> IntentVm:
         role=Role.ABSENT if over else Role.INCOMING,
         position=migration.position,
         started=over,  # whatever there is of it is destroyed
-        spec=None if vm.run is None or over else _there(vm.run.spec, migration),
+        spec=None if vm.run is None or over else migration.there(vm.run.spec),
         reason=DownReason.WITHDRAWN if over else None,
         receiving=None if over else _receiving(migration),
     )
-
-
-def _there(spec: RunSpec, migration: Migration) -> RunSpec:
-    """Return what is to run at a migration's destination, on CPUs that are its own there."""
-    return msgspec.structs.replace(spec, dedicated=migration.dedicated)
 
 
 def _receiving(migration: Migration) -> Receiving:

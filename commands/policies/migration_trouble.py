@@ -52,8 +52,7 @@ def held(
         if state is not None and state.mute:
             return scene.await_host(host)
     if migration.arrived:
-        return _attention(
-            scene,
+        return scene.attention(
             f"The VM is stopped on host {run.host_name} and runs on host"
             f" {migration.destination_name}, but its migration was not completed.",
             f"host {run.host_name}",
@@ -69,8 +68,7 @@ def held(
     if PATIENCE not in scene.operation.fired:
         return _be_patient(scene)
     waits_for = run.host_name if migration.dropped else migration.destination_name
-    return _attention(
-        scene,
+    return scene.attention(
         f"The VM is stopped on host {run.host_name} since its hypervisor failed at the switch-over"
         " of the migration.",
         f"host {waits_for}",
@@ -99,8 +97,7 @@ def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tupl
         if state is not None and state.mute:
             waits_for, silent = f"host {state.name}", f" Host {state.name} does not answer."
             break
-    return _attention(
-        scene,
+    return scene.attention(
         f"The VM stands still: the migration broke off in post-copy, while its memory was partly on"
         f" host {source} and partly on host {destination}.{silent} Nothing of it is lost as long as"
         " both run.",
@@ -171,7 +168,7 @@ def _await_host(scene: Scene, timer: str, host: str, reason: str) -> tuple[NewEv
         return scene.await_host(host)
     if timer in scene.operation.fired:
         remedy = "It goes on by itself; see to the hypervisor on that host."
-        return _attention(scene, reason, f"host {lookup.host(scene.world, host).name}", remedy)
+        return scene.attention(reason, f"host {lookup.host(scene.world, host).name}", remedy)
     return _be_patient(scene, timer)
 
 
@@ -184,10 +181,6 @@ def _recall(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[
         destination=migration.destination,
     )
     return scene.target(recalled, addressee=migration.destination)
-
-
-def _attention(scene: Scene, reason: str, waits_for: str, remedy: str) -> tuple[NewEvent, ...]:
-    return scene.attention(reason, waits_for, remedy)
 
 
 def _be_patient(scene: Scene, timer: str = PATIENCE) -> tuple[NewEvent, ...]:

@@ -140,8 +140,7 @@ def placed(
     host = choice.host
     assert host is not None  # noqa: S101 - the caller has looked
     incarnation = max(vm.incarnation + 1, scene.incarnations_from)
-    spec = _spec(scene, vm, cluster, host.id, incarnation)
-    spec = msgspec.structs.replace(spec, dedicated=choice.dedicated)
+    spec = _spec(scene, vm, cluster, choice, incarnation)
     placed = VmPlaced(
         name=vm.name, host=host.id, host_name=host.name, incarnation=incarnation, spec=spec
     )
@@ -155,10 +154,14 @@ def placed(
     )
 
 
-def _spec(scene: Scene, vm: VmState, cluster: ClusterState, host: str, incarnation: int) -> RunSpec:
+def _spec(
+    scene: Scene, vm: VmState, cluster: ClusterState, choice: Choice, incarnation: int
+) -> RunSpec:
     """Return what runs. Saved memory goes on with the hardware that it was saved with, whatever
     the VM and its cluster were set to since: that waits for a start from nothing.
     """
+    assert choice.host is not None  # noqa: S101 - the caller has looked
+    host = choice.host.id
     if vm.memory is not None and vm.memory.spec is not None:
         return msgspec.structs.replace(
             vm.memory.spec,
@@ -166,6 +169,7 @@ def _spec(scene: Scene, vm: VmState, cluster: ClusterState, host: str, incarnati
             incarnation=incarnation,
             first_host=host,
             restore_from=vm.memory.file,
+            dedicated=choice.dedicated,
         )
     return RunSpec(
         vm=vm.id,
@@ -178,6 +182,7 @@ def _spec(scene: Scene, vm: VmState, cluster: ClusterState, host: str, incarnati
         cpu_model=cluster.cpu_model,
         restore_from=vm.memory.file if vm.memory else None,
         serial=serial_of(vm, cluster, scene.world.get(HOST, host)),
+        dedicated=choice.dedicated,
     )
 
 

@@ -190,12 +190,12 @@ def _memory(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None:
         return None
-    given_out = ordinary_memory_of(abilities) * need.memory_percent // 100
-    free = given_out - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
+    memory = ordinary_memory_of(abilities)
+    free = memory * need.memory_percent // 100 - HOST_RESERVE_BYTES - candidate.memory_taken_bytes
     if need.memory_bytes > free:
         wanted = need.memory_bytes
         return f"It has {max(free, 0) >> 20} MiB of memory free, {wanted >> 20} are needed."
-    own = ordinary_memory_of(abilities) - HOST_RESERVE_BYTES - candidate.guaranteed_taken_bytes
+    own = memory - HOST_RESERVE_BYTES - candidate.guaranteed_taken_bytes
     if not need.ballooning or need.guaranteed_bytes <= own:
         return None
     return (

@@ -97,12 +97,8 @@ def ordinary_memory_of(abilities: Capabilities) -> int:
 
 def guaranteed_of(configuration: VmConfiguration) -> int:
     """Return the memory that a VM is never asked to give back, in bytes, but for huge pages."""
-    if configuration.tuning.huge_page_bytes is not None:
-        return 0
-    least = configuration.memory_guaranteed_bytes
-    if least is None or not configuration.ballooning:
-        return configuration.memory_bytes
-    return least
+    huge = configuration.tuning.huge_page_bytes is not None
+    return 0 if huge else configuration.memory_kept_bytes
 
 
 def swap_pressure(abilities: Capabilities | None) -> int:

@@ -115,6 +115,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     dedicated: Dedicated | None = None
 
+    def there(self, spec: RunSpec) -> RunSpec:
+        """Return what runs at the destination: the same, but on CPUs that are its own there."""
+        return msgspec.structs.replace(spec, dedicated=self.dedicated)
+
 
 class SavedMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Where the memory of a suspended VM lies; `spec` is that of the run which goes on with it."""
@@ -503,11 +507,10 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
 
 
 def _spec_there(state: VmState) -> RunSpec | None:
-    """Return what runs at the destination: the same, but on other CPUs that are its own."""
     run, migration = state.run, state.migration
     if run is None or migration is None:
         return run.spec if run is not None else None
-    return msgspec.structs.replace(run.spec, dedicated=migration.dedicated)
+    return migration.there(run.spec)
 
 
 def _sending(entry: OpenJob, **changes: bool) -> OpenJob:

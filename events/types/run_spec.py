@@ -116,6 +116,12 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     memory_guaranteed_bytes: int | None = None
     ballooning: bool = True
 
+    @property
+    def memory_kept_bytes(self) -> int:
+        """The memory that the VM is never asked to give back."""
+        least = self.memory_guaranteed_bytes
+        return self.memory_bytes if least is None or not self.ballooning else least
+
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a host needs to run one incarnation of a VM, resolved.
