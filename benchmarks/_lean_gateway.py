@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks._requests import HEAD_BYTES_MAX, exchange
 from events.wire.agent import Intent, Orders
-from hostagent.client import CONNECT_TIMEOUT_S, Messages, problem, understood
+from hostagent.client import CONNECT_TIMEOUT_S, Messages, understood
 from hostagent.gateway import GatewayAwayError
 
 SUCCESS = range(200, 300)
@@ -71,6 +71,7 @@ class LeanGateway(Messages):
     """One host's connections to the engine's gateway (`hostagent.fleet.HostGateway`)."""
 
     def __init__(self, address: str, context: ssl.SSLContext, *, request_timeout_s: float) -> None:
+        super().__init__()
         parts = urlsplit(address)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._head = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
@@ -82,7 +83,7 @@ class LeanGateway(Messages):
         path = f"/agent/v1/orders?session={session}&after={after}&wait={wait_s:g}"
         request = f"GET {path} HTTP/1.1\r\n{self._head}\r\n".encode()
         answer = await self._polls.ask(request, self._timeout_s + wait_s)
-        return _taken(answer, Orders, Orders(changes=Intent(position=after)))
+        return self._taken(answer, Orders, Orders(changes=Intent(position=after)))
 
     def use(self, context: ssl.SSLContext) -> None:
         """Make all further connections with these TLS settings."""
@@ -107,13 +108,12 @@ class LeanGateway(Messages):
         body = msgspec.json.encode(message)
         head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
         taken = await self._others.ask(head.encode() + body, self._timeout_s)
-        return _taken(taken, answer, empty)
+        return self._taken(taken, answer, empty)
 
-
-def _taken(
-    answer: tuple[int, str | None, bytes], kind: type[Answer], empty: Answer | None
-) -> Answer:
-    status, retry_after, body = answer
-    if status not in SUCCESS:
-        raise problem(status, retry_after, body)
-    return understood(body, kind, empty)
+    def _taken(
+        self, answer: tuple[int, str | None, bytes], kind: type[Answer], empty: Answer | None
+    ) -> Answer:
+        status, retry_after, body = answer
+        if status not in SUCCESS:
+            raise self._problem(status, retry_after, body)
+        return understood(body, kind, empty)

@@ -42,9 +42,12 @@ _AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _STILL_AT_WORK = frozenset({408, 502, 504})
 """What somebody between us and the engine says that waited for its answer in vain."""
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_FORBIDDEN = 403
 _ENDED = 409
 
 Answer = TypeVar("Answer")
+UnderWay = dict[asyncio.Timeout, asyncio.Future[None]]
+"""Requests of one client that are under way: what can end each early, and its end."""
 
 
 class AnyAnswer(msgspec.Struct):
@@ -56,7 +59,13 @@ class _Doubt(msgspec.Struct):
 
 
 class Messages(abc.ABC):
-    """What an agent posts to the gateway, whatever carries it there."""
+    """What an agent posts to the gateway, whatever carries it there.
+
+    `refused` is set whenever the engine does not take the certificate that was shown.
+    """
+
+    def __init__(self) -> None:
+        self.refused = asyncio.Event()
 
     async def hello(self, hello: Hello) -> Welcome:
         """Open a session."""
@@ -80,6 +89,11 @@ class Messages(abc.ABC):
     ) -> Answer:
         """Send a message, and return what its answer says; `empty` where it has no body."""
 
+    def _problem(self, status: int, retry_after: str | None, body: bytes) -> GatewayError:
+        if status == _FORBIDDEN:
+            self.refused.set()
+        return problem(status, retry_after, body)
+
 
 class HttpsGateway(Messages):
     """One host's connections to the engine's gateway at `address`, an https:// address.
@@ -88,9 +102,11 @@ class HttpsGateway(Messages):
     """
 
     def __init__(self, address: str, context: ssl.SSLContext, *, request_timeout_s: float) -> None:
+        super().__init__()
         self._address = address.rstrip("/")
         self._timeout_s = request_timeout_s
         self._http = self._client(context)
+        self._under_way: UnderWay = {}
         self._former: set[asyncio.Task[None]] = set()
 
     def _client(self, context: ssl.SSLContext) -> httpx.AsyncClient:
@@ -127,13 +143,15 @@ class HttpsGateway(Messages):
         What is under way on the old ones fails as if the engine were away, and is tried again.
         """
         former, self._http = self._http, self._client(context)
-        closing = asyncio.create_task(former.aclose())
+        under_way, self._under_way = self._under_way, {}
+        closing = asyncio.create_task(_close(former, under_way))
         self._former.add(closing)
         closing.add_done_callback(self._former.discard)
 
     async def close(self) -> None:
         """Let go of all connections."""
-        await asyncio.gather(self._http.aclose(), *self._former, return_exceptions=True)
+        closing = _close(self._http, self._under_way)
+        await asyncio.gather(closing, *self._former, return_exceptions=True)
 
     async def _post(
         self, path: str, message: msgspec.Struct, answer: type[Answer], empty: Answer | None = None
@@ -149,21 +167,35 @@ class HttpsGateway(Messages):
     async def _send(
         self, request: httpx.Request, answer: type[Answer], empty: Answer | None = None
     ) -> Answer:
+        http, under_way = self._http, self._under_way
         try:
-            response = await self._http.send(request, stream=True)
-            try:
-                body = await _read(response)
-            finally:
-                await response.aclose()
+            async with asyncio.timeout(None) as limit:
+                under_way[limit] = asyncio.get_running_loop().create_future()
+                try:
+                    response = await http.send(request, stream=True)
+                    try:
+                        body = await _read(response)
+                    finally:
+                        await response.aclose()
+                finally:
+                    under_way.pop(limit).set_result(None)
+        except TimeoutError as error:
+            raise GatewayAwayError("the connection is given up") from error
         except httpx.HTTPError as error:
             words = f"{type(error).__name__}: {error}"
             raise GatewayAwayError(words, on_its_way=not isinstance(error, _NEVER_LEFT)) from error
-        except RuntimeError as error:
-            # httpx says so when the client was closed while a request was under way.
-            raise GatewayAwayError(str(error)) from error
         if not response.is_success:
-            raise problem(response.status_code, response.headers.get("retry-after"), body)
+            raise self._problem(response.status_code, response.headers.get("retry-after"), body)
         return understood(body, answer, empty)
+
+
+async def _close(http: httpx.AsyncClient, under_way: UnderWay) -> None:
+    """End what is under way, then the connections: closing lets go of none that is being made."""
+    for limit in under_way:
+        limit.reschedule(asyncio.get_running_loop().time())
+    if under_way:
+        await asyncio.wait(under_way.values())
+    await http.aclose()
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -5,6 +5,9 @@ certificate to use and the CAs to trust, which mostly are those that are here. S
 renewed months before it ends, a CA can be replaced, and a host that was off for up to 90 days after
 its certificate's end comes back by itself: the engine takes this request, and no other, from it.
 
+It asks sooner where the engine refuses the certificate: a restored backup of the engine, or of the
+host's own disk, may have forgotten the last renewal, and the answer names the one that counts.
+
 What the engine answered is written before it is used, the trust first. Killed in between, the agent
 goes on with the old certificate, which counts until the new one was shown, and asks again.
 """
@@ -55,6 +58,11 @@ class BadRenewalError(Exception):
 class RenewalGateway(Protocol):
     """What renewing needs of the engine."""
 
+    @property
+    def refused(self) -> asyncio.Event:
+        """Set whenever the engine does not take the certificate that was shown."""
+        ...
+
     async def renew(self, renew: Renew) -> RenewAnswer:
         """Ask for the certificate to use; raises GatewayError."""
         ...
@@ -83,20 +91,28 @@ class Renewal:
         self._dice = dice or random.Random()  # noqa: S311
 
     async def run(self) -> None:
-        """Ask for ever: soon where the certificate nears its end, else now and then."""
+        """Ask for ever: soon where the certificate is refused or nears its end, else at times.
+
+        One that goes on being refused is asked for ever more rarely.
+        """
         interval_s = self._timings.renew_interval_s
         backoff = Backoff(self._timings.renew_retry_min_s, interval_s, self._dice)
         if not await asyncio.to_thread(self.is_due):
-            await asyncio.sleep(interval_s * FIRST_WITHIN_FRACTION * self._dice.random())
+            await self._refused_within(interval_s * FIRST_WITHIN_FRACTION * self._dice.random())
         while True:
+            self._gateway.refused.clear()
             try:
-                await self.renew()
+                changed = await self.renew()
             except (GatewayError, BadRenewalError, OSError, ValueError) as error:
                 _log.warning("certificate not renewed", folder=self._folder.name, error=str(error))
                 await asyncio.sleep(backoff.next_s())
+                continue
+            if changed:
+                backoff.reset()
+            if await self._refused_within(interval_s * self._dice.uniform(0.9, 1.0)):
+                await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()
-                await asyncio.sleep(interval_s * self._dice.uniform(0.9, 1.0))
 
     async def renew(self) -> bool:
         """Ask once; tell whether anything changed, in which case it is in use already."""
@@ -114,6 +130,14 @@ class Renewal:
         certificate = self._certificate()
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return end - self._now() <= (end - begin) / LEFT_FRACTION
+
+    async def _refused_within(self, limit_s: float) -> bool:
+        """Wait until the engine refuses the certificate, and tell whether it has."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._gateway.refused.wait()
+        except TimeoutError:
+            return False
 
     def _store(self, key: ec.EllipticCurvePrivateKey, answer: RenewAnswer) -> ssl.SSLContext | None:
         """Write what is new; return the TLS settings with it, None if nothing is."""

@@ -85,14 +85,10 @@ class Renewals:
         def decide(world: World, context: Context) -> Decision:
             signer = self._enrolment.authorities.signer
             state = require_renewable(world, context.time, host_id, certificate)
-            newest = state.renewed.pem if state.renewed is not None else state.certificate
-            if newest is not None and not is_due(newest, signer, context.time):
-                return Decision(id=host_id, extra={"certificate": newest})
-            issued = self._sign(state, renew, context.time)
-            return Decision(
-                id=host_id,
-                events=on(HOST.stream(host_id), issued),
-                extra={"certificate": issued.certificate},
+            return renewal_of(
+                state,
+                due=lambda newest: is_due(newest, signer, context.time),
+                sign=lambda: self._sign(state, renew, context.time),
             )
 
         accepted = await self._handler.handle(decide, source, principal=f"host/{host_id}")
@@ -117,19 +113,12 @@ def require_renewable(
     Which of the host's certificates it is does not matter, its key does: a host that was put back
     to an older state of its disk, or lost what it was just given, is still the host.
     """
-    state = world.get(HOST, host_id)
-    if state is None or state.removed or not state.approved or state.identity is None:
-        raise NotYourHost(
-            "The host is not known here, was removed, or is not approved.",
-            remedy="Ask an admin; a removed host joins again with a new token.",
-        )
-    if state.identity.public_key_sha256 != public_key_sha256(certificate):
+    state = require_known(world, host_id)
+    if state.identity is None or state.identity.public_key_sha256 != public_key_sha256(certificate):
         raise NotYourHost(
             "The certificate's key is not the host's any more.",
             remedy="Join again with a new token.",
         )
-    if state.duplicate:
-        raise ClonedIdentity("Two machines use this host's identity.", remedy="Ask an admin.")
     last = certificate.not_valid_after_utc + dt.timedelta(days=RENEWAL_DAYS_MAX)
     if now > last:
         raise RenewalTooLate(
@@ -137,6 +126,34 @@ def require_renewable(
             remedy="Put the host into maintenance and join again with a new token.",
         )
     return state
+
+
+def require_known(world: World, host_id: str) -> HostState:
+    """Return a host that gets certificates at all; raises NotYourHost, ClonedIdentity."""
+    state = world.get(HOST, host_id)
+    if state is None or state.removed or not state.approved:
+        raise NotYourHost(
+            "The host is not known here, was removed, or is not approved.",
+            remedy="Ask an admin; a removed host joins again with a new token.",
+        )
+    if state.duplicate:
+        raise ClonedIdentity("Two machines use this host's identity.", remedy="Ask an admin.")
+    return state
+
+
+def renewal_of(
+    state: HostState, *, due: Callable[[str], bool], sign: Callable[[], HostCertificateIssued]
+) -> Decision:
+    """Return the decision on a host that asks: the newest certificate (PEM), or one after that."""
+    newest = state.renewed.pem if state.renewed is not None else state.certificate
+    if newest is not None and not due(newest):
+        return Decision(id=state.id, extra={"certificate": newest})
+    issued = sign()
+    return Decision(
+        id=state.id,
+        events=on(HOST.stream(state.id), issued),
+        extra={"certificate": issued.certificate},
+    )
 
 
 def is_due(certificate_pem: str, signer: CertificateAuthority, now: dt.datetime) -> bool:

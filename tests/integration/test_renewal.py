@@ -9,6 +9,7 @@ import random
 import shutil
 import socket
 import ssl
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from hostagent.join import CERTIFICATE_NAME, JOINED_NAME, KEY_NAME, TRUST_NAME, 
 from hostagent.renewal import BadRenewalError, Renewal
 from hostagent.tasks import end_tasks
 from hostagent.timings import Timings
+from tests.simulation.restore import cut_back
 from tests.unit.gateway.bench import Bench, opened
 from tests.unit.policies.stage import CAPABILITIES
 
@@ -81,14 +83,14 @@ class Site:
         )
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self) -> AsyncIterator[Site]:
         stop, started = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(
             tls.serve((self.config, self.listener), stop=stop, on_started=started.set)
         )
         await asyncio.wait_for(started.wait(), 5)
         try:
-            yield
+            yield self
         finally:
             stop.set()
             await asyncio.wait_for(task, 10)
@@ -147,6 +149,29 @@ class Machine:
                 capabilities=CAPABILITIES,
             )
         )
+
+
+@contextlib.asynccontextmanager
+async def connected(fleet: Fleet) -> AsyncIterator[None]:
+    """Have agents run, until the first of them was welcome and what follows is over."""
+    running = asyncio.create_task(fleet.run())
+    try:
+        async with asyncio.timeout(20):
+            while not any(one.connected for one in fleet.health()):
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        await end_tasks({running})
+
+
+@contextlib.asynccontextmanager
+async def followed(bench: Bench) -> AsyncIterator[None]:
+    """Have the bench's engine follow the log."""
+    following = asyncio.create_task(bench.engine.follow())
+    try:
+        yield
+    finally:
+        await end_tasks({following})
 
 
 @pytest.fixture
@@ -208,18 +233,42 @@ async def test_an_agent_that_was_off_comes_back_by_itself(site: Site) -> None:
     fleet = Fleet(
         [simulated_host(machine.folder, name="host1", hardware="hw-host1")], timings=TIMINGS
     )
-    running = asyncio.create_task(fleet.run())
-    try:
-        async with asyncio.timeout(20):
-            while not any(one.connected for one in fleet.health()):
-                await asyncio.sleep(0.05)
-    finally:
-        await end_tasks({running})
-
-    assert machine.certificate().not_valid_after_utc > NOW
+    async with connected(fleet):
+        assert machine.certificate().not_valid_after_utc > NOW
     names = await site.bench.names()
     assert names.index("host.certificate_taken_up") < names.index("host.session_started")
     await machine.gateway.close()
+
+
+async def test_a_host_whose_renewal_a_restored_backup_forgot_comes_back_by_itself(
+    site: Site, tmp_path: Path
+) -> None:
+    """given a host renewed after the backup, when that is restored, then it is up again soon"""
+    bench = site.bench
+    machine = await site.join("host1")
+    backup = await bench.log.head()
+    bench.clock.now += 300 * DAY
+    assert await machine.renewal.renew()
+    assert (await machine.hello()).session
+    await machine.gateway.close()
+
+    bench.log = cut_back(bench.log, backup, uuid.uuid4())
+    bench.engine = bench.new_engine()
+    async with followed(bench), Site(bench, tmp_path / "restored").serving() as restored:
+        refused = Machine(machine.host, "host1", machine.folder, restored)
+        forgotten = refused.certificate()
+        with pytest.raises(GatewayRefusedError, match="not the host's newest"):
+            await refused.hello()
+        await refused.gateway.close()
+
+        joined = Joined(host=machine.host, name="host1", gateway=restored.url)
+        (machine.folder / JOINED_NAME).write_bytes(msgspec.json.encode(joined))
+        fleet = Fleet(
+            [simulated_host(machine.folder, name="host1", hardware="hw-host1")],
+            timings=msgspec.structs.replace(TIMINGS, renew_interval_s=3_600.0),
+        )
+        async with connected(fleet):
+            assert machine.certificate() != forgotten
 
 
 async def test_a_session_goes_on_over_a_renewal(site: Site) -> None:

@@ -25,6 +25,7 @@ from commands.policies.saga import RestartRules, Timeouts
 from events.codec import CODEC
 from events.log.memory import MemoryLog
 from events.wire.agent import Telemetry
+from tests.simulation.certificates import EngineRenewals
 from tests.simulation.loop import Freezer
 from tests.simulation.patches import EPOCH
 from tests.simulation.process import Process
@@ -78,7 +79,12 @@ class EngineProcess(Process):
     """The gateway with its view and its monitor, over the log."""
 
     def __init__(
-        self, log: MemoryLog, contacts: MemoryContacts, sources: Sources, name: str
+        self,
+        log: MemoryLog,
+        contacts: MemoryContacts,
+        sources: Sources,
+        name: str,
+        ending: set[str],
     ) -> None:
         super().__init__(Freezer())
         self.dead = False
@@ -102,7 +108,7 @@ class EngineProcess(Process):
             _NoTelemetry(),
             sources.source_for,
             INTERVALS,
-            cast("Renewals", None),  # what comes of renewals is put into the log by the world
+            cast("Renewals", EngineRenewals(handler, ending)),
             _ticket,
         )
         self._app = gateway.app()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from events.wire.agent import Hello, Intent, Orders, Report, ReportAck, Telemetry, Welcome
-from hostagent.client import problem
+from events.wire.agent import Hello, Intent, Orders, Welcome
+from hostagent.client import Messages, understood
 from hostagent.gateway import GatewayAwayError
 from tests.simulation.engine import EngineProcess, encoded
 
@@ -23,39 +24,39 @@ LATE_S_MAX = 400.0
 """Doubles come when everybody has forgotten of them, too."""
 NO_CONTENT = 204
 REPORT_PATH = "/agent/v1/report"
-Body = TypeVar("Body")
+Answer = TypeVar("Answer")
 
 
-class Line:
+class Line(Messages):
     """An agent's gateway port; what it carries is the real messages to the real application."""
 
     def __init__(self, world: World, host: SimulatedHost) -> None:
+        super().__init__()
         self._world = world
         self._host = host
         self._engine: EngineProcess | None = None
 
     async def hello(self, hello: Hello) -> Welcome:
         log_id = self._world.log.log_id
-        body = await self._ask("POST", "/agent/v1/hello", body=encoded(hello))
+        welcome = await super().hello(hello)
         self._host.is_welcome(log_id)
-        return msgspec.json.decode(body, type=Welcome)
+        return welcome
 
     async def orders(self, session: str, after: int, wait_s: float) -> Orders:
         query = urlencode({"session": session, "after": after, "wait": wait_s})
         body = await self._ask("GET", "/agent/v1/orders", query, limit_s=REQUEST_TIMEOUT_S + wait_s)
-        if not body:
-            return Orders(changes=Intent(position=after))
-        return msgspec.json.decode(body, type=Orders)
+        return understood(body, Orders, Orders(changes=Intent(position=after)))
 
-    async def report(self, report: Report) -> ReportAck:
-        body = await self._ask("POST", REPORT_PATH, body=encoded(report))
-        return msgspec.json.decode(body, type=ReportAck)
-
-    async def telemetry(self, telemetry: Telemetry) -> None:
-        await self._ask("POST", "/agent/v1/telemetry", body=encoded(telemetry))
+    def use(self, _context: ssl.SSLContext) -> None:
+        raise NotImplementedError("a simulated host shows what it has")
 
     async def close(self) -> None:
         return
+
+    async def _post(
+        self, path: str, message: msgspec.Struct, answer: type[Answer], empty: Answer | None = None
+    ) -> Answer:
+        return understood(await self._ask("POST", path, body=encoded(message)), answer, empty)
 
     async def _ask(
         self,
@@ -83,7 +84,7 @@ class Line:
             self._engine = None
             raise
         if status >= 400:
-            raise problem(status, None, answer)
+            raise self._problem(status, None, answer)
         return b"" if status == NO_CONTENT else answer
 
     async def _pass(self) -> None:

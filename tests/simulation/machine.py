@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import uuid
 from contextvars import copy_context
 from pathlib import Path
@@ -19,6 +18,8 @@ from hostagent.migrations import MigrationSetup
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
 from hostagent.simulated_state import Control, Do, Faults
+from hostagent.tasks import run_together
+from tests.simulation.certificates import HostRenewal
 from tests.simulation.line import Line
 from tests.simulation.loop import PROCESS, Freezer
 from tests.simulation.process import Process
@@ -106,23 +107,14 @@ class SimulatedHost:
         self.isolated = False
         self.unplugged = False
         self.vouched = False
-        self.certificates = [f"{host} 1".encode()]
+        self.certificate = f"{host} 1".encode()
         self.welcome_by: uuid.UUID | None = None
         self.driver: WatchedDriver | None = None
         self.process = Process(Freezer())
+        self._line = Line(world, self)
         self._journal: Journal | None = None
         self._task: asyncio.Task[None] | None = None
         self.failures: list[BaseException] = []
-
-    @property
-    def certificate(self) -> bytes:
-        """The certificate that the agent shows."""
-        return self.certificates[0]
-
-    @property
-    def fingerprint(self) -> str:
-        """The digest of the newest certificate that was given out."""
-        return hashlib.sha256(self.certificates[-1]).hexdigest()
 
     def boot(self) -> None:
         """Give the machine power, or start the agent's process anew."""
@@ -131,7 +123,10 @@ class SimulatedHost:
         context = copy_context()
         context.run(PROCESS.set, self.process.freezer)
         agent = context.run(self._make)
-        self._task = self.process.spawn(agent.run())
+        renewal = HostRenewal(
+            self, self._line, self.world.ending, seed=self.world.dice.getrandbits(32)
+        )
+        self._task = self.process.spawn(run_together((agent.run(), renewal.run())))
         self._task.add_done_callback(self._ended)
         self.world.on_boot(self)
 
@@ -140,7 +135,13 @@ class SimulatedHost:
         written = self._journal._bytes_in_file if self._journal is not None else 0
         return written, *sorted(self.running()), *sorted(self.executing())
 
+    def certificate_nears_its_end(self) -> None:
+        """Let the certificate near its end, and the agent look after it now."""
+        self.world.ending.add(self.certificate.decode())
+        self._line.refused.set()
+
     def _make(self) -> HostAgent:
+        self._line = Line(self.world, self)
         self.driver = WatchedDriver(self.world, self, CAPABILITIES)
         identity = Identity(
             host=self.id,
@@ -152,7 +153,7 @@ class SimulatedHost:
         return HostAgent(
             identity,
             self.driver,
-            Line(self.world, self),
+            self._line,
             self._journal,
             migrations=MigrationSetup(
                 line=self.world.network.line(self.id), moves=SimulatedMoves(self.driver)

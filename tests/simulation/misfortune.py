@@ -41,7 +41,7 @@ class Misfortune:
             (self._engine_freezes, 2),
             (self._policies_freeze, 2),
             (self._roads_fail, 2),
-            (self._certificate_is_renewed, 1),
+            (self._certificate_nears_its_end, 1),
             (self._projection_suffers, 2),
         ]
         # What costs a promise its ground happens in some runs only.
@@ -264,13 +264,8 @@ class Misfortune:
         await asyncio.sleep(self._lasts_s(30))
         network.cut.discard(host.id)
 
-    async def _certificate_is_renewed(self, host: SimulatedHost) -> None:
-        world = self._world
-        log = world.log
-        await world.renew(host)
-        await asyncio.sleep(self._lasts_s(10))
-        if world.log is log:
-            host.certificates = host.certificates[-1:]
+    async def _certificate_nears_its_end(self, host: SimulatedHost) -> None:
+        host.certificate_nears_its_end()
 
     async def _projection_suffers(self, _host: SimulatedHost) -> None:
         world = self._world

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import hashlib
 import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -27,12 +26,13 @@ from events.envelope import NewEvent, Recorded
 from events.log.memory import MemoryLog
 from events.log.port import Append, Appended
 from events.types.base import Event
-from events.types.host import HostCertificateIssued, HostJoinRequested
+from events.types.host import HostJoinRequested
 from hostagent.power import Power
 from hostagent.simulated_state import Faults as HypervisorFaults
 from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
 from tests.simulation.boards import Boards
+from tests.simulation.certificates import issued
 from tests.simulation.copies import Copies
 from tests.simulation.engine import EngineProcess, PoliciesProcess, Sources
 from tests.simulation.enrolment import Worker
@@ -68,6 +68,7 @@ class World(Process):
         self.sources = Sources(self.loop.time)
         self.handler = Handler(self.log)
         self.faults = Faults()
+        self.ending: set[str] = set()
         self.engines: list[EngineProcess | None] = [None]
         self.policies: list[PoliciesProcess] = []
         self.power: Power | None = None
@@ -111,7 +112,7 @@ class World(Process):
         """Start an engine's process in one of the places that there are for engines."""
         self._engines_started += 1
         name = f"engine-{self._engines_started}"
-        engine = EngineProcess(self.log, self.contacts, self.sources, name)
+        engine = EngineProcess(self.log, self.contacts, self.sources, name, self.ending)
         self.engines[place] = engine
         if self.enrols:
             engine.begin(Worker(self, engine, name).run())
@@ -235,14 +236,11 @@ class World(Process):
         return str(answer["id"])
 
     async def _join(self, host: str, name: str) -> None:
-        fingerprint = hashlib.sha256(f"{host} 1".encode()).hexdigest()
         events: tuple[Event, ...] = (
             HostJoinRequested(
                 name=name, token="t", public_key_sha256="k", hardware=name, signing_request="r"
             ),
-            HostCertificateIssued(
-                name=name, fingerprint=fingerprint, serial="1", certificate="c", expires=EPOCH
-            ),
+            issued(host, name, "1"),
         )
         await self.put(f"host/{host}", *events)
 
@@ -261,20 +259,6 @@ class World(Process):
             )
         )
         assert isinstance(outcome, Appended), outcome
-
-    async def renew(self, host: SimulatedHost) -> None:
-        """Give out a new certificate for a host; it counts beside the one before."""
-        host.certificates.append(
-            f"{host.id} {len(host.certificates) + self.dice.random()}".encode()
-        )
-        issued = HostCertificateIssued(
-            name=host.name,
-            fingerprint=host.fingerprint,
-            serial="2",
-            certificate="c",
-            expires=EPOCH,
-        )
-        await self.put(f"host/{host.id}", issued)
 
     # ------------------------------------------------------------------ a restored backup
 
@@ -296,16 +280,6 @@ class World(Process):
         now = EPOCH + dt.timedelta(seconds=self.loop.time())
         for stream, events in what_a_restore_means(self.log, position, now).items():
             await self.put(stream, *events)
-        for host in self.hosts.values():
-            # The last part of the log may have been what gave out the certificate that it shows.
-            host.certificates = host.certificates[:1]
-            known = [
-                CODEC.decode(stored).event for stored in await self.log.load(f"host/{host.id}")
-            ]
-            issued = {one.fingerprint for one in known if isinstance(one, HostCertificateIssued)}
-            if host.fingerprint not in issued:
-                await self.renew(host)  # its key is known, whatever certificate it shows
-                host.certificates = host.certificates[-1:]
         self.copies.forget_what_was_found()
         if self.boards is not None:
             self.boards.begin_anew()
@@ -348,7 +322,6 @@ class World(Process):
             self.boards.mend()
         for host in self.hosts.values():
             host.partitioned = host.isolated = False
-            host.certificates = host.certificates[-1:]  # it asks for the newest, with any of them
             host.thaw()
             if not host.alive:
                 host.boot()

@@ -32,6 +32,7 @@ class FakeRenewals:
         self.trust = (folder / "ca" / "trust.crt").read_text()
         self.host = HOST
         self.asked = 0
+        self.refused = asyncio.Event()
         self.used: list[ssl.SSLContext] = []
         self.away = 0
         self.answer: RenewAnswer | None = None
@@ -63,9 +64,15 @@ class Machine:
         first = self.engine.certificate(Renew(signing_request=request.decode()))
         (self.folder / CERTIFICATE_NAME).write_text(first)
         (self.folder / TRUST_NAME).write_text(self.engine.trust)
-        timings = Timings(renew_interval_s=0.2, renew_retry_min_s=0.01)
+        self.timed(renew_interval_s=0.2, renew_retry_min_s=0.01)
+
+    def timed(self, **timings: float) -> None:
         self.renewal = Renewal(
-            self.folder, self.engine, timings, now=lambda: self.now, dice=random.Random(1)
+            self.folder,
+            self.engine,
+            Timings(**timings),
+            now=lambda: self.now,
+            dice=random.Random(1),
         )
 
     def stored(self) -> tuple[bytes, bytes]:
@@ -165,3 +172,31 @@ async def test_it_asks_now_and_then(machine: Machine) -> None:
     finally:
         await end_tasks({running})
     assert machine.engine.used == []
+
+
+async def test_it_asks_soon_where_the_engine_refuses_the_certificate(machine: Machine) -> None:
+    machine.timed(renew_interval_s=3_600.0, renew_retry_min_s=0.01)
+    running = asyncio.create_task(machine.renewal.run())
+    try:
+        await asyncio.sleep(0.05)
+        assert machine.engine.asked == 0
+        machine.engine.refused.set()
+        async with asyncio.timeout(5):
+            while not machine.engine.used:
+                await asyncio.sleep(0.005)
+        assert not machine.engine.refused.is_set()
+    finally:
+        await end_tasks({running})
+
+
+async def test_a_host_that_is_refused_all_the_time_asks_ever_more_rarely(machine: Machine) -> None:
+    machine.answer()
+    machine.timed(renew_interval_s=3_600.0, renew_retry_min_s=0.02)
+    running = asyncio.create_task(machine.renewal.run())
+    try:
+        for _ in range(60):
+            machine.engine.refused.set()
+            await asyncio.sleep(0.01)
+    finally:
+        await end_tasks({running})
+    assert 2 <= machine.engine.asked <= 12
