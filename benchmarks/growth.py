@@ -335,6 +335,7 @@ def main() -> None:
         growth = Growth(workspace, asked.events, asked.vms)
         try:
             growth.open()
+            growth.end_second()  # it would follow the log, and hold up what is measured
             growth.product.stop()
             growth.fill()
             growth.use()

@@ -16,10 +16,10 @@ from events.codec import Codec, UnknownEventError
 from events.envelope import Recorded, Stored
 from events.stream.port import START, Batch, Cursor
 from events.types import cluster as cluster_events
-from events.types import host as host_events
 from events.types import operation as operation_events
 from events.types.base import Event
 from projections.store import Changes, Store, audits_of, changes_of
+from projections.views import host
 from projections.views.inventory import Inventory
 from projections.views.small_tables import (
     AFFINITY_GROUPS,
@@ -28,6 +28,7 @@ from projections.views.small_tables import (
     SCHEDULING_POLICIES,
 )
 from projections.views.tables import CLUSTERS, DATA_CENTERS, HOSTS, OPERATIONS, VMS
+from projections.views.telling import is_mute
 
 CACHED_MAX = 20_000
 """How many VMs, and how many operations, are kept in memory between batches."""
@@ -45,21 +46,6 @@ EVENTS_AT_ONCE = 500
 
 RELAXED_OBJECTS = 200_000
 """How many objects are made between two looks of the collector during a build."""
-
-SILENCE: frozenset[type[Event]] = frozenset(
-    {
-        host_events.HostSilent,
-        host_events.HostSessionStarted,
-        host_events.HostStateUnconfirmed,
-        host_events.HostStateConfirmed,
-        host_events.HostConfirmedOff,
-        host_events.HostApproved,
-        host_events.HostDuplicateRefused,
-        host_events.HostJoinRequested,
-        host_events.HostRemoved,
-    }
-)
-"""Events that may make a host silent or heard of, so that the VMs on it are needed."""
 
 
 def renamed(event: Event) -> bool:
@@ -247,13 +233,15 @@ class Folder:
             return
         vms: set[str] = set()
         operations: set[str] = set()
-        hosts: set[str] = set()
+        hosts: dict[str, list[Recorded]] = {}
         clusters: set[str] = set()
         targets: set[str] = set()
         made: set[str] = set()
         cut = recorded[0].command if self._last_command in {None, recorded[0].command} else None
         for event in recorded:
             stream = event.stream
+            if stream.startswith("host/"):
+                hosts.setdefault(event.object_id, []).append(event)
             if event.version == 1:
                 made.add(event.object_id)
                 if stream.startswith("operation/"):
@@ -267,8 +255,6 @@ class Folder:
                 vms.add(stream[3:])
             elif stream.startswith("operation/"):
                 operations.add(stream[10:])
-            elif type(event.event) in SILENCE:
-                hosts.add(event.object_id)
             elif renamed(event.event):
                 clusters.add(event.object_id)
         known = self._inventory.operations.documents
@@ -282,7 +268,18 @@ class Folder:
             if found is not None and found.target.kind == "vm":
                 vms.add(found.target.id)
         vms |= {target[3:] for target in targets if target.startswith("vm/")}
-        await self._load_vms(vms - made, hosts, clusters)
+        turned = {host_id for host_id, events in hosts.items() if self._turns(host_id, events)}
+        await self._load_vms(vms - made, turned, clusters)
+
+    def _turns(self, host_id: str, events: list[Recorded]) -> bool:
+        """Tell whether events make a host silent or heard of, so that the VMs on it are needed."""
+        document = self._inventory.hosts.get(host_id)
+        was = document is not None and is_mute(document)
+        for recorded in events:
+            document = host.evolve(document, recorded)
+            if (document is not None and is_mute(document)) is not was:
+                return True
+        return False
 
     async def _load_vms(self, vms: set[str], hosts: set[str], clusters: set[str]) -> None:
         shelf = self._inventory.vms

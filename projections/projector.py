@@ -1,8 +1,9 @@
 """The projector: follows the stream and keeps the inventory in PostgreSQL up to date.
 
 It writes each batch with its position in one transaction, so that every event counts exactly once,
-whatever is killed when. One projector works at a time; others stand by. Where the views changed, or
-on demand, it builds the inventory anew beside the one that is served, and swaps the two.
+whatever is killed when. One projector works at a time; others stand by. Where the views changed, it
+is far behind, or on demand, it builds the inventory anew beside the one that is served, and swaps
+the two.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ LOCK_KEY = 7_311
 
 BUILD_BATCH_EVENTS = 20_000
 FOLLOW_BATCH_EVENTS = 2_000
+FAR_BEHIND_EVENTS = 500_000
+BUILDS_FASTER = 5
+"""How many times as many events a second are folded by a build, which writes each object once."""
 STANDBY_INTERVAL_S = 1.0
 WATCH_INTERVAL_S = 1.0
 RETRY_S_MIN = 0.1
@@ -88,6 +92,7 @@ class Projector:
         time_scale: float = 1.0,
         follow_batch_events: int = FOLLOW_BATCH_EVENTS,
         build_batch_events: int = BUILD_BATCH_EVENTS,
+        far_behind_events: int = FAR_BEHIND_EVENTS,
     ) -> None:
         self._stream = stream
         self._dsn = dsn
@@ -95,6 +100,7 @@ class Projector:
         self._time_scale = time_scale
         self._follow_batch_events = follow_batch_events
         self._build_batch_events = build_batch_events
+        self._far_behind_events = far_behind_events
         self._hash = schema_hash()
         self._folder: Folder | None = None
         self._builder: Folder | None = None
@@ -163,7 +169,7 @@ class Projector:
             await self._take_lock(connection)
             store = Store(connection)
             await self._clear_leftovers(store)
-            if not await store.exists() or (await store.place())[1] != self._hash:
+            if await self._is_to_be_built(store):
                 self._enter(ProjectorStatus.BUILDING)
                 await self._build(store)
             folder = await self._load(store)
@@ -183,6 +189,21 @@ class Projector:
                 await store.drop()
             finally:
                 await self._close_folders()
+
+    async def _is_to_be_built(self, store: Store) -> bool:
+        """Tell whether there is no inventory of these views, or building one is quicker.
+
+        That is so where it is far behind: after a long stop, or a log that was filled by other
+        means.
+        """
+        if not await store.exists():
+            return True
+        cursor, views = await store.place()
+        if views != self._hash:
+            return True
+        head = await self._stream.head()
+        behind = head - cursor.position
+        return behind > self._far_behind_events and behind * BUILDS_FASTER > head
 
     async def _take_lock(self, connection: Connection) -> None:
         while True:

@@ -323,6 +323,29 @@ async def test_other_views_make_a_rebuild_at_the_start(database: Database) -> No
     assert_is_fold(database.url, history)
 
 
+@pytest.mark.parametrize(("behind", "built"), [(400, True), (100, False)])
+async def test_far_behind_it_builds_instead_of_following(
+    database: Database, behind: int, *, built: bool
+) -> None:
+    history = busy_history(20, 1_000)
+    later = history.events[-behind:]
+    del history.events[-behind:]
+
+    async def kept() -> str:
+        projector = Projector(ListStream(history), database.url, far_behind_events=300)
+        async with running(projector):
+            await caught_up(projector, len(history.events))
+        with psycopg.connect(database.url) as connection:
+            row = connection.execute("SELECT 'inventory'::regnamespace::oid::text").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    before = await kept()
+    history.events += later
+    assert (await kept() != before) is built
+    assert_is_fold(database.url, history)
+
+
 async def test_another_log_begins_anew(database: Database) -> None:
     before = busy_history(20, 900, seed=1)
     async with running(Projector(ListStream(before), database.url)) as projector:
