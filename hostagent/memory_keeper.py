@@ -139,7 +139,7 @@ class MemoryKeeper:
                 Balloon(
                     key=key,
                     defined_bytes=reading.defined_bytes,
-                    guaranteed_bytes=configuration.memory_kept_bytes,
+                    guaranteed_bytes=item.spec.memory_kept_bytes,
                     current_bytes=reading.current_bytes,
                     usable_bytes=reading.usable_bytes,
                 )

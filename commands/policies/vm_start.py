@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from commands.policies.saga import Saga, Scene, Step
-from commands.scheduler.need import Choice, Need, need_of
+from commands.scheduler.need import Choice, Need, given_out_percent, need_of
 from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HOST, HostState
@@ -183,6 +183,7 @@ def _spec(
         restore_from=vm.memory.file if vm.memory else None,
         serial=serial_of(vm, cluster, scene.world.get(HOST, host)),
         dedicated=choice.dedicated,
+        memory_percent=given_out_percent(cluster),
     )
 
 

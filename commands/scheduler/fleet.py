@@ -29,7 +29,7 @@ from commands.state.affinity import ResolvedGroup
 from commands.state.host import HostState, HostStatus
 from commands.state.vm import VmState, VmStatus
 from events.types.operation import Verdict
-from events.types.run_spec import VmConfiguration
+from events.types.run_spec import RunSpec, VmConfiguration
 from events.types.scheduling_units import Selector
 from events.types.vm_tuning import CpuPolicy, Dedicated
 
@@ -49,11 +49,12 @@ def share_of(vm: VmState, host: str | None = None) -> Share:
 
     Without a host it is what it takes wherever it is, without CPUs.
     """
+    spec = _spec_of(vm)
     given = _given(vm)
     huge = given.tuning.huge_page_bytes is not None
     return Share(
         memory_bytes=0 if huge else given.memory_bytes,
-        guaranteed_bytes=guaranteed_of(given),
+        guaranteed_bytes=guaranteed_of(given, spec.memory_percent if spec is not None else 100),
         processors=given.topology.count,
         highly_available=vm.availability.highly_available,
         special=_special(vm, given, host),
@@ -67,10 +68,15 @@ def share_at(vm: VmState, own: Dedicated | None) -> Share:
     return msgspec.structs.replace(share, special=special)
 
 
+def _spec_of(vm: VmState) -> RunSpec | None:
+    if vm.run is not None:
+        return vm.run.spec
+    return vm.memory.spec if vm.memory is not None else None
+
+
 def _given(vm: VmState) -> VmConfiguration:
     """Return what a VM runs with, or is to run with next: saved memory with what it was saved."""
-    saved = vm.memory.spec if vm.memory is not None else None
-    spec = vm.run.spec if vm.run is not None else saved
+    spec = _spec_of(vm)
     return spec.configuration if spec is not None else vm.configuration
 
 

@@ -95,10 +95,10 @@ def ordinary_memory_of(abilities: Capabilities) -> int:
     return max(0, abilities.memory_bytes - aside)
 
 
-def guaranteed_of(configuration: VmConfiguration) -> int:
+def guaranteed_of(configuration: VmConfiguration, given_out_percent: int) -> int:
     """Return the memory that a VM is never asked to give back, in bytes, but for huge pages."""
     huge = configuration.tuning.huge_page_bytes is not None
-    return 0 if huge else configuration.memory_kept_bytes
+    return 0 if huge else configuration.memory_kept_bytes(given_out_percent)
 
 
 def swap_pressure(abilities: Capabilities | None) -> int:

@@ -174,10 +174,11 @@ def need_of(vm: VmState, cluster: ClusterState, tried: tuple[str, ...] = ()) -> 
         only, why = vm.memory.host, f"The VM's saved memory lies on host {vm.memory.host_name}."
         saved = vm.memory.spec
     configuration = vm.configuration if saved is None else saved.configuration
+    percent = given_out_percent(cluster) if saved is None else saved.memory_percent
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
-        **_asked(configuration),
+        **_asked(configuration, percent),
         machine_type=cluster.machine_type if saved is None else saved.machine_type,
         cpu_model=cluster.cpu_model if saved is None else saved.cpu_model,
         bridges=tuple(nic.bridge for nic in configuration.nics),
@@ -202,7 +203,7 @@ def need_to_move(vm: VmState, cluster: ClusterState, source: HostState | None) -
     return Need(
         cluster=vm.cluster,
         scheduling=cluster.scheduling,
-        **_asked(configuration),
+        **_asked(configuration, run.spec.memory_percent),
         tsc_hz=_tsc_of(configuration, abilities),
         machine_type=run.spec.machine_type,
         cpu_model=run.spec.cpu_model,
@@ -214,12 +215,17 @@ def need_to_move(vm: VmState, cluster: ClusterState, source: HostState | None) -
     )
 
 
-def _asked(configuration: VmConfiguration) -> dict[str, Any]:
+def given_out_percent(cluster: ClusterState) -> int:
+    """Return how much of a host's memory is given out, as far as hosts can take it back."""
+    return cluster.resources.memory_percent if cluster.resources.ballooning else 100
+
+
+def _asked(configuration: VmConfiguration, percent: int) -> dict[str, Any]:
     """Return what a configuration asks of processors and memory."""
     huge = configuration.tuning.huge_page_bytes is not None
     return {
         "memory_bytes": 0 if huge else configuration.memory_bytes,
-        "guaranteed_bytes": guaranteed_of(configuration),
+        "guaranteed_bytes": guaranteed_of(configuration, percent),
         "processors": configuration.topology.count,
         "topology": configuration.topology,
         "tuning": configuration.tuning,

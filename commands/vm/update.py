@@ -45,7 +45,8 @@ class UpdateVm(Command, frozen=True, kw_only=True):
 
     Fields that are not given stay as they are. Name, description and delete protection count at
     once, hardware from the VM's next run. `cdrom: null` takes the disc out, `serial_number: null`
-    makes it the cluster's policy again, `memory_guaranteed_bytes: null` guarantees all its memory.
+    makes it the cluster's policy again, `memory_guaranteed_bytes: null` guarantees what its
+    cluster's over-commitment leaves.
     """
 
     id: Id

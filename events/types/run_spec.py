@@ -100,8 +100,8 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What admins set of a VM's hardware; a change counts from the VM's next run.
 
     Without a `serial_number` of its own the VM has one by its cluster's policy. Its host leaves it
-    at least `memory_guaranteed_bytes`, without which all of its memory is; without `ballooning` it
-    has no balloon, and its host does not know how much memory the guest uses.
+    at least `memory_guaranteed_bytes`, without which its cluster's over-commitment says how much;
+    without `ballooning` it has no balloon, and its host does not know how much the guest uses.
     """
 
     memory_bytes: int
@@ -116,11 +116,17 @@ class VmConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     memory_guaranteed_bytes: int | None = None
     ballooning: bool = True
 
-    @property
-    def memory_kept_bytes(self) -> int:
-        """The memory that the VM is never asked to give back."""
-        least = self.memory_guaranteed_bytes
-        return self.memory_bytes if least is None or not self.ballooning else least
+    def memory_kept_bytes(self, given_out_percent: int) -> int:
+        """Return how much of its memory the VM is never asked to give back, in bytes.
+
+        Where VMs are given 150 percent of what their hosts have, it is two thirds of the VM's
+        memory, unless it says otherwise: so as many fit as are let in (oVirt's default guarantee).
+        """
+        if not self.ballooning:
+            return self.memory_bytes
+        if self.memory_guaranteed_bytes is not None:
+            return self.memory_guaranteed_bytes
+        return self.memory_bytes * 100 // max(100, given_out_percent)
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +134,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     `serial` is the SMBIOS serial number that the guest reads as long as this run goes on, wherever
     that is; None for the VM's id. `dedicated` are the CPUs of the host that are this run's alone;
-    at another host it has others.
+    at another host it has others. Hosts gave out `memory_percent` of their memory, and could take
+    it back, when the run began; 100 also where they could not.
     """
 
     vm: str
@@ -142,6 +149,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     restore_from: str | None = None
     serial: str | None = None
     dedicated: Dedicated | None = None
+    memory_percent: int = 100
+
+    @property
+    def memory_kept_bytes(self) -> int:
+        """How much of its memory this run is never asked to give back."""
+        return self.configuration.memory_kept_bytes(self.memory_percent)
 
     @property
     def serial_shown(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -22,6 +24,7 @@ from events.types import vm as v
 from events.types.balancing import ClusterResourcesSet, Resources
 from events.types.host import HostMaintenanceEntered, HostMaintenanceRequested
 from events.types.host_memory import MemoryPolicy
+from events.types.run_spec import VmConfiguration
 from events.types.vm_memory import BalloonProblem, VmBalloonReported
 from tests.unit.commands.samples import CLUSTER, MIB, VM_ID, place, vm
 from tests.unit.commands.test_mac_pools import center_of
@@ -214,3 +217,36 @@ class TestPlacement:
         assert state is not None
         assert cluster is not None
         assert need_of(state, cluster).ballooning
+
+    async def test_over_commitment_is_what_guests_may_have_to_give_back(self, stage: Stage) -> None:
+        """given room for one and a half times a host's memory, when VMs start, then so many fit"""
+        await stage.do(SetClusterResources(id=stage.cluster, ballooning=True, memory_percent=150))
+        (host,) = await stage.hosts()
+        vms = []
+        for number in range(4):
+            created = CreateVm(name=f"web{number}", cluster=stage.cluster, memory_bytes=6 * GIB)
+            vms.append(await stage.do(created))
+            await stage.do(StartVm(id=vms[-1]))
+            await stage.settle()
+
+        *placed, refused = [(await stage.vm(vm_id)) for vm_id in vms]
+
+        assert [state.run is not None and state.run.host for state in placed] == [host] * 3
+        assert refused.run is None
+        assert placed[0].run is not None
+        assert placed[0].run.spec.memory_kept_bytes == 4 * GIB
+        assert share_of(placed[0]).guaranteed_bytes == 4 * GIB
+
+    @pytest.mark.parametrize(
+        ("changes", "percent", "kept"),
+        [
+            ({}, 100, GIB),
+            ({}, 150, GIB * 2 // 3),
+            ({}, 50, GIB),
+            ({"memory_guaranteed_bytes": 100 * MIB}, 150, 100 * MIB),
+            ({"ballooning": False}, 150, GIB),
+        ],
+    )
+    def test_what_is_kept(self, changes: dict[str, Any], percent: int, kept: int) -> None:
+        configuration = VmConfiguration(memory_bytes=GIB, **changes)
+        assert configuration.memory_kept_bytes(percent) == kept
