@@ -44,10 +44,11 @@ from tests.harness.postgres import Database, PostgresServer
 from tests.harness.workspace import Workspace
 
 READ_EVENTS = 200_000
+FILLING_COMMANDS, FILLING_EVENTS = 20, 100
 FETCH_EVENTS = 2_000
 LONG_STREAM_EVENTS = 1_000
 LONG_STREAM_ROUNDS = 190
-"""Fewer than make another snapshot, so that the events behind it are read as well."""
+"""Some make another snapshot; the others read the events behind the last one as well."""
 RAW_TABLE = """
     create table raw (
         position bigint generated always as identity primary key,
@@ -261,12 +262,19 @@ async def median(action: Callable[[], Awaitable[None]]) -> float:
 
 
 def fill(dsn: str, count: int) -> None:
-    """Append events in large commands until the log has enough to read."""
+    """Append events, many to a command, until the log has enough to read."""
 
     async def work() -> None:
         async with PostgresLog.open(dsn, migrate=False) as log:
             while await log.head() < count:
-                await writers(log, 256, 2.0)
+                await asyncio.gather(*(some(log) for _ in range(FILLING_COMMANDS)))
+
+    async def some(log: PostgresLog) -> None:
+        stream = f"vm/{uuid.uuid4()}"
+        one = append_of(stream, 0)
+        events = tuple(append_of(stream, n).events[0] for n in range(FILLING_EVENTS))
+        outcome = await log.append(msgspec.structs.replace(one, events=events))
+        assert isinstance(outcome, Appended), outcome
 
     run(work())
 

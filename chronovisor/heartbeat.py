@@ -20,6 +20,9 @@ from chronovisor.contexts import now
 INTERVAL_S = 1.0
 STALE_S = 6.0
 """A part that has said nothing for this long counts as silent."""
+WELL = frozenset({"up", "standby"})
+AT_WORK = WELL | {"building"}
+"""A projector that builds the inventory anew is not to be stopped, however long the log is."""
 
 _CREATE = """
 select pg_advisory_xact_lock(hashtext('chronovisor heartbeats'));

@@ -18,7 +18,7 @@ import structlog
 
 from chronovisor.embedded_postgres import EmbeddedPostgres
 from chronovisor.enrol import enrol_hosts
-from chronovisor.heartbeat import read_health
+from chronovisor.heartbeat import AT_WORK, read_health
 from chronovisor.installation import Installation
 from chronovisor.parts.fleet import SIMULATED, simulated_hardware
 from chronovisor.settings import PREFIX
@@ -153,7 +153,7 @@ def _engine_listens(installation: Installation) -> Callable[[Launched], Awaitabl
 
 
 def _beats(installation: Installation, name: str) -> Callable[[Launched], Awaitable[bool]]:
-    """Tell whether a part's own heartbeat says that it is up."""
+    """Tell whether a part's own heartbeat says that it is at work."""
 
     async def beats(launched: Launched) -> bool:
         del launched
@@ -163,7 +163,7 @@ def _beats(installation: Installation, name: str) -> Callable[[Launched], Awaita
             )
             async with connection:
                 parts = await read_health(connection)
-            return any(part.part == name and part.state in {"up", "standby"} for part in parts)
+            return any(part.part == name and part.state in AT_WORK for part in parts)
         return False
 
     return beats

@@ -88,10 +88,10 @@ def check(
     part: Annotated[str, typer.Argument(help="engine, policies, projector, relay, dwh, ...")],
     folder: _Dir = _HERE,
 ) -> None:
-    """Tell whether a part is up, by its heartbeat: exit code 0 or 1 (for health checks)."""
+    """Tell whether a part is at work, by its heartbeat: exit code 0 or 1 (for health checks)."""
     import psycopg
 
-    from chronovisor.heartbeat import read_health
+    from chronovisor.heartbeat import AT_WORK, read_health
     from chronovisor.installation import Installation
 
     async def read() -> str:
@@ -109,7 +109,7 @@ def check(
     except (psycopg.Error, OSError) as error:
         state = f"unknown: {error}"
     typer.echo(f"{part}: {state}")
-    raise typer.Exit(0 if state.partition(" ")[0] in {"up", "standby"} else ERROR)
+    raise typer.Exit(0 if state.partition(" ")[0] in AT_WORK else ERROR)
 
 
 def _part_command(part: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a typer command

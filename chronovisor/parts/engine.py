@@ -24,7 +24,7 @@ from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
 from chronovisor.fencing import kdump_place
-from chronovisor.heartbeat import Heartbeat, Pulse, read_health
+from chronovisor.heartbeat import WELL, Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
 from chronovisor.ssh import work_over_ssh
@@ -57,7 +57,6 @@ from projections.reads.routes import ReadApi
 log = structlog.get_logger(__name__)
 Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 FOLLOW_S = 5.0
-_WELL = frozenset({"up", "standby"})
 POLLS_IN_SILENCE = 2.4
 """A host that has no news is heard so often within the time after which it counts as silent."""
 POLL_S_MAX = 55.0
@@ -248,7 +247,7 @@ class Engine:
             log.warning("health cannot be asked", reason=repr(error))
             return {"ok": False, "parts": [], "database": "The database does not answer."}
         return {
-            "ok": all(part.state in _WELL for part in parts),
+            "ok": all(part.state in WELL for part in parts),
             "log_id": str(self._log.log_id),
             "head": head,
             "parts": [msgspec.to_builtins(part) for part in parts],

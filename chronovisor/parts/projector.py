@@ -8,9 +8,17 @@ from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.parts.common import open_reader, open_stream
 from chronovisor.running import together
-from projections.projector import Projector, ProjectorStatus
+from projections.projector import Projector, ProjectorHealth, ProjectorStatus
 
 _WORDS = {ProjectorStatus.FOLLOWING: "up"}
+
+
+def _detail(health: ProjectorHealth) -> str:
+    """Return what is wrong, or how far a build is."""
+    if health.error or health.rebuild_position is None:
+        return health.error
+    head = f" of {health.head:,}" if health.head is not None else ""
+    return f"The inventory is being built: event {health.rebuild_position:,}{head}."
 
 
 async def run(installation: Installation, stop: asyncio.Event) -> None:
@@ -23,7 +31,7 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
         async def pulse() -> Pulse:
             health = await projector.health()
             word = _WORDS.get(health.status, str(health.status))
-            return Pulse(state=word, position=health.position, detail=health.error)
+            return Pulse(state=word, position=health.position, detail=_detail(health))
 
         beat = Heartbeat(installation.dsn(), "projector", pulse)
         await together(stop, projector.run(), beat.run())

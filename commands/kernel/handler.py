@@ -26,8 +26,10 @@ MAC = "mac/"
 """What the claims of MAC addresses begin with."""
 ATTEMPTS_MAX = 5
 CACHED_STREAMS_MAX = 50_000
-SNAPSHOT_EVENTS = 200
-"""A stream of which more than this many events had to be read gets a snapshot."""
+SNAPSHOT_EVENTS = 50
+"""A stream of which more than this many events had to be read gets a snapshot: writing one takes as
+long as reading so many.
+"""
 
 
 class Repository:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psycopg
 import pytest
 
+from chronovisor.installation import Installation
 from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 from tests.system.product import PROJECT, Json, Product
@@ -169,3 +174,52 @@ def test_up_says_what_is_wrong(product: Product, workspace: Workspace) -> None:
     assert "already" in up_fails(str(product.root), "--port", "0").lower()
     (other / "chronovisor.toml").write_text("[api]\nprot = 1\n")
     assert "prot" in up_fails(str(other))
+
+
+@contextlib.contextmanager
+def held_build(installation: Installation) -> Iterator[None]:
+    """Keep the next build of an inventory from going on, as soon as the database is there."""
+    begun, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        while not done.is_set():
+            with contextlib.suppress(psycopg.OperationalError):
+                with psycopg.connect(installation.dsn()) as connection:
+                    connection.execute("create schema inventory_next")
+                    begun.set()
+                    done.wait()
+                    connection.rollback()
+                return
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        try:
+            yield
+            assert begun.is_set()
+        finally:
+            done.set()
+            holding.result()
+
+
+def test_it_is_up_however_long_the_inventory_takes_to_be_built(workspace: Workspace) -> None:
+    """given a release with other views, when the log is long, then the rest works meanwhile"""
+    product = Product(workspace, "rebuilt", QUICK, hosts=1)
+    product.start()
+    installation = Installation.open(product.root)
+    try:
+        vm = create(product, "kept01")
+        with psycopg.connect(installation.dsn()) as connection:
+            connection.execute("update inventory.cursor set schema_hash = 'of older views'")
+        assert product.stop() == 0
+        with held_build(installation):
+            product.start()
+            parts = {part["part"]: part for part in product.get("/v1/health")["parts"]}
+            assert parts["projector"]["state"] == "building"
+            assert "is being built: event 0 of" in parts["projector"]["detail"]
+            assert product.post("/v1/vms", {"name": "new01", "cluster": product.cluster()})["id"]
+        wait_until(lambda: product.get("/v1/health")["ok"], what="the inventory to be built")
+        assert {"kept01", "new01"} <= {one["name"] for one in product.items("/v1/vms")}
+        assert product.get(f"/v1/vms/{vm}")["name"] == "kept01"
+    finally:
+        product.stop()
