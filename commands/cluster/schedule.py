@@ -44,9 +44,9 @@ class ScheduleCluster(Command, frozen=True, kw_only=True):
     runs is moved by balancing alone. vcpu_to_physical_cpu_ratio belongs to evenly_distributed, the
     two limits of free memory to it and power_saving; low_utilization_percent,
     automatic_host_power_management and hosts_in_reserve to power_saving; high_vm_count and
-    migration_threshold to vm_evenly_distributed. In cluster_maintenance no VM starts. A policy of
-    your own (scheduling_policy) has the parameters of its balancer; those given here take the place
-    of its own in this cluster.
+    migration_threshold to vm_evenly_distributed. In cluster_maintenance highly available VMs alone
+    are started; those that run may move. A policy of your own (scheduling_policy) has the
+    parameters of its balancer; those given here take the place of its own in this cluster.
     """
 
     id: Id

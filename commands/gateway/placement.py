@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from commands.gateway.view import GatewayView, ViewWorld
-from commands.scheduler.need import Assessment, need_of
+from commands.scheduler.need import Assessment, need_of, need_to_move
 from commands.state import lookup
 from commands.state.affinity import ResolvedGroup
 from commands.state.cluster import ClusterState
@@ -29,8 +29,9 @@ HOSTS_SHOWN_MAX = 1_000
 class PlacementAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler would do with a VM as of `position`; nothing is reserved.
 
-    `host` is where it would be placed, `hosts` says of each host how it ranks, or every reason why
-    not: the best first, then those that cannot take it, at most 1,000. `hosts_total` counts all.
+    `host` is where it would be started or, while it runs, moved to. `hosts` says of each host how
+    it ranks, or every reason why not: the best first, then those that cannot take it, at most
+    1,000. `hosts_total` counts all.
     """
 
     vm: str
@@ -67,9 +68,13 @@ class Placement:
         return lookup.vm(ViewWorld(self._view), vm).cluster
 
     def dry_run(self, vm_id: str, cluster: ClusterState) -> PlacementAnswer:
-        """Return where a VM would be placed now; raises NotFound."""
+        """Return where a VM would be started now, or moved to while it runs; raises NotFound."""
         vm = lookup.vm(ViewWorld(self._view), vm_id)
-        found = self.current_fleet().assess(need_of(vm, cluster))
+        if vm.run is None:
+            need = need_of(vm, cluster)
+        else:
+            need = need_to_move(vm, cluster, self._view.hosts.get(vm.run.host))
+        found = self.current_fleet().assess(need)
         best = found[0] if found and found[0].rank is not None else None
         return PlacementAnswer(
             vm=vm_id,

@@ -51,6 +51,10 @@ def plan(
 
 def over_used(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
     """Return why a host is over-used, in a sentence; "" where it is not."""
+    return _over_used_cpus(candidate, cluster) or _over_used_memory(candidate, cluster, vms)
+
+
+def _over_used_cpus(candidate: Candidate, cluster: ClusterState) -> str:
     scheduling, name = cluster.scheduling, candidate.host.name
     percent, counted = cpu_percent(candidate, cluster), cpus(candidate, cluster)
     if percent > scheduling.high_utilization_percent:
@@ -64,13 +68,17 @@ def over_used(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
             f"Host {name} is over-used: its VMs have {candidate.processors_taken} virtual CPUs,"
             f" above {ratio:g} for each of its {counted}."
         )
-    least = scheduling.max_free_memory_for_over_utilized_bytes
-    if least is not None and vms > 1 and memory_free(candidate) < least:
-        return (
-            f"Host {name} is over-used: it has {max(0, memory_free(candidate)) // _MIB} MiB of"
-            f" memory free, below {least // _MIB}."
-        )
     return ""
+
+
+def _over_used_memory(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
+    least, free = cluster.scheduling.max_free_memory_for_over_utilized_bytes, memory_free(candidate)
+    if least is None or vms <= 1 or free >= least:
+        return ""
+    return (
+        f"Host {candidate.host.name} is over-used: it has {max(0, free) // _MIB} MiB of memory"
+        f" free, below {least // _MIB}."
+    )
 
 
 def under_used(candidate: Candidate, cluster: ClusterState, vms: int) -> str:
@@ -103,12 +111,26 @@ def _evenly(draft: Draft) -> None:
 
 def _relieve(draft: Draft, host: str, reason: str) -> bool:
     """Move one VM off a host: the smallest that is enough, else the largest that can go."""
-    excess = _excess(draft, host)
+    excess, avoid = _excess(draft, host), _without_memory_to_spare(draft, host)
     vms = sorted(
         draft.movable[host].values(),
         key=lambda vm: _fit(share_of(vm).processors, share_of(vm).memory_bytes, excess, vm.name),
     )
-    return any(_move_well(draft, vm, host, lambda _to: reason) for vm in vms[:TRIES_MAX])
+    return any(_move_well(draft, vm, host, lambda _to: reason, avoid) for vm in vms[:TRIES_MAX])
+
+
+def _without_memory_to_spare(draft: Draft, host: str) -> frozenset[str]:
+    """Return the hosts that a host whose memory alone is over-used is not relieved to.
+
+    As in oVirt's OptimalForEvenDistribution: VMs go to hosts with more free memory than
+    MinFreeMemoryForUnderUtilized; those of a host with too little CPU go to any.
+    """
+    scheduling = draft.cluster.scheduling
+    most = scheduling.min_free_memory_for_under_utilized_bytes
+    evenly = scheduling.policy is SchedulingPolicy.EVENLY_DISTRIBUTED
+    if most is None or not evenly or _over_used_cpus(draft.candidate(host), draft.cluster):
+        return frozenset()
+    return frozenset(found.host.id for found in draft.hosts() if memory_free(found) <= most)
 
 
 def _fit(

@@ -172,14 +172,16 @@ def _without(columns: Columns, hosts: tuple[str, ...]) -> Mask | None:
 def _maintained(need: Need, _candidate: Candidate) -> str | None:
     if not _in_maintenance(need):
         return None
-    return "The cluster is in maintenance: no VM is started in it."
+    return "The cluster is in maintenance: only highly available VMs are started in it."
 
 
 def _in_maintenance(need: Need) -> bool:
-    scheduling = need.scheduling
-    if scheduling.filters is not None:
-        return need.starts and FilterUnit.CLUSTER_IN_MAINTENANCE in scheduling.filters
-    return need.starts and scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE
+    """Tell whether it is a start that the filter refuses; VMs that run may move, as in oVirt."""
+    if not need.starts or need.moves or need.highly_available:
+        return False
+    if need.scheduling.filters is not None:
+        return FilterUnit.CLUSTER_IN_MAINTENANCE in need.scheduling.filters
+    return need.scheduling.policy is SchedulingPolicy.CLUSTER_MAINTENANCE
 
 
 def _nowhere(need: Need, columns: Columns) -> Mask | None:
@@ -263,22 +265,19 @@ def _overloaded(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None or not need.starts:
         return None
-    load, limit = candidate.processors_taken * VCPU_CONSUMPTION_PERCENT, _limit(need)
+    load = candidate.processors_taken * VCPU_CONSUMPTION_PERCENT
+    limit = need.scheduling.high_utilization_percent
     if load <= limit * _cpus(need, abilities):
         return None
     percent = load // max(1, _cpus(need, abilities))
     return f"Its VMs are reckoned to take {percent} % of its CPUs; above {limit} % it gets no more."
 
 
-def _limit(need: Need) -> int:
-    return need.scheduling.high_utilization_percent
-
-
 def _not_overloaded(need: Need, columns: Columns) -> Mask | None:
     if not need.starts:
         return None
     load = columns.processors_taken * VCPU_CONSUMPTION_PERCENT
-    mask: Mask = load <= columns.counted(need) * _limit(need)
+    mask: Mask = load <= columns.counted(need) * need.scheduling.high_utilization_percent
     return mask
 
 

@@ -34,7 +34,8 @@ LeastFree = Annotated[
     msgspec.Meta(
         ge=1,
         le=_MEMORY_BYTES_MAX,
-        description="A host with less free memory is over-utilized: it is chosen last.",
+        description="A host with less free memory is over-utilized: balancing relieves it, and"
+        " power_saving chooses it last.",
     ),
 ]
 MostFree = Annotated[
@@ -42,7 +43,9 @@ MostFree = Annotated[
     msgspec.Meta(
         ge=1,
         le=_MEMORY_BYTES_MAX,
-        description="A host with more free memory is under-utilized: it is chosen last.",
+        description="A host with more free memory is under-utilized: power_saving chooses it last,"
+        " and may empty it; evenly_distributed relieves hosts that lack memory to such hosts"
+        " alone.",
     ),
 ]
 LowPercent = Annotated[

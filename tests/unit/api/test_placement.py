@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from events.types.host import (
     HostCapabilitiesReported,
     HostJoinRequested,
@@ -9,10 +11,14 @@ from events.types.host import (
 )
 from events.types.vm import VmPlaced
 from tests.unit.api.conftest import NOBODY, Asked, problem
-from tests.unit.commands.samples import SPEC
+from tests.unit.commands.samples import SPEC as STORED
 from tests.unit.policies.stage import CAPABILITIES
 
 GIB = 1024**3
+SPEC = msgspec.structs.replace(
+    STORED, configuration=msgspec.structs.replace(STORED.configuration, disks=())
+)
+"""A run without files, which may go on at any host."""
 
 
 async def _host(asked: Asked, cluster: str, name: str, *, up: bool = True) -> str:
@@ -88,8 +94,31 @@ async def test_a_dry_run_follows_what_happens(asked: Asked) -> None:
     await asked.post(f"/v1/clusters/{cluster}/scheduling", scheduling)
     await asked.catch_up()
     found = (await asked.post(path)).json()
-    assert found["host"] is None
+    assert found["host"] == second, "what runs may move"
     assert found["scheduling"]["policy"] == "cluster_maintenance"
+    other = await asked.made("/v1/vms", {"name": "web02", "cluster": cluster})
+    await asked.catch_up()
+    found = (await asked.post(f"/v1/vms/{other}/placement")).json()
+    assert found["host"] is None
+    assert "only highly available VMs" in found["hosts"][0]["reasons"][0]
+
+
+async def test_a_dry_run_of_a_vm_that_runs_asks_where_it_can_move(asked: Asked) -> None:
+    """given a run with another machine type than its cluster's, then that is what counts"""
+    cluster = await asked.cluster()
+    first = await _host(asked, cluster, "alpha")
+    second = await _host(asked, cluster, "beta")
+    vm = await asked.made("/v1/vms", {"name": "web01", "cluster": cluster})
+    spec = msgspec.structs.replace(SPEC, vm=vm, machine_type="pc-q35-99.0")
+    await asked.append(
+        f"vm/{vm}", VmPlaced(name="web01", host=first, host_name="alpha", incarnation=1, spec=spec)
+    )
+    await asked.catch_up()
+    found = (await asked.post(f"/v1/vms/{vm}/placement")).json()
+    assert found["host"] is None
+    reasons = {one["host"]: one["reasons"] for one in found["hosts"]}
+    assert reasons[second] == ["It does not know machine type pc-q35-99.0."]
+    assert reasons[first][0] == "The VM runs there."
 
 
 async def test_who_asks_badly_is_refused(asked: Asked) -> None:

@@ -180,6 +180,36 @@ def test_memory_and_the_ratio_of_cpus_count_as_well() -> None:
     assert "have 5 virtual CPUs, above 1 for each of its 4" in found.moves[0].reason
 
 
+def test_a_host_that_lacks_memory_is_relieved_to_hosts_with_memory_to_spare_alone() -> None:
+    """oVirt's MinFreeMemoryForUnderUtilized; each host has 1,000 MiB for VMs"""
+    heavy = Little(
+        machine("a", 1, 1, 700), machine("b", 1, 1, 100), machine("c", 2), machine("d", 3, 4, 400)
+    )
+    limits: dict[str, Any] = {"max_free_memory_for_over_utilized_bytes": 250 * MIB}
+
+    def spare(free_mib: int) -> dict[str, tuple[str, str]]:
+        above: dict[str, Any] = {"min_free_memory_for_under_utilized_bytes": free_mib * MIB}
+        return moves(heavy.plan(EVENLY, **limits, **above))
+
+    assert spare(989) == {"b": ("h1", "h2")}  # h2 has 990 MiB free, h3 has 600
+    assert spare(990) == {}
+    assert moves(heavy.plan(EVENLY, **limits)) == {"b": ("h1", "h2")}
+    # with h2 left out by it, h3 takes the VM where its memory is enough
+    fuller = Little(*heavy.vms, machine("e", 2, 1, 600))
+    above: dict[str, Any] = {"min_free_memory_for_under_utilized_bytes": 500 * MIB}
+    assert moves(fuller.plan(EVENLY, **limits, **above)) == {"b": ("h1", "h3")}
+    without = moves(fuller.plan(EVENLY, **limits))
+    assert without == {"b": ("h1", "h2")}, "fewer virtual CPUs count for more than memory"
+
+
+def test_a_host_that_lacks_cpus_is_relieved_to_any() -> None:
+    crowded = Little(*many(36, 1))
+    above: dict[str, Any] = {"min_free_memory_for_under_utilized_bytes": 2_000 * MIB}
+    assert len(crowded.plan(EVENLY, **above).moves) == 4
+    limits = {"max_free_memory_for_over_utilized_bytes": 900 * MIB, **above}
+    assert len(crowded.plan(EVENLY, **limits).moves) == 4, "then its memory alone is too little"
+
+
 def test_cores_alone_count_where_the_cluster_says_so() -> None:
     topology = Hardware(topology=CpuTopology(sockets=1, cores=2, threads=2))
     threaded = tuple(

@@ -7,6 +7,7 @@ import pytest
 
 from commands.affinity.create_group import CreateAffinityGroup
 from commands.cluster.migration import SetClusterMigration
+from commands.cluster.schedule import ScheduleCluster
 from commands.gateway.reports import ReportingHost, decide_host
 from commands.host.activate import ActivateHost
 from commands.host.maintenance import MaintainHost
@@ -25,6 +26,7 @@ from commands.vm.migration import SetVmMigration
 from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from events.types.affinity import Polarity
+from events.types.cluster import SchedulingPolicy
 from events.types.host import HostCapabilitiesReported
 from events.types.host_maintenance import VmsThatStay
 from events.types.job import JobKind
@@ -34,7 +36,7 @@ from events.types.vm import DownReason, PauseReason, VmAdopted, VmDown
 from events.wire.agent import CapabilitiesItem, VmStateItem
 from events.wire.agent import VmState as Reported
 from tests.unit.policies.puppet import check, copied, cuts, hosts_of, operations, play_on
-from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, running
+from tests.unit.policies.stage import CAPABILITIES, GIB, Stage, absent, running
 
 RULES = EvacuationRules()
 MOVE, OFF = JobKind.VM_MIGRATE, JobKind.VM_SHUTDOWN
@@ -100,6 +102,46 @@ async def test_vms_move_to_the_best_host_and_the_host_enters_maintenance(stage: 
     assert ended.outcome is Outcome.SUCCEEDED
     assert ended.progress["drain"] in {33, 66}
     assert (await stage.host(first)).maintenance.vms_total == 3
+
+
+async def test_a_cluster_in_maintenance_is_evacuated_and_starts_highly_available_vms_alone(
+    stage: Stage,
+) -> None:
+    first, second = await hosts_of(stage)
+    vm = await up(stage, host=first)
+    other = await stage.do(CreateVm(name="web02", cluster=stage.cluster))
+    available = await stage.do(
+        CreateVm(
+            name="db01", cluster=stage.cluster, high_availability=HighAvailabilityInput(priority=1)
+        )
+    )
+    await play_on(stage)
+    policy = SchedulingPolicy.CLUSTER_MAINTENANCE
+    await stage.do(ScheduleCluster(id=stage.cluster, policy=policy))
+
+    await maintain(stage, first)
+    await play_on(stage)
+    assert await place(stage, vm) == second
+    assert (await stage.host(first)).status is HostStatus.MAINTENANCE
+
+    await stage.do(StartVm(id=other))
+    assert stage.operation is not None
+    await play_on(stage)
+    assert (await stage.vm(other)).status is VmStatus.DOWN
+    refused = await stage.op(stage.operation)
+    assert refused.outcome is Outcome.FAILED
+    assert "only highly available VMs are started in it" in (refused.refusal or "")
+
+    await stage.do(StartVm(id=available))
+    await play_on(stage)
+    run = (await stage.vm(available)).run
+    assert run is not None
+    assert run.host == second
+    fallen = absent(available, run.incarnation, reason=DownReason.CRASHED)
+    await stage.report(second, fallen)
+    await play_on(stage)
+    again = await stage.vm(available)
+    assert (again.status, again.incarnation) == (VmStatus.UP, run.incarnation + 1)
 
 
 async def test_a_run_that_takes_the_place_of_one_that_was_leaving_leaves_too(stage: Stage) -> None:

@@ -127,7 +127,7 @@ REFUSED = [
         "ClusterInMaintenance",
         host(1),
         Need(cluster="c", scheduling=Scheduling(policy=SchedulingPolicy.CLUSTER_MAINTENANCE)),
-        "The cluster is in maintenance: no VM is started in it.",
+        "The cluster is in maintenance: only highly available VMs are started in it.",
     ),
     (
         "Memory",
@@ -344,6 +344,28 @@ def test_another_host_is_chosen_where_there_is_one(need: Need) -> None:
     )
     assert chosen(fleet_of(host(1), fit), need) in {"h9", "h1"}
     assert chosen(fleet_of(fit), need) == "h9"
+
+
+@pytest.mark.parametrize(
+    "scheduling",
+    [
+        Scheduling(policy=SchedulingPolicy.CLUSTER_MAINTENANCE),
+        Scheduling(filters=(FilterUnit.CLUSTER_IN_MAINTENANCE,)),
+    ],
+)
+def test_in_a_cluster_in_maintenance_vms_move_and_highly_available_ones_start(
+    scheduling: Scheduling,
+) -> None:
+    fleet = fleet_of(host(1), host(2))
+    start = Need(cluster="c", scheduling=scheduling)
+    assert chosen(fleet, start) is None
+    available = msgspec.structs.replace(start, highly_available=True)
+    assert chosen(fleet, available) == "h1"
+    move = msgspec.structs.replace(start, moves=True, leaves="h1", storage_id=None)
+    assert chosen(fleet, move) == "h2"
+    assert fleet.assess(move)[0].rank == 1
+    disks = msgspec.structs.replace(start, starts=False)
+    assert chosen(fleet, disks) == "h1"
 
 
 def test_a_host_whose_vms_take_too_much_gets_no_more() -> None:
