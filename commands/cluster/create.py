@@ -13,14 +13,21 @@ from commands.state.cluster_input import (
     Emulation,
     Firewall,
     MachineType,
+    MemoryMax,
     MemoryMin,
     model_of,
+    requirements,
 )
 from commands.state.cpu_types import CpuType
 from commands.state.mac_pool import chosen
 from commands.state.serial_input import SerialNumberInput
 from events.types.cluster import ClusterCreated
-from events.types.cluster_requirements import MEMORY_MIN_BYTES, FirewallType, Requirements
+from events.types.cluster_requirements import (
+    MEMORY_MAX_BYTES,
+    MEMORY_MIN_BYTES,
+    FirewallType,
+    Requirements,
+)
 
 ARCHITECTURE = "x86_64"
 CPU_MODEL = "qemu64"
@@ -51,6 +58,7 @@ class CreateCluster(Command, frozen=True, kw_only=True):
     machine_type: MachineType = "pc-q35-7.2"
     emulation: Emulation = True
     memory_min_bytes: MemoryMin = MEMORY_MIN_BYTES
+    memory_max_bytes: MemoryMax = MEMORY_MAX_BYTES
     bridges: Bridges = ()
     serial_number: SerialNumberInput = SerialNumberInput()
     mac_pool: Id | None = None
@@ -64,13 +72,15 @@ class CreateCluster(Command, frozen=True, kw_only=True):
             data_center=parent.id,
             description=self.description,
             architecture=ARCHITECTURE,
-            cpu_model=model_of(ARCHITECTURE, self.cpu_model, self.cpu_type) or CPU_MODEL,
+            cpu_model=model_of(self.cpu_model, self.cpu_type) or CPU_MODEL,
             machine_type=self.machine_type,
             compatibility_version=parent.compatibility_version,
-            requirements=Requirements(
+            requirements=requirements(
+                Requirements(),
                 emulation=self.emulation,
                 memory_min_bytes=self.memory_min_bytes,
-                bridges=tuple(sorted(set(self.bridges))),
+                memory_max_bytes=self.memory_max_bytes,
+                bridges=self.bridges,
             ),
             serial_number=self.serial_number.settings(),
             mac_pool=chosen(world, self.mac_pool),

@@ -22,6 +22,7 @@ from commands.state.cluster_input import (
     Emulation,
     Firewall,
     MachineType,
+    MemoryMax,
     MemoryMin,
 )
 from commands.state.compatibility import CompatibilityVersion, require_not_lowered
@@ -73,6 +74,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
     compatibility_version: CompatibilityVersion | None = None
     emulation: Emulation | None = None
     memory_min_bytes: MemoryMin | None = None
+    memory_max_bytes: MemoryMax | None = None
     bridges: Bridges | None = None
     serial_number: SerialNumberInput | None = None
     mac_pool: Id | None = None
@@ -117,7 +119,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         return Decision.of(self.id, *on(f"cluster/{self.id}", changed), *news)
 
     def _wanted(self, world: World, state: ClusterState) -> ClusterState:
-        model = cluster_input.model_of(state.architecture, self.cpu_model, self.cpu_type)
+        model = cluster_input.model_of(self.cpu_model, self.cpu_type)
         given = {
             "name": self.name,
             "description": self.description,
@@ -135,6 +137,7 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
                 state.requirements,
                 emulation=self.emulation,
                 memory_min_bytes=self.memory_min_bytes,
+                memory_max_bytes=self.memory_max_bytes,
                 bridges=self.bridges,
             ),
         )

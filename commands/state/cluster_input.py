@@ -35,6 +35,12 @@ MemoryMin = Annotated[
     int,
     msgspec.Meta(ge=0, le=2**42, description="The least memory of a host; 2 GB if not given."),
 ]
+MemoryMax = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1, le=2**50, description="The most memory of a host; 4 TB (2^42 bytes) if not given."
+    ),
+]
 Bridges = Annotated[
     tuple[Bridge, ...],
     msgspec.Meta(
@@ -53,25 +59,18 @@ Firewall = Annotated[
 ]
 
 
-def model_of(architecture: str, cpu_model: str | None, cpu_type: CpuType | None) -> str | None:
+def model_of(cpu_model: str | None, cpu_type: CpuType | None) -> str | None:
     """Return the CPU model that is asked for, None for none; raises InvalidField."""
     if cpu_type is None:
         return cpu_model
     known = MODELS[cpu_type]
-    if cpu_model not in {None, known.model}:
+    if cpu_model not in {None, known}:
         raise InvalidField(
-            f"CPU type {cpu_type} is model {known.model}, not {cpu_model}.",
+            f"CPU type {cpu_type} is model {known}, not {cpu_model}.",
             remedy="Give one of the two.",
             field="cpu_type",
         )
-    if known.architecture != architecture:
-        raise InvalidField(
-            f"CPU type {cpu_type} is of architecture {known.architecture}; the cluster's is"
-            f" {architecture}.",
-            remedy="Choose a type of that architecture.",
-            field="cpu_type",
-        )
-    return known.model
+    return known
 
 
 def requirements(
@@ -79,14 +78,25 @@ def requirements(
     *,
     emulation: bool | None,
     memory_min_bytes: int | None,
+    memory_max_bytes: int | None,
     bridges: tuple[str, ...] | None,
 ) -> Requirements:
-    """Return what hosts must have; what is not given stays as it is."""
-    return Requirements(
+    """Return what hosts must have; what is not given stays as it is. Raises InvalidField."""
+    wanted = Requirements(
         emulation=_or(emulation, before.emulation),
         memory_min_bytes=_or(memory_min_bytes, before.memory_min_bytes),
+        memory_max_bytes=_or(memory_max_bytes, before.memory_max_bytes),
         bridges=tuple(sorted(set(_or(bridges, before.bridges)))),
     )
+    most = wanted.memory_max_bytes
+    if most is not None and most < wanted.memory_min_bytes:
+        raise InvalidField(
+            f"No host would be fit: the least memory is {wanted.memory_min_bytes} bytes, the most"
+            f" {most}.",
+            remedy="Let memory_max_bytes be at least memory_min_bytes.",
+            field="memory_max_bytes",
+        )
+    return wanted
 
 
 def _or(given: Field | None, before: Field) -> Field:

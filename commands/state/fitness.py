@@ -88,10 +88,14 @@ def _machine(abilities: Capabilities, cluster: ClusterState) -> tuple[Unfit, ...
 
 
 def _memory(abilities: Capabilities, cluster: ClusterState) -> tuple[Unfit, ...]:
-    least = cluster.requirements.memory_min_bytes
-    if abilities.memory_bytes >= least:
+    least, most = cluster.requirements.memory_min_bytes, cluster.requirements.memory_max_bytes
+    memory = f"It has {abilities.memory_bytes >> 20} MiB of memory"
+    if abilities.memory_bytes < least:
+        reason = f"{memory}; {least >> 20} MiB are needed."
+    elif most is not None and abilities.memory_bytes > most:
+        reason = f"{memory}; its cluster takes hosts of up to {most >> 20} MiB."
+    else:
         return ()
-    reason = f"It has {abilities.memory_bytes >> 20} MiB of memory; {least >> 20} MiB are needed."
     return (Unfit(kind=UnfitKind.MEMORY, reason=reason),)
 
 

@@ -8,6 +8,10 @@ import msgspec
 
 MEMORY_MIN_BYTES = 2_000_000_000
 """The least memory of a host, if nothing else is said: oVirt asks for 2 GB."""
+MEMORY_MAX_BYTES = 4 * 1024**4
+"""The most memory of a host, if nothing else is said when its cluster is made: as in oVirt, 4 TB,
+the memory modules' kind of TB.
+"""
 
 
 class FirewallType(enum.StrEnum):
@@ -25,9 +29,11 @@ class FirewallType(enum.StrEnum):
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     """What each host must have. `emulation`: QEMU's TCG will do where there is no KVM.
 
-    `bridges` are those that each host must have, such as the management network's.
+    Clusters from before there was a `memory_max_bytes` have no such limit. `bridges` are those that
+    each host must have, such as the management network's.
     """
 
     emulation: bool = True
     memory_min_bytes: int = MEMORY_MIN_BYTES
+    memory_max_bytes: int | None = None
     bridges: tuple[str, ...] = ()

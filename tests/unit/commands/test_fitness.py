@@ -58,6 +58,12 @@ LACKING: list[tuple[UnfitKind, str, dict[str, Any], dict[str, Any]]] = [
     (K.MACHINE_TYPE, "machine type pc-q35-9.0", {}, {"machine_type": "pc-q35-9.0"}),
     (K.MEMORY, "1430 MiB of memory; 1907 MiB are", {"memory_bytes": 3 * GB // 2}, {}),
     (
+        K.MEMORY,
+        "8388608 MiB of memory; its cluster takes hosts of up to 4194304 MiB",
+        {"memory_bytes": 2**43},
+        {"requirements": Requirements(memory_max_bytes=2**42)},
+    ),
+    (
         K.NETWORK,
         "no bridge ovirtmgmt, vm",
         {},
@@ -252,6 +258,31 @@ def test_asking_for_less_makes_a_host_fit_again() -> None:
     assert state.status is HostStatus.UP
 
 
+def test_a_new_cluster_takes_hosts_of_4_tb_and_an_old_one_any() -> None:
+    created = place().when(CreateCluster(name="West", data_center=DATA_CENTER))
+    event = created.accepted.events[0].event
+    assert isinstance(event, ClusterCreated)
+    large = abilities(memory_bytes=2**42)
+    new = cluster(requirements=event.requirements)
+    assert fitness.unfit(large, new) == ()
+    (found,) = fitness.unfit(abilities(memory_bytes=2**42 + 1), new)
+    assert found.kind is K.MEMORY
+    stored = msgspec.json.decode(msgspec.json.encode(event))
+    del stored["requirements"]["memory_max_bytes"]
+    before = msgspec.convert(stored, ClusterCreated)
+    old = cluster(requirements=before.requirements)
+    assert fitness.unfit(abilities(memory_bytes=2**50), old) == ()
+
+    largest = host(HostStatus.UP, reported(memory_bytes=2**43))
+    members(largest, memory_max_bytes=2**43 - 1).refused(WrongState, "up to 8388607 MiB")
+    assert members(largest, memory_max_bytes=2**43).accepted.events
+    members(largest, memory_min_bytes=2 * GB, memory_max_bytes=GB).refused(
+        InvalidField, "least memory is"
+    )
+    small = CreateCluster(name="W", data_center=DATA_CENTER, memory_max_bytes=GB)
+    place().when(small).refused(InvalidField, "No host would be fit")
+
+
 def test_a_member_that_left_meanwhile_does_not_count() -> None:
     moved = h.HostClusterChanged(
         name="kvm01", cluster=OTHER_CLUSTER, cluster_name="O", previous_cluster=CLUSTER
@@ -290,8 +321,15 @@ def test_cpu_types_are_ovirts_names_for_libvirts_models() -> None:
     assert isinstance(event, ClusterCreated)
     assert event.cpu_model == "Opteron_G4"
     given = host(HostStatus.UP)
-    members(given, cpu_type=CpuType.POWER8).refused(InvalidField, "architecture ppc64le")
     members(given, cpu_type=CpuType.EPYC, cpu_model="Haswell").refused(InvalidField, "is model")
+
+
+def test_every_cpu_type_that_is_listed_can_be_asked_for() -> None:
+    for cpu_type in CpuType:
+        command = CreateCluster(name="West", data_center=DATA_CENTER, cpu_type=cpu_type)
+        created = place().when(command).accepted.events[0].event
+        assert isinstance(created, ClusterCreated)
+        assert (created.architecture, created.cpu_model) == ("x86_64", MODELS[cpu_type])
 
 
 # -------------------------------------------------------------------- a host's other cluster

@@ -22,6 +22,7 @@ from events.types.cluster import (
     Scheduling,
     SchedulingPolicy,
 )
+from events.types.cluster_requirements import Requirements
 from events.types.data_center import (
     DataCenterCreated,
     DataCenterRemoved,
@@ -107,6 +108,7 @@ def test_a_cluster_comes_to_be_in_its_data_center() -> None:
             cpu_model="EPYC",
             machine_type="pc-q35-7.2",
             compatibility_version="1.0",
+            requirements=Requirements(memory_max_bytes=2**42),
         )
     )
 
