@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -49,6 +48,20 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """How one benchmark went: what it found, how long it took, and what is wrong, if anything."""
+
+    name: str
+    took_s: float
+    failure: str
+    figures: list[Figure]
+
+    def line(self) -> str:
+        """The run as a line behind the table."""
+        failure = f"  FAILED: {self.failure}" if self.failure else ""
+        return f"{self.name:<14} {self.took_s:>8.1f} s{failure}"
+
+
 HEAD = (
     f"{'goal':>4}  {'what':<58} {'measured':>12} {'raw':>12} {'unit':<6} {'ratio':>8}"
     f"  {'wanted':<8} verdict"
@@ -90,28 +103,8 @@ def compare(
 
 
 def collected(file: Path) -> list[Figure]:
-    """Return the figures that a run's benchmarks noted."""
+    """Return the figures that a benchmark noted; what it was killed while writing is left out."""
     if not file.exists():
         return []
-    return [msgspec.json.decode(line, type=Figure) for line in file.read_bytes().splitlines()]
-
-
-def machine() -> dict[str, object]:
-    """Return what the figures were measured on."""
-    memory = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemTotal")
-    )
-    models = {
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    }
-    return {
-        "cpus": os.cpu_count(),
-        "cpu": sorted(models),
-        "memory_bytes": memory,
-        "kernel": os.uname().release,
-        "load": json.loads(json.dumps(os.getloadavg())),
-    }
+    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    return [msgspec.json.decode(line, type=Figure) for line in whole.splitlines()]

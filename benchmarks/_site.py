@@ -56,19 +56,28 @@ def be_hosts(folders: list[str]) -> None:
 
 
 class Site:
-    """The product, with agents for many hosts."""
+    """The product, with agents for many hosts; `settings` come behind those that all sites have."""
 
-    def __init__(self, workspace: Workspace, vms: int) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        vms: int,
+        *,
+        telemetry_interval_s: float = TELEMETRY_INTERVAL_S,
+        settings: str = "",
+    ) -> None:
         self.vms = vms
         self.hosts = max(1, vms // VMS_ON_A_HOST)
         self.found: dict[str, float] = {}
-        settings = (
-            f"[hosts]\ntelemetry_interval_s = {TELEMETRY_INTERVAL_S}\n"
+        self.telemetry_interval_s = telemetry_interval_s
+        whole = (
+            f"[hosts]\ntelemetry_interval_s = {telemetry_interval_s}\n"
             f"silent_timeout_s = {SILENT_TIMEOUT_S}\n"
             f"[policies]\nlaunch_timeout_s = {LAUNCH_TIMEOUT_S}\n"
+            f"{settings}"
         )
         self.memory = tempfile.mkdtemp(prefix="chronovisor-bench-", dir=_memory_folder())
-        self.product = Product(workspace, f"scale-{vms}", settings, hosts=0)
+        self.product = Product(workspace, f"scale-{vms}", whole, hosts=0)
         self.fleets: list[SpawnProcess] = []
         self.gateways: list[str] = []
         self._second: subprocess.Popen[bytes] | None = None

@@ -1,10 +1,13 @@
 """The log as it grows: appends, loads, starts, rebuild, time travel and disk, young and old.
 
-`python -m benchmarks.growth [--events 200000] [--vms 2000]` (BENCH=full: 10,000,000 and 100,000).
-The product's own PostgreSQL, with the settings that it has there. Most of the log is filled by
-COPY: valid events of a data center's life, with the claims that follow from them, but without the
-answers and the deciding of the real path; beside it, at each age, commands are decided and appended
-by the real path, 128 at a time. Then the whole product is started on what came of it.
+`python -m benchmarks.growth [--events 60000] [--vms 1000] [--kafka]` (BENCH=full: 10,000,000 and
+100,000). The product's own PostgreSQL, with the settings that it has there. Most of the log is
+filled by COPY: valid events of a data center's life, with the claims that follow from them, but
+without the answers and the deciding of the real path; beside it, at each age, commands are decided
+and appended by the real path, 128 at a time. Then the whole product is started on what came of it,
+and a start ends when each process knows the whole log: with `--kafka` the relay, too. At the end
+PostgreSQL is asked how it looked after its tables. A short run kills no single process, since
+`scale` does that.
 """
 
 from __future__ import annotations
@@ -14,9 +17,7 @@ import asyncio
 import datetime as dt
 import itertools
 import os
-import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +27,11 @@ import msgspec
 import psycopg
 import uvloop
 
+from benchmarks._postgres import alone
 from benchmarks._report import compare
 from benchmarks._site import Site
-from benchmarks.scale import PARTS, Scale
+from benchmarks._vacuum import care, shown
+from benchmarks.scale import PARTS, READS, Scale
 from chronovisor.contexts import source_for
 from chronovisor.embedded_postgres import EmbeddedPostgres
 from chronovisor.installation import Installation
@@ -43,21 +46,24 @@ from events.log.port import OverloadedError
 from events.log.postgres import PostgresLog
 from events.log.reader import PostgresLogReader
 from events.types.base import Event
+from tests.harness.kafka import KafkaBroker
+from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 from tests.unit.projections.history import History, Life, write_log
 
 GOAL = 12
+FULL = os.environ.get("BENCH") == "full"
 FLUSHED_EVENTS = 20_000
-STEPS = (0.1, 0.5, 1.0)
+STEPS = (0.1, 0.5, 1.0) if FULL else (0.2, 1.0)
 CLIENTS = 128
-APPEND_S = 5.0
+APPEND_S = 5.0 if FULL else 2.0
+READS_THEN = READS if FULL else 10
 LOOKS = 40
-READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 300.0
 BUSY_STREAM_EVENTS = 10_000
 AGES = {"young": 0.01, "middle-aged": 0.5, "old": 0.99}
 START_S_MAX = 10.0
 EVENT_EVERY_S = 0.2
+SETTLE_TIMEOUT_S = 600.0
 GIB = 1024**3
 
 
@@ -103,27 +109,9 @@ def database_alone(site: Site) -> Iterator[str]:
     """Run the product's PostgreSQL, and nothing else of it."""
     installation = Installation.open(site.product.root)
     postgres = EmbeddedPostgres(installation.folder.postgres)
-    postgres.prepare()
-    command = postgres.command()
-    with (site.product.root / "log" / "postgres-alone.log").open("ab") as log:
-        process = subprocess.Popen(
-            command.argv,
-            env=command.environment,
-            cwd=command.working_folder,
-            user=command.uid,
-            group=command.gid,
-            extra_groups=[] if command.uid is not None else None,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    site.workspace.note_process(process.pid)
-    try:
-        postgres.wait_ready(READY_TIMEOUT_S)
+    log = site.product.root / "log" / "postgres-alone.log"
+    with alone(site.workspace, postgres, log):
         yield installation.dsn()
-    finally:
-        process.send_signal(signal.SIGINT)  # it ends without waiting for whoever is connected
-        process.wait(STOP_TIMEOUT_S)
 
 
 async def append_rate(dsn: str, now: dt.datetime) -> float:
@@ -156,6 +144,22 @@ async def append_rate(dsn: str, now: dt.datetime) -> float:
         return done / (time.monotonic() - began)
 
 
+def settle(dsn: str) -> None:
+    """Wait until the server has written what the fill left it, and its vacuum is done with it.
+
+    A log grows by so much in months and not in minutes: what is measured is its size, not that.
+    """
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("checkpoint")
+        wait_until(lambda: _vacuums(connection) == 0, SETTLE_TIMEOUT_S, "the vacuum to end")
+
+
+def _vacuums(connection: psycopg.Connection) -> int:
+    row = connection.execute("select count(*) from pg_stat_progress_vacuum").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def load_s(dsn: str, stream: str) -> tuple[float, float]:
     """Return how long a stream takes to load: all of it, and again with the snapshot of that."""
     times = []
@@ -184,8 +188,12 @@ async def find_s(dsn: str, times: list[dt.datetime]) -> list[float]:
 class Growth(Scale):
     """What is measured."""
 
-    def __init__(self, workspace: Workspace, events: int, vms: int) -> None:
-        super().__init__(workspace, vms)
+    def __init__(
+        self, workspace: Workspace, events: int, vms: int, bootstrap: str | None = None
+    ) -> None:
+        kafka = f'[kafka]\nbootstrap = "{bootstrap}"\n' if bootstrap else ""
+        super().__init__(workspace, vms, settings=kafka)
+        self.parts = (*PARTS, "relay") if bootstrap else PARTS
         self.events = events
         self.rates: dict[int, float] = {}
         self.hosts_made: list[str] = []
@@ -221,6 +229,7 @@ class Growth(Scale):
 
     def _append(self, dsn: str, history: Growing) -> None:
         age = history.written
+        settle(dsn)
         rate = uvloop.run(append_rate(dsn, history.time))
         self.rates[age] = rate
         self.note(f"at {age:,} events: commands appended a second", rate, "")
@@ -276,14 +285,18 @@ class Growth(Scale):
         compare(
             GOAL, "start of everything, of 10 s", again, START_S_MAX, "s", limit=1, at_most=True
         )
-        self.restart_each()
+        if FULL:
+            self.restart_each()
         for kind, path in (("VM", self._vm()), ("host", f"/v1/hosts/{self.hosts_made[0]}")):
             begun, ended = self.span
             for name, age in AGES.items():
                 instant = (ended - (ended - begun) * age * 0.9).isoformat()
                 what = f"GET a {kind} as it was, {name}, p50"
-                self.note(what, self.read_s(f"{path}?at={quote(instant)}"))
+                self.note(what, self.read_s(f"{path}?at={quote(instant)}", READS_THEN))
         self.rebuild()
+        with psycopg.connect(Installation.open(self.product.root).dsn()) as connection:
+            for what, figure in shown(care(connection)):
+                self.note(what, figure, "")
 
     def _vm(self) -> str:
         return f"/v1/vms/{self.product.items('/v1/vms', sort='created', limit='1')[0]['id']}"
@@ -293,7 +306,7 @@ class Growth(Scale):
         began, then = time.monotonic(), dt.datetime.now(dt.UTC)
         self.product.start()
         head = self._head(Installation.open(self.product.root).dsn())
-        for part in PARTS:
+        for part in self.parts:
             self.await_row(
                 "select pid from health.parts where part = %s and position >= %s and state = 'up'"
                 " and time > %s",
@@ -325,14 +338,15 @@ def show(growth: Growth) -> None:
 
 def main() -> None:
     """Measure one growth."""
-    full = os.environ.get("BENCH") == "full"
     parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
-    parser.add_argument("--events", type=int, default=10_000_000 if full else 200_000)
-    parser.add_argument("--vms", type=int, default=100_000 if full else 2_000)
+    parser.add_argument("--events", type=int, default=10_000_000 if FULL else 60_000)
+    parser.add_argument("--vms", type=int, default=100_000 if FULL else 1_000)
+    parser.add_argument("--kafka", action="store_true", help="with a broker and the relay")
     asked = parser.parse_args()
     workspace = Workspace()
     try:
-        growth = Growth(workspace, asked.events, asked.vms)
+        bootstrap = _broker(workspace) if asked.kafka else None
+        growth = Growth(workspace, asked.events, asked.vms, bootstrap)
         try:
             growth.open()
             growth.end_second()  # it would follow the log, and hold up what is measured
@@ -344,6 +358,12 @@ def main() -> None:
             growth.close()
     finally:
         workspace.close()
+
+
+def _broker(workspace: Workspace) -> str:
+    broker = KafkaBroker(workspace)
+    broker.start()
+    return broker.bootstrap
 
 
 if __name__ == "__main__":

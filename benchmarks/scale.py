@@ -10,6 +10,9 @@ and load run on the same processors as what is measured; the hosts' folders lie 
 thousands of hosts do not share one disk either. An agent has up to two connections, and a process
 may have 20,000 files here: from 8,000 hosts on, a second engine takes half of them.
 
+All run for `--steady` seconds (20, full: 180), with a sample of each host and VM a minute, or as
+often as that is long if it is less than a minute.
+
 `--found FILE` keeps what was found of each size, and shows it beside what is measured next, so that
 sizes which take long need not be measured in one go.
 
@@ -53,7 +56,8 @@ START = "start VMs, 10,000 at a time, until each is up"
 STARTED = "VMs started"
 UP = frozenset({"up"})
 RUNNING = frozenset({"powering_up"}) | UP
-PARTS = ("engine", "policies", "projector", "dwh")
+PARTS = ("engine", "policies", "projector", "dwh", "notifier")
+"""What follows the log at any site; where there is a Kafka, so does the relay."""
 LATER_TOLERANCE = 1.25
 """Twice the same work differs by so much on two shared processors."""
 
@@ -61,8 +65,20 @@ LATER_TOLERANCE = 1.25
 class Scale(Site):
     """The steps that are measured; at most `running` of the VMs are started."""
 
-    def __init__(self, workspace: Workspace, vms: int, running: int | None = None) -> None:
-        super().__init__(workspace, vms)
+    parts: tuple[str, ...] = PARTS
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        vms: int,
+        running: int | None = None,
+        *,
+        telemetry_interval_s: float = TELEMETRY_INTERVAL_S,
+        settings: str = "",
+    ) -> None:
+        super().__init__(
+            workspace, vms, telemetry_interval_s=telemetry_interval_s, settings=settings
+        )
         self.running = vms if running is None else min(vms, running)
 
     def create_and_start(self) -> None:
@@ -120,12 +136,12 @@ class Scale(Site):
         time.sleep(seconds)
         passed = time.monotonic() - began
         after = self.processor_s()
-        for name in (*PARTS, "postgres", "agents"):
+        for name in (*self.parts, "postgres", "agents"):
             self.note(
                 f"steady: {name}, of one processor", (after[name] - before[name]) / passed, ""
             )
         arrived = self.samples() - sent
-        expected = (self.running + self.hosts) * passed / TELEMETRY_INTERVAL_S
+        expected = (self.running + self.hosts) * passed / self.telemetry_interval_s
         self.note("steady: samples stored, of those due", arrived / expected, "")
 
     def samples(self) -> int:
@@ -172,10 +188,10 @@ class Scale(Site):
         response = self.product.http.get(f"/v1/vms/{vm}")
         return str(response.json()["status"]) if response.is_success else ""
 
-    def read_s(self, path: str | Callable[[], str]) -> float:
+    def read_s(self, path: str | Callable[[], str], count: int = READS) -> float:
         """Return the median time of a GET; of a path, or of one after the other."""
         times = []
-        for _ in range(READS):
+        for _ in range(count):
             asked = path if isinstance(path, str) else path()
             began = time.perf_counter()
             response = self.product.http.get(asked)
@@ -200,7 +216,7 @@ class Scale(Site):
         """Kill each process; note how long until it is back and knows the whole log."""
         head = int(self.product.get("/v1/health")["head"])
         self.note("events in the log", head, "")
-        for part in PARTS:
+        for part in self.parts:
             began = time.monotonic()
             before = self.product.kill(part)
             self.await_row(
@@ -230,7 +246,9 @@ def measure(vms: int, running: int | None, steady_s: float) -> dict[str, float]:
     """Return the figures of a size."""
     workspace = Workspace()
     try:
-        site = Scale(workspace, vms, running)
+        # At least one sample of each is due while it is looked at, however short that is.
+        interval_s = min(TELEMETRY_INTERVAL_S, steady_s)
+        site = Scale(workspace, vms, running, telemetry_interval_s=interval_s)
         try:
             site.open()
             site.add_hosts()
@@ -306,7 +324,7 @@ def main() -> None:
     parser.add_argument(
         "--vms", type=int, nargs="+", default=[1_000, 10_000, 100_000] if full else [1_000]
     )
-    parser.add_argument("--steady", type=float, default=180.0 if full else 60.0, help="seconds")
+    parser.add_argument("--steady", type=float, default=180.0 if full else 20.0, help="seconds")
     parser.add_argument("--run", type=int, default=None, help="how many VMs to start (all)")
     parser.add_argument("--found", type=Path, default=None, help="keeps what was found")
     asked = parser.parse_args()
