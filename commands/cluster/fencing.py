@@ -9,7 +9,7 @@ import msgspec
 from commands.kernel.command import Command, Context, Decision, command, on
 from commands.kernel.fields import Id
 from commands.kernel.fold import World
-from commands.kernel.refusal import NotFound
+from commands.kernel.refusal import InvalidField, NotFound
 from commands.state import lookup
 from events.types.host_power import ClusterFencingSet
 
@@ -30,15 +30,14 @@ Percent = Annotated[
     path="/v1/clusters/{id}/fencing",
     permission="EDIT_CLUSTER_CONFIGURATION",
     verb="cluster fencing",
-    refusals=(NotFound,),
+    refusals=(NotFound, InvalidField),
 )
 class SetClusterFencing(Command, frozen=True, kw_only=True):
     """Choose whether a cluster's hosts are fenced, and when they are not.
 
     Whatever is chosen here, none is fenced while more than half of a cluster (the setting
-    fencing.lost_percent_max) is lost at once. skip_if_storage_lease_live is kept, and cannot be
-    judged yet: hosts hold no leases on storage until there are storage domains, so it never keeps a
-    host from being fenced now. What is not given stays as it is.
+    fencing.lost_percent_max) is lost at once. skip_if_storage_lease_live: true is refused: hosts
+    hold no leases on storage until there are storage domains. What is not given stays as it is.
     """
 
     id: Id
@@ -51,6 +50,14 @@ class SetClusterFencing(Command, frozen=True, kw_only=True):
         """Set it; no event where it is so already."""
         del context
         state = lookup.cluster(world, self.id)
+        if self.skip_if_storage_lease_live:
+            raise InvalidField(
+                "Whether a host holds a live lease on storage cannot be told: there are no storage"
+                " domains yet, and so no leases.",
+                remedy="Leave it out. What keeps a cluster's hosts from being fenced where the"
+                " network is at fault is skip_if_connectivity_broken.",
+                field="skip_if_storage_lease_live",
+            )
         given = {
             name: value
             for name in self.__struct_fields__

@@ -316,7 +316,8 @@ class FencingPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Whether hosts of a cluster are fenced, and when not: oVirt's fencing policy.
 
     `connectivity_broken_percent`: of the cluster's hosts, lost at once, from which on none is
-    fenced where `skip_if_connectivity_broken`.
+    fenced where `skip_if_connectivity_broken`. `skip_if_storage_lease_live` is true in older logs
+    alone, and nothing acts on it: hosts hold no leases on storage.
     """
 
     enabled: bool = True

@@ -19,6 +19,7 @@ from commands.kernel.command import Command
 from commands.kernel.refusal import InvalidField, NotFound, WrongState
 from commands.kernel.testing import Given, given
 from commands.state.host import HostStatus
+from events.codec import CODEC
 from events.types.host_power import (
     ClusterFencingSet,
     FenceAgent,
@@ -168,3 +169,18 @@ def test_a_clusters_fencing_is_set_in_what_is_given() -> None:
     )
     second.then(ClusterFencingSet(name="Default", fencing=wanted))
     second.follows().when(SetClusterFencing(id=CLUSTER, enabled=False)).then_nothing()
+
+
+def test_leases_on_storage_cannot_be_asked_for_while_there_are_none() -> None:
+    lease = SetClusterFencing(id=CLUSTER, enabled=False, skip_if_storage_lease_live=True)
+    place().when(lease).refused(InvalidField, "no storage domains", "skip_if_connectivity_broken")
+    # a log from before has it: it is read, and can be taken back
+    before = FencingPolicy(skip_if_storage_lease_live=True)
+    old = place().and_then((f"cluster/{CLUSTER}", ClusterFencingSet(name="x", fencing=before)))
+    old.when(SetClusterFencing(id=CLUSTER, skip_if_storage_lease_live=False)).then(
+        ClusterFencingSet(name="Default", fencing=FencingPolicy())
+    )
+    payload = CODEC.encode(ClusterFencingSet(name="Default", fencing=before))
+    decoded = CODEC.decode_payload(*payload)
+    assert isinstance(decoded, ClusterFencingSet)
+    assert decoded.fencing == before
