@@ -10,6 +10,7 @@ from commands.kernel.refusal import WrongState
 from commands.state.vm_availability import PRIORITY_MAX, Availability
 from commands.state.vm_hosts import HostChoice
 from events.types.base import Event
+from events.types.migration import MigrationMode
 from events.types.vm_availability import VmHighAvailabilityChanged, VmStartWithHostChanged
 
 Priority = Annotated[
@@ -45,6 +46,17 @@ def require_restartable(name: str, choice: HostChoice) -> None:
             " that host is lost, no other may take it.",
             remedy="Pin it to several hosts or to none ('vm choose-hosts'), or let it not be highly"
             " available.",
+        )
+
+
+def require_movable(name: str, mode: MigrationMode) -> None:
+    """Raise WrongState where a highly available VM may never be migrated, as in oVirt."""
+    if mode is MigrationMode.NONE:
+        raise WrongState(
+            f"VM {name} cannot be highly available and have migration mode none: it is to be kept"
+            " running, and would have to be shut down for maintenance of its host.",
+            remedy="Let it have mode manual ('vm migration'), with which people alone migrate it,"
+            " or let it not be highly available.",
         )
 
 

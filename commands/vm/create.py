@@ -16,6 +16,7 @@ from commands.state.availability_input import (
     HighAvailabilityInput,
     StartWithHostInput,
     of_new,
+    require_movable,
     require_restartable,
 )
 from commands.state.hardware import BootInput, Guaranteed, Memory, Processors, configuration
@@ -136,10 +137,11 @@ class CreateVm(Command, frozen=True, kw_only=True):
         choice = host_choice(
             world, cluster, self.chosen_hosts, pinned=self.pinned, field="chosen_hosts"
         )
-        if not choice.hosts:
-            return ()
         if self.high_availability is not None and self.high_availability.enabled:
             require_restartable(self.name, choice)
+            require_movable(self.name, (self.migration or MigrationInput()).mode)
+        if not choice.hosts:
+            return ()
         return (VmHostsChosen(name=self.name, hosts=choice.hosts, pinned=choice.pinned),)
 
     def _require_host_of(self, world: World, cluster: str) -> None:

@@ -10,6 +10,7 @@ from commands.state import lookup
 from commands.state.availability_input import (
     Priority,
     high_availability,
+    require_movable,
     require_restartable,
 )
 from commands.state.host import HOST
@@ -31,8 +32,8 @@ class SetHighAvailability(Command, frozen=True, kw_only=True):
     It counts at once. A VM that crashes, whose host shuts down, or whose host is proved off is
     started again, those with the highest priority (1 to 100) first; one that its guest or an admin
     ended is not. `enabled: false` ends it. The priority stays as it is where none is given. A VM
-    that is pinned to one host cannot be highly available; of one whose files lie on one host alone,
-    the event says so.
+    that is pinned to one host, or has migration mode none, cannot be highly available; of one whose
+    files lie on one host alone, the event says so.
     """
 
     id: Id
@@ -46,6 +47,7 @@ class SetHighAvailability(Command, frozen=True, kw_only=True):
         lookup.require_vm_status(world, state, ALLOWED, "updated")
         if self.enabled:
             require_restartable(state.name, state.host_choice)
+            require_movable(state.name, state.migrates.mode)
         changed = high_availability(
             state.name,
             state.availability,

@@ -7,7 +7,7 @@ from commands.kernel.fields import Id
 from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, WrongState
 from commands.state import lookup
-from commands.state.availability_input import Priority
+from commands.state.availability_input import Priority, require_movable
 from commands.state.migration_input import Bandwidth, DownTime
 from commands.state.vm import VmStatus
 from events.types.migration import MigrationMode, MigrationPolicy, VmMigrationSettings
@@ -27,9 +27,9 @@ class SetVmMigration(Command, frozen=True, kw_only=True):
     """Choose who may have a VM moved while it runs, and how that is done.
 
     It counts for migrations that begin from now on. What is not given is as by default again: mode
-    automatic (people and the scheduler move it; manual: people only; none: nobody), the cluster's
-    policy and bandwidth, down times as the policy has them, the priority of high availability. The
-    line between the hosts is always encrypted.
+    automatic (people and the scheduler move it; manual: people only; none: nobody, which a highly
+    available VM cannot have), the cluster's policy and bandwidth, down times as the policy has
+    them, the priority of high availability. The line between the hosts is always encrypted.
     """
 
     id: Id
@@ -53,5 +53,7 @@ class SetVmMigration(Command, frozen=True, kw_only=True):
         )
         if wanted == state.migrates:
             return Decision.of(self.id)
+        if state.availability.highly_available:
+            require_movable(state.name, wanted.mode)
         changed = VmMigrationSet(name=state.name, migration=wanted)
         return Decision.of(self.id, *on(f"vm/{self.id}", changed))

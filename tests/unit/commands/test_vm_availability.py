@@ -14,11 +14,14 @@ from commands.state.vm_availability import Availability
 from commands.vm.choose_hosts import ChooseHosts
 from commands.vm.create import CreateVm
 from commands.vm.high_availability import SetHighAvailability
+from commands.vm.migration import SetVmMigration
 from commands.vm.start_with_host import SetStartWithHost
 from events.types import vm as v
 from events.types.affinity import Member
 from events.types.base import Event, Severity
 from events.types.host import HostCapabilitiesReported
+from events.types.migration import MigrationMode, VmMigrationSettings
+from events.types.migration_settings import VmMigrationSet
 from events.types.vm import DownReason
 from events.types.vm_availability import (
     RestartCause,
@@ -92,6 +95,28 @@ def test_a_vm_is_created_with_both() -> None:
     assert made.event(VmStartWithHostChanged).delay_s == 5
     plain = place().when(CreateVm(name="web01", cluster=CLUSTER))
     assert [type(event) for event in plain.events] == [v.VmCreated]
+
+
+def test_what_nobody_may_migrate_is_not_highly_available() -> None:
+    nobody = VmMigrationSettings(mode=MigrationMode.NONE)
+    fixed = vm(VmStatus.UP, VmMigrationSet(name="web01", migration=nobody))
+    fixed.when(SetHighAvailability(id=VM_ID)).refused(WrongState, "migration mode none")
+    assert fixed.when(SetHighAvailability(id=VM_ID, enabled=False)).events == ()
+    on = vm(VmStatus.UP, AVAILABLE)
+    on.when(SetVmMigration(id=VM_ID, mode=MigrationMode.NONE)).refused(WrongState, "mode none")
+    assert on.when(SetVmMigration(id=VM_ID, mode=MigrationMode.MANUAL)).events
+
+    def made(mode: str, *, enabled: bool = True) -> CreateVm:
+        settings = {"high_availability": {"enabled": enabled}, "migration": {"mode": mode}}
+        return msgspec.convert({"name": "web01", "cluster": CLUSTER, **settings}, CreateVm)
+
+    place().when(made("none")).refused(WrongState, "migration mode none")
+    assert place().when(made("manual")).events
+    assert place().when(made("none", enabled=False)).events
+    # of a log from before, what has both keeps both, and may have other hosts chosen for it
+    both = fixed.and_then((f"vm/{VM_ID}", AVAILABLE))
+    assert both.when(SetHighAvailability(id=VM_ID, enabled=False)).events
+    both.when(ChooseHosts(id=VM_ID)).then_nothing()
 
 
 def test_what_could_run_on_one_host_only_is_not_highly_available() -> None:
