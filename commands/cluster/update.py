@@ -143,11 +143,15 @@ class UpdateCluster(Command, frozen=True, kw_only=True):
         )
 
 
+def _is_away(host: HostState) -> bool:
+    return host.status in _AWAY or host.at_rest
+
+
 def _require_fit(members: list[HostState], wanted: ClusterState) -> None:
     lacking = [
         (host.name, " ".join(each.reason for each in reasons))
         for host in members
-        if host.status not in _AWAY and (reasons := fitness.unfit(host.capabilities, wanted))
+        if not _is_away(host) and (reasons := fitness.unfit(host.capabilities, wanted))
     ]
     if not lacking:
         return

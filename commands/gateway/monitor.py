@@ -4,7 +4,8 @@ A host is silent only if the gateway itself could listen for the whole time-out.
 not (it just started, was stopped, its clock jumped, the database was away), all hosts' times begin
 anew after a grace. So they do where another engine stops listening: its hosts spoke to it. Before a
 host is turned off, its silence is asked after (`host.silence_questioned`), and confirmed by the
-same rule: an engine that was just started, or stood still, confirms nothing.
+same rule: an engine that was just started, or stood still, confirms nothing. So is a host that was
+turned on, and does not say hello for the whole time that it has to boot.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from commands.gateway.view import GatewayView
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.kernel.handler import ContextSource, Handler
-from commands.state.host import HOST, Duty, HostState
+from commands.state.host import HOST, Duty, HostState, HostStatus
 from events.types.host import HostSilent
+from events.types.host_boot import HostBootOverdue
 from events.types.host_failing import HostRecovered
 from events.types.host_power import HostSilenceConfirmed
 
@@ -35,9 +37,10 @@ ENGINE = "engine/"
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long hosts may be silent, and stay in error after failed starts, in seconds."""
+    """How long hosts may be silent, may boot, and stay in error after failed starts, in seconds."""
 
     timeout_s: float = 60.0
+    boot_timeout_s: float = 600.0
     grace_s: float = 300.0
     interval_s: float = 2.0
     failing_s: float = 1_800.0
@@ -139,6 +142,8 @@ class Monitor:
         for host in list(self._view.hosts.values()):
             if self._has_rested(host, now):
                 await self._recovered(host.id)
+            if self._boots_for_too_long(host, now):
+                await self._overdue(host)
             watched, questioned = _is_watched(host), _is_questioned(host)
             if not (watched or questioned) or host.id in self._heard:
                 continue
@@ -191,6 +196,31 @@ class Monitor:
         since = host.failing.since
         return since is not None and (now - since).total_seconds() > self._patience.failing_s
 
+    def _boots_for_too_long(self, host: HostState, now: dt.datetime) -> bool:
+        since = host.power.turned_on_at
+        if since is None or not _boots(host) or host.id in self._heard:
+            return False
+        return self._hearing.silent_s(since, now) > self._patience.boot_timeout_s
+
+    async def _overdue(self, host: HostState) -> None:
+        """Say that a host should have said hello by now, which its status tells."""
+        host_id, since = host.id, host.power.turned_on_at
+
+        def decide(world: World, context: Context) -> Decision:
+            del context
+            state = world.get(HOST, host_id)
+            if state is None or since is None or not _boots(state):
+                return Decision(id=host_id)
+            if state.power.turned_on_at != since:
+                return Decision(id=host_id)
+            overdue = HostBootOverdue(
+                name=state.name, turned_on_at=since, timeout_s=self._patience.boot_timeout_s
+            )
+            return Decision(id=host_id, events=on(HOST.stream(host_id), overdue))
+
+        await self._handler.handle(decide, self._source, principal="gateway")
+        log.warning("a host was turned on, and says nothing", host=host_id)
+
     async def _recovered(self, host_id: str) -> None:
         """Let a host have VMs again on which starts had failed a while ago."""
         context = self._source()
@@ -239,6 +269,10 @@ class Monitor:
 
 def _is_questioned(host: HostState) -> bool:
     return host.silent and not host.removed and host.power.questioned > host.power.confirmed
+
+
+def _boots(host: HostState) -> bool:
+    return host.status is HostStatus.REBOOT
 
 
 def _is_watched(host: HostState) -> bool:

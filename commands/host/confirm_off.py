@@ -10,6 +10,8 @@ from commands.state import lookup
 from commands.state.host import HostStatus
 from events.types.host import HostConfirmedOff
 
+_ALLOWED = frozenset({HostStatus.UNASSIGNED, HostStatus.DOWN})
+
 
 @command(
     "host.confirm_off",
@@ -33,7 +35,13 @@ class ConfirmHostOff(Command, frozen=True, kw_only=True):
         """Record who vouched; a policy then ends the VMs that may have run there."""
         del context
         state = lookup.host(world, self.id)
-        if not (state.mute or state.status is HostStatus.UNASSIGNED):
+        if state.status is HostStatus.REBOOT:
+            raise WrongState(
+                f"Host {state.name} was turned on, and boots.",
+                remedy="What ran there has ended, as was proved before. 'host power stop' turns it"
+                " off again.",
+            )
+        if not (state.mute or state.status in _ALLOWED):
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}: it answers, so it is on.",
                 remedy="Only a host that does not answer can be confirmed off.",

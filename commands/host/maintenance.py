@@ -39,6 +39,9 @@ _ALLOWED = frozenset(
         HostStatus.UP,
         HostStatus.UNASSIGNED,
         HostStatus.NON_RESPONSIVE,
+        HostStatus.KDUMPING,
+        HostStatus.DOWN,
+        HostStatus.REBOOT,
         HostStatus.NON_OPERATIONAL,
     }
 )

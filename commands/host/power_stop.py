@@ -6,11 +6,8 @@ from commands.kernel.command import Command, Context, Decision, command
 from commands.kernel.fields import Id
 from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, WrongState
-from commands.state.host import HostStatus
 from commands.state.operation import begin
-from commands.state.power_fields import require_power
-
-_ALLOWED = frozenset({HostStatus.MAINTENANCE, HostStatus.NON_RESPONSIVE})
+from commands.state.power_fields import MAY_BE_OFF, require_power
 
 
 @command(
@@ -32,7 +29,7 @@ class PowerStop(Command, frozen=True, kw_only=True):
 
     def decide(self, world: World, context: Context) -> Decision:
         """Begin to turn it off."""
-        state = require_power(world, self.id, _ALLOWED, "turned off")
+        state = require_power(world, self.id, MAY_BE_OFF, "turned off")
         operation = begin(
             context,
             "host.power_stop",

@@ -17,6 +17,7 @@ _REMOVABLE = frozenset(
         HostStatus.PENDING_APPROVAL,
         HostStatus.UNASSIGNED,
         HostStatus.MAINTENANCE,
+        HostStatus.DOWN,
     }
 )
 
@@ -32,8 +33,8 @@ _REMOVABLE = frozenset(
 class RemoveHost(Command, frozen=True, kw_only=True):
     """Remove a host.
 
-    It must be in maintenance, or never have come into service, and hold no VM's disks. Its
-    certificate counts no more from then on.
+    It must be in maintenance, or known to be off, or never have come into service, and hold no VM's
+    disks. Its certificate counts no more from then on.
     """
 
     id: Id
@@ -43,7 +44,7 @@ class RemoveHost(Command, frozen=True, kw_only=True):
         del context
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _REMOVABLE:
+        if state.status not in _REMOVABLE and not state.at_rest:
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",

@@ -42,7 +42,7 @@ class IssueEnrolmentToken(Command, frozen=True, kw_only=True):
         """Bind the token to the host; the caller derives its secret from the token's id."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        rejoins = state.status is HostStatus.MAINTENANCE or state.duplicate
+        rejoins = state.at_rest or state.duplicate
         if state.status not in _BEFORE_LIFE and not rejoins:
             raise WrongState(
                 f"Host {state.name} has joined and is {state.status.replace('_', ' ')}.",

@@ -57,7 +57,8 @@ class UninstallHost(Command, frozen=True, kw_only=True):
         """Order it; a worker of an engine carries it out, step by step."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _UNINSTALLABLE or _in_service(state):
+        allowed = state.status in _UNINSTALLABLE or state.at_rest
+        if not allowed or _in_service(state):
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",

@@ -50,7 +50,7 @@ class UpdateHost(Command, frozen=True, kw_only=True):
 
     def _moved(self, world: World, state: HostState) -> tuple[Event, ...]:
         assert self.cluster is not None  # noqa: S101 - the caller has looked
-        if state.status not in _MOVABLE:
+        if state.status not in _MOVABLE and not state.at_rest:
             raise WrongState(
                 f"Host {state.name} is {state.status.replace('_', ' ')}.",
                 remedy="Put it into maintenance first.",

@@ -6,9 +6,10 @@ from commands.policies import fence_orders as orders
 from commands.policies.fence_orders import Exhausted, Group
 from commands.policies.saga import Saga, Scene, Step
 from commands.state import lookup
-from commands.state.host import HostState, HostStatus
+from commands.state.host import HostState
 from commands.state.host_power import FenceTry
 from commands.state.operation import StepState
+from commands.state.power_fields import MAY_BE_OFF
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.base import Event
@@ -31,7 +32,6 @@ OFF = Step(
 )
 ON = Step(name="on", does="a proxy turns the host on", undo=TAKEN_BACK, cancellable=True)
 _ACTIONS = {"status": FenceAction.STATUS, "off": FenceAction.OFF, "on": FenceAction.ON}
-_MAY_BE_OFF = frozenset({HostStatus.MAINTENANCE, HostStatus.NON_RESPONSIVE})
 _TEST = "host.power_test"
 
 
@@ -49,7 +49,7 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 
 def _step(scene: Scene, host: HostState, step: str) -> tuple[NewEvent, ...]:
     action = _ACTIONS[step]
-    if action is FenceAction.OFF and host.status not in _MAY_BE_OFF:
+    if action is FenceAction.OFF and host.status not in MAY_BE_OFF:
         taken_back = orders.withdraw_all(scene, host, "the host may not be turned off any more")
         why = f"The host is {host.status.replace('_', ' ')} meanwhile."
         return (*taken_back, *scene.ended(Outcome.FAILED, why))

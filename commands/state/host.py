@@ -33,6 +33,9 @@ class HostStatus(enum.StrEnum):
     UNASSIGNED = "unassigned"
     UP = "up"
     NON_RESPONSIVE = "non_responsive"
+    KDUMPING = "kdumping"
+    DOWN = "down"
+    REBOOT = "reboot"
     NON_OPERATIONAL = "non_operational"
     ERROR = "error"
     PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
@@ -141,9 +144,24 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
         return kept == self.capabilities and same
 
     @property
+    def known_off(self) -> bool:
+        """Whether it was proved off and not heard since; a restored log may have forgotten more."""
+        return self.proved_off > self.restored
+
+    @property
     def mute(self) -> bool:
-        """Whether the host is not heard, so that what runs there is not known."""
-        return self.status is HostStatus.NON_RESPONSIVE or (self.duplicate and not self.removed)
+        """Whether the host is not heard, so that what runs there is not known.
+
+        Of one that is known to be off, each VM's own event tells that it has ended.
+        """
+        if self.duplicate:
+            return not self.removed
+        return self._standing is HostStatus.NON_RESPONSIVE
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the host is in maintenance, also where its machine is off, or boots."""
+        return self._standing is HostStatus.MAINTENANCE
 
     def counts(self, fingerprint: str) -> bool:
         """Tell whether a certificate is the host's, or the one that is to take its place."""
@@ -152,7 +170,21 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> HostStatus:
-        """The host's status; the worst news first."""
+        """The host's status: where it stands, or what is known of its machine while it is away."""
+        standing = self._standing
+        if standing not in _AWAY or self.unconfirmed:
+            return standing
+        power = self.power
+        if not self.known_off:
+            dumps = power.kdumping and standing is HostStatus.NON_RESPONSIVE
+            return HostStatus.KDUMPING if dumps else standing
+        if power.boot_overdue:
+            return standing
+        return HostStatus.DOWN if power.turned_on_at is None else HostStatus.REBOOT
+
+    @property
+    def _standing(self) -> HostStatus:
+        """Where the host stands, whatever is known of its machine; the worst news first."""
         if self.removed:
             return HostStatus.REMOVED
         if self.duplicate:
@@ -170,7 +202,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
             return HostStatus.INSTALL_FAILED
         if self.duty is Duty.MAINTENANCE:
             return HostStatus.MAINTENANCE
-        if self.silent:
+        if self.silent or self.known_off:
             return HostStatus.NON_RESPONSIVE
         if self.duty is Duty.PREPARING:
             return HostStatus.PREPARING_FOR_MAINTENANCE
@@ -179,6 +211,10 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
         if self.failing.since is not None:
             return HostStatus.ERROR
         return HostStatus.NON_OPERATIONAL if self.unfit else HostStatus.UP
+
+
+_AWAY = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.MAINTENANCE})
+"""Where a host may stand whose machine is known to be off, to boot, or to write its dump."""
 
 
 def evolve(state: HostState | None, recorded: Recorded) -> HostState | None:

@@ -9,6 +9,7 @@ import msgspec
 from events.envelope import Recorded
 from events.types import host as h
 from events.types import host_power as e
+from events.types.host_boot import HostBootOverdue
 from events.types.host_power import FenceAction, FenceAgent, FenceOrder, PowerState, ProxyScope
 
 TRIES_MAX = 24
@@ -54,7 +55,8 @@ class HostPower(msgspec.Struct, frozen=True, kw_only=True):
     While the host is silent, `silent_at` is the position at which it was found so (0 while it is
     heard), and `fencing` the operation that looks after it. `questioned` and `confirmed` are the
     positions at which its silence was last asked after, and confirmed at `confirmed_at`. It was
-    last turned off or on, or found to be off, at `switched_at`.
+    last turned off or on, or found to be off, at `switched_at`. It was turned on at `turned_on_at`,
+    and neither said hello nor was proved off since; `boot_overdue`: it takes too long.
     """
 
     enabled: bool = False
@@ -70,6 +72,8 @@ class HostPower(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int = 0
     confirmed_at: dt.datetime | None = None
     switched_at: dt.datetime | None = None
+    turned_on_at: dt.datetime | None = None
+    boot_overdue: bool = False
     tries: tuple[FenceTry, ...] = ()
 
     def agent(self, name: str) -> FenceAgent | None:
@@ -107,10 +111,24 @@ def evolve(state: HostPower, recorded: Recorded) -> HostPower:
             return change(state, agents=left)
         case e.HostFenceOrdered() | e.HostFenceAnswered() | e.HostFenceWithdrawn():
             return _evolve_tries(state, recorded)
-        case e.HostFencedOff() | e.HostFencedOn():
-            return change(state, switched_at=recorded.time)
+        case e.HostFencedOff() | e.HostFencedOn() | h.HostConfirmedOff() | HostBootOverdue():
+            return _evolve_switch(state, recorded)
         case _:
             return _evolve_silence(state, recorded)
+
+
+def _evolve_switch(state: HostPower, recorded: Recorded) -> HostPower:
+    event, change = recorded.event, msgspec.structs.replace
+    match event:
+        case HostBootOverdue():
+            return change(state, boot_overdue=state.turned_on_at is not None)
+        case h.HostConfirmedOff():
+            return change(state, turned_on_at=None, boot_overdue=False)
+        case e.HostFencedOn():
+            time = recorded.time
+            return change(state, switched_at=time, turned_on_at=time, boot_overdue=False)
+        case _:
+            return change(state, switched_at=recorded.time, turned_on_at=None, boot_overdue=False)
 
 
 def _evolve_silence(state: HostPower, recorded: Recorded) -> HostPower:
@@ -152,6 +170,8 @@ def _heard(state: HostPower) -> HostPower:
         questioned=0,
         confirmed=0,
         confirmed_at=None,
+        turned_on_at=None,
+        boot_overdue=False,
         tries=tuple(msgspec.structs.replace(each, outdated=True) for each in state.tries),
     )
 

@@ -64,6 +64,16 @@ Turn = Annotated[
         " are concurrent: each of them must be off for the host to be off.",
     ),
 ]
+MAY_BE_OFF = frozenset(
+    {
+        HostStatus.MAINTENANCE,
+        HostStatus.NON_RESPONSIVE,
+        HostStatus.KDUMPING,
+        HostStatus.DOWN,
+        HostStatus.REBOOT,
+    }
+)
+"""In these a host may be turned off by hand: nothing that is known to run is lost."""
 _OPTION = re.compile(r"[A-Za-z0-9_\-]{1,64}\Z")
 _RESERVED = frozenset(
     {"action", "ip", "ipaddr", "login", "nodename", "passwd", "password", "user", "username"}
@@ -132,6 +142,8 @@ def require_power(
     if allowed is not None and state.status not in allowed:
         raise WrongState(
             f"Host {state.name} is {state.status.replace('_', ' ')}: it cannot be {doing}.",
-            remedy="Put it into maintenance first; a host that does not answer needs none.",
+            remedy="Turn it on first: 'host power start'."
+            if state.at_rest
+            else "Put it into maintenance first; a host that does not answer needs none.",
         )
     return state

@@ -41,8 +41,29 @@ def _create(event: e.HostAdded, recorded: Recorded) -> HostDocument:
     )
 
 
+_AWAY = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.MAINTENANCE})
+
+
 def _status(document: HostDocument) -> HostStatus:
-    """The worst news first."""
+    """Where it stands, or what is known of its machine while it is away."""
+    standing = _standing(document)
+    power = document.power
+    if standing not in _AWAY or document.unconfirmed:
+        return standing
+    if not _known_off(document):
+        dumps = power.kdumping and standing is HostStatus.NON_RESPONSIVE
+        return HostStatus.KDUMPING if dumps else standing
+    if power.boot_overdue:
+        return standing
+    return HostStatus.DOWN if power.turned_on_at is None else HostStatus.REBOOT
+
+
+def _known_off(document: HostDocument) -> bool:
+    return document.confirmed_off or document.power.fenced_off
+
+
+def _standing(document: HostDocument) -> HostStatus:
+    """Where it stands, whatever is known of its machine; the worst news first."""
     if document.duplicate:
         return HostStatus.ERROR
     if document.ssh.installing:
@@ -57,7 +78,7 @@ def _status(document: HostDocument) -> HostStatus:
         return HostStatus.INSTALL_FAILED
     if document.duty is Duty.MAINTENANCE:
         return HostStatus.MAINTENANCE
-    if document.silent:
+    if document.silent or _known_off(document):
         return HostStatus.NON_RESPONSIVE
     if document.duty is Duty.PREPARING:
         return HostStatus.PREPARING_FOR_MAINTENANCE
@@ -178,14 +199,22 @@ def _maintenance_entered(
 def _confirmed_off(
     document: HostDocument, event: e.HostConfirmedOff, recorded: Recorded
 ) -> Changes:
-    return {"confirmed_off": True, "unconfirmed": False}
+    power = host_power.unswitched(document.power, fenced_off=document.power.fenced_off)
+    return {"confirmed_off": True, "unconfirmed": False, "power": power}
 
 
 def _state_unconfirmed(
     document: HostDocument, event: e.HostStateUnconfirmed, recorded: Recorded
 ) -> Changes:
-    ssh = host_ssh.restored(document.ssh)
-    return {"session": None, "silent": True, "unconfirmed": True, "ssh": ssh}
+    return {
+        "session": None,
+        "silent": True,
+        "unconfirmed": True,
+        "ssh": host_ssh.restored(document.ssh),
+        # What became of the machine since the backup is not known.
+        "confirmed_off": False,
+        "power": host_power.unswitched(document.power),
+    }
 
 
 def _state_confirmed(

@@ -23,6 +23,9 @@ class HostStatus(enum.StrEnum):
     UNASSIGNED = "unassigned"
     UP = "up"
     NON_RESPONSIVE = "non_responsive"
+    KDUMPING = "kdumping"
+    DOWN = "down"
+    REBOOT = "reboot"
     NON_OPERATIONAL = "non_operational"
     ERROR = "error"
     PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
@@ -40,7 +43,8 @@ class Duty(enum.StrEnum):
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A host as the API shows it.
 
-    `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session.
+    `status` follows from the facts after it: approved, joined, silent, duplicate, duty, session,
+    and from those under `power`.
     `confirmed_off`: an admin vouched that the machine is off, and nothing was heard of it since.
     `last_contact` is as exact as the events are: a host that answers is not recorded each time.
     `vms` counts those placed on the host. `unfit` is what it lacks for its cluster.

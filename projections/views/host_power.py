@@ -10,6 +10,7 @@ import msgspec
 from events.envelope import Recorded
 from events.types import host_power as e
 from events.types.base import Event
+from events.types.host_boot import HostBootOverdue
 from projections.views.parts import Time
 
 BEING_FENCED = (
@@ -42,7 +43,8 @@ class PowerDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A host's power management.
 
     `state` is what its agents said last, at `state_at`, and why it is unknown. `fenced_off`: it was
-    turned off, which was verified, and it has not been heard since.
+    turned off, which was verified, and it has not been heard since. It was turned on at
+    `turned_on_at`, and has not been heard since either; `boot_overdue`: it takes too long.
     """
 
     enabled: bool = False
@@ -54,13 +56,24 @@ class PowerDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     state_reason: str = ""
     kdumping: bool = False
     fenced_off: bool = False
+    turned_on_at: Time | None = None
+    boot_overdue: bool = False
 
 
 def heard(power: PowerDocument) -> PowerDocument:
     """Return what is shown once the host says hello."""
-    if not (power.fenced_off or power.kdumping):
+    if power.kdumping:
+        power = msgspec.structs.replace(power, kdumping=False)
+    return unswitched(power)
+
+
+def unswitched(power: PowerDocument, *, fenced_off: bool = False) -> PowerDocument:
+    """Return what is shown where no boot is waited for any more."""
+    if (power.fenced_off, power.turned_on_at) == (fenced_off, None):
         return power
-    return msgspec.structs.replace(power, fenced_off=False, kdumping=False)
+    return msgspec.structs.replace(
+        power, fenced_off=fenced_off, turned_on_at=None, boot_overdue=False
+    )
 
 
 def _configured(
@@ -109,7 +122,17 @@ def _answered(
 
 
 def _fenced_off(power: PowerDocument, event: e.HostFencedOff, recorded: Recorded) -> PowerDocument:
-    return msgspec.structs.replace(power, fenced_off=True)
+    return unswitched(power, fenced_off=True)
+
+
+def _fenced_on(power: PowerDocument, event: e.HostFencedOn, recorded: Recorded) -> PowerDocument:
+    return msgspec.structs.replace(power, turned_on_at=recorded.time, boot_overdue=False)
+
+
+def _boot_overdue(
+    power: PowerDocument, event: HostBootOverdue, recorded: Recorded
+) -> PowerDocument:
+    return msgspec.structs.replace(power, boot_overdue=power.turned_on_at is not None)
 
 
 def _kdump_started(
@@ -130,6 +153,8 @@ CHANGES: dict[type[Event], Callable[[PowerDocument, Any, Recorded], PowerDocumen
     e.HostFenceAgentRemoved: _agent_removed,
     e.HostFenceAnswered: _answered,
     e.HostFencedOff: _fenced_off,
+    e.HostFencedOn: _fenced_on,
+    HostBootOverdue: _boot_overdue,
     e.HostKdumpStarted: _kdump_started,
     e.HostKdumpEnded: _kdump_ended,
 }
@@ -141,7 +166,6 @@ IGNORED: frozenset[type[Event]] = frozenset(
         e.HostFenceOrdered,
         e.HostFenceWithdrawn,
         e.HostFenceFailed,
-        e.HostFencedOn,
     }
 )
 """What is tried, and how it goes, shows in the operation."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 
 from projections.views import host_power
-from projections.views.host_document import HostDocument, HostStatus
+from projections.views.host_document import Duty, HostDocument, HostStatus
 from projections.views.parts import spoken
 
 _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
@@ -37,6 +39,18 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
             " are highly available start elsewhere by themselves, and the others can be started."
         ),
     ),
+    HostStatus.KDUMPING: (
+        "Nothing is heard of it, and its kernel says that it crashed and writes its dump.",
+        (
+            "Its VMs are unknown meanwhile. Once it has written the dump it boots and answers, or"
+            " is fenced; 'host confirm-off {name}', if you have seen that it is off, does not wait."
+        ),
+    ),
+    HostStatus.DOWN: ("It is known to be off.", "It is up again once its agent says hello."),
+    HostStatus.REBOOT: (
+        "Its machine was turned on at {turned_on}, and boots.",
+        "It is up again once its agent says hello.",
+    ),
     HostStatus.NON_OPERATIONAL: (
         "It is not fit for its cluster: {unfit}",
         (
@@ -61,6 +75,9 @@ _EXPLANATIONS: dict[HostStatus, tuple[str, str]] = {
     ),
 }
 
+_SWITCHED = frozenset({HostStatus.DOWN, HostStatus.REBOOT})
+_SILENT = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.KDUMPING, *_SWITCHED})
+"""Their words say already that nothing is heard of the host."""
 
 _UNCONFIRMED = (
     "It has not reported since Chronovisor was restored from a backup: what it runs is not known.",
@@ -69,6 +86,12 @@ _UNCONFIRMED = (
         " if you have seen that it runs nothing that was started after the backup,"
         " 'host confirm-state {name}'."
     ),
+)
+
+
+_OVERDUE = (
+    " Its machine was turned on at {turned_on}, and has not said hello since.",
+    "Look at its console. 'host power restart {name}' turns it off and on again.",
 )
 
 
@@ -81,11 +104,12 @@ _FAILING = (
 def explained(document: HostDocument) -> HostDocument:
     """Return the host with the words that tell why it is as it is and what happens next."""
     reason, what_next = _EXPLANATIONS[document.status]
-    contact = document.last_contact
+    power = document.power
     words = {
         "name": document.name,
         "key": document.key_fingerprint or "",
-        "last_contact": f"{contact:%Y-%m-%d %H:%M:%S} UTC" if contact else "unknown",
+        "last_contact": _spoken_time(document.last_contact),
+        "turned_on": _spoken_time(power.turned_on_at),
         "because": f" ({document.maintenance_reason})" if document.maintenance_reason else "",
         "failed": document.ssh.failed,
         "unfit": " ".join(each.reason for each in document.unfit),
@@ -98,21 +122,38 @@ def explained(document: HostDocument) -> HostDocument:
         what_next = "The operation shows each step, and can be cancelled."
     elif document.unconfirmed and document.status is HostStatus.NON_RESPONSIVE:
         reason, what_next = (text.format(**words) for text in _UNCONFIRMED)
-    elif document.silent and document.status is not HostStatus.NON_RESPONSIVE:
+    elif document.silent and document.status not in _SILENT:
         reason += f" It does not answer either, while it is {spoken(document.status)}."
-    if document.status is HostStatus.NON_RESPONSIVE and document.power.enabled:
+    if power.boot_overdue:
+        reason += _OVERDUE[0].format(**words)
+        what_next = _OVERDUE[1].format(**words)
+    elif document.status is HostStatus.NON_RESPONSIVE and power.enabled:
         what_next += host_power.NOT_YET_FENCED
-    if document.power.kdumping:
-        reason += " Its kernel crashed, and writes its dump."
-    if document.power.fenced_off:
-        reason += " Its machine was turned off by power management, and is verified to be off."
-        what_next = "It is up again once its agent says hello."
-    if document.confirmed_off:
+    if document.confirmed_off and power.turned_on_at is None:
         reason += " An admin confirmed that its machine is off."
-        what_next = "It is up again once its agent says hello."
+    if document.status in _SWITCHED:
+        reason, what_next = _switched(document, reason, what_next)
     for operation in document.operations:
         if operation.remedy:
             what_next = f"{operation.reason} {operation.remedy}"
-        elif operation.kind == "host.fence" and not document.power.fenced_off:
+        elif operation.kind == "host.fence" and not power.fenced_off:
             what_next = f"{operation.detail} {host_power.BEING_FENCED}".lstrip()
     return msgspec.structs.replace(document, status_reason=reason, next=what_next)
+
+
+def _switched(document: HostDocument, reason: str, what_next: str) -> tuple[str, str]:
+    """Return the words of a host that is off, or boots: who says so, and what comes after."""
+    if document.status is HostStatus.DOWN and document.power.fenced_off:
+        reason += " Its machine was turned off by power management, and is verified to be off."
+    if document.status is HostStatus.DOWN and document.power.enabled:
+        what_next = f"Turn it on with 'host power start {document.name}'. {what_next}"
+    if document.duty is Duty.ACTIVE:
+        return reason, what_next
+    because = f" ({document.maintenance_reason})" if document.maintenance_reason else ""
+    reason += f" Maintenance was asked for{because}."
+    what_next = f"{what_next} It takes VMs again after 'host activate {document.name}'."
+    return reason, what_next.replace("It is up again once", "It comes back to maintenance once")
+
+
+def _spoken_time(time: dt.datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time is not None else "unknown"

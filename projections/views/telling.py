@@ -9,7 +9,7 @@ import msgspec
 from projections.views.affinity import AffinityGroupDocument
 from projections.views.cluster import ClusterDocument
 from projections.views.data_center import DataCenterDocument, HostCounts
-from projections.views.host_document import HostDocument, HostStatus
+from projections.views.host_document import Duty, HostDocument, HostStatus
 from projections.views.parts import (
     Counts,
     OperationInProgress,
@@ -24,6 +24,9 @@ _JOINING = frozenset(
     {HostStatus.INSTALLING, HostStatus.INSTALL_FAILED, HostStatus.PENDING_APPROVAL}
 )
 
+_NOT_HEARD = frozenset({HostStatus.NON_RESPONSIVE, HostStatus.KDUMPING})
+_SWITCHED = frozenset({HostStatus.DOWN, HostStatus.REBOOT})
+
 
 def counts_differ(before: VmDocument, after: VmDocument) -> bool:
     """Tell whether a VM's change shows in the counts of its host or its cluster."""
@@ -33,8 +36,14 @@ def counts_differ(before: VmDocument, after: VmDocument) -> bool:
 
 
 def is_mute(document: HostDocument) -> bool:
-    """Tell whether a host is not heard, so that what runs there is not known."""
-    return document.status is HostStatus.NON_RESPONSIVE or document.duplicate
+    """Tell whether a host is not heard, so that what runs there is not known.
+
+    Of one that is known to be off, each VM's own event tells that it has ended; in maintenance none
+    was there.
+    """
+    if document.duplicate or document.status in _NOT_HEARD:
+        return True
+    return document.status in _SWITCHED and document.duty is not Duty.MAINTENANCE
 
 
 def matters_to_others(before: HostDocument, after: HostDocument) -> bool:

@@ -109,14 +109,10 @@ def test_idle_hosts_lose_their_power_and_get_it_back(
     assert (own.has_power(), own.machine.on, own.status) == (True, True, "up")
     wait_until(lambda: len(cluster(product)["resting_hosts"]) == 2, 20, "the cluster to say so")
     for host in idle:
-        shown = product.get(f"/v1/hosts/{host.id}")
-        assert shown["status"] == "maintenance"
+        shown = product.await_status(f"/v1/hosts/{host.id}", "down", timeout_s=20)
+        assert shown["power"]["fenced_off"]
+        assert shown["duty"] == "maintenance"
         assert "saves power" in shown["status_reason"]
-        wait_until(
-            lambda host=host: product.get(f"/v1/hosts/{host.id}")["power"]["fenced_off"],  # type: ignore[misc]
-            20,
-            "the verified end of its power",
-        )
     assert place(product, vm) == own.name
     assert product.get(f"/v1/vms/{vm}")["status"] == "up"
 

@@ -8,6 +8,7 @@ from commands.kernel.testing import NOW, Given, given
 from commands.state.host import HOST, HostStatus
 from commands.state.vm import VM, VmStatus
 from events.types import host as h
+from events.types import host_power as power
 from events.types import host_ssh as ssh
 from events.types import vm as v
 from events.types import vm_migration as m
@@ -78,6 +79,9 @@ JOINED = h.HostJoinRequested(
 APPROVED = h.HostApproved(name="kvm01")
 SESSION = h.HostSessionStarted(name="kvm01", session="s1", boot="b1", protocol=1)
 SILENT = h.HostSilent(name="kvm01", last_contact=NOW, timeout_s=60)
+DUMPS = power.HostKdumpStarted(name="kvm01", address="192.0.2.7")
+FENCED_OFF = power.HostFencedOff(name="kvm01", order="o1", proxy_name="kvm02", agents=("bmc",))
+FENCED_ON = power.HostFencedOn(name="kvm01", order="o2", proxy_name="kvm02")
 PREPARING = h.HostMaintenanceRequested(name="kvm01")
 RESTING = h.HostMaintenanceEntered(name="kvm01")
 ORDER = "0192ffff-0000-7000-8000-00000000000f"
@@ -107,6 +111,9 @@ HOSTS: dict[HostStatus, tuple[Event, ...]] = {
     HostStatus.UNASSIGNED: _JOINED,
     HostStatus.UP: (*_JOINED, SESSION),
     HostStatus.NON_RESPONSIVE: (*_JOINED, SESSION, SILENT),
+    HostStatus.KDUMPING: (*_JOINED, SESSION, SILENT, DUMPS),
+    HostStatus.DOWN: (*_JOINED, SESSION, SILENT, FENCED_OFF),
+    HostStatus.REBOOT: (*_JOINED, SESSION, SILENT, FENCED_OFF, FENCED_ON),
     HostStatus.NON_OPERATIONAL: (*_JOINED, SESSION, SMALL, UNFIT),
     HostStatus.ERROR: (*_JOINED, SESSION, h.HostDuplicateRefused(name="kvm01", boots=("a", "b"))),
     HostStatus.PREPARING_FOR_MAINTENANCE: (*_JOINED, SESSION, PREPARING),

@@ -50,13 +50,26 @@ COMMANDS: dict[str, Command] = {
 ALLOWED: dict[str, frozenset[HostStatus]] = {
     "activate": frozenset({S.PREPARING_FOR_MAINTENANCE, S.MAINTENANCE}),
     "approve": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.ERROR}),
-    "confirm-off": frozenset({S.NON_RESPONSIVE, S.UNASSIGNED, S.ERROR}),
-    "force-remove": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED}),
+    "confirm-off": frozenset({S.NON_RESPONSIVE, S.KDUMPING, S.DOWN, S.UNASSIGNED, S.ERROR}),
+    "force-remove": frozenset(
+        {
+            *(S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED),
+            *(S.DOWN, S.REBOOT),
+        }
+    ),
     "install": frozenset({S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE}),
-    "maintenance": frozenset({S.UP, S.UNASSIGNED, S.NON_RESPONSIVE, S.NON_OPERATIONAL}),
+    "maintenance": frozenset(
+        {
+            *(S.UP, S.UNASSIGNED, S.NON_RESPONSIVE, S.NON_OPERATIONAL),
+            *(S.KDUMPING, S.DOWN, S.REBOOT),
+        }
+    ),
     "refresh": frozenset({S.UP, S.NON_OPERATIONAL, S.MAINTENANCE}),
     "remove": frozenset(
-        {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED, S.MAINTENANCE}
+        {
+            *(S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.UNASSIGNED),
+            *(S.MAINTENANCE, S.DOWN),
+        }
     ),
     "token": frozenset(
         {S.INSTALLING, S.INSTALL_FAILED, S.PENDING_APPROVAL, S.MAINTENANCE, S.ERROR}

@@ -12,7 +12,9 @@ from commands.host.maintenance import MaintainHost
 from commands.kernel.command import Context, Decision, on
 from commands.kernel.fold import World
 from commands.state.host import HOST, HostStatus
+from events.types.base import Event
 from events.types.host_failing import HostFailing
+from events.types.host_power import HostFencedOff, HostFencedOn
 from tests.unit.gateway.bench import PATIENCE, Bench, Engine
 
 LONG_S = PATIENCE.grace_s + PATIENCE.timeout_s
@@ -184,14 +186,8 @@ async def test_a_hello_that_comes_at_the_last_moment_wins(bench: Bench) -> None:
 async def test_a_host_on_which_starts_failed_has_rested_after_a_while(bench: Bench) -> None:
     agent = await bench.agent()
 
-    def decide(world: World, context: Context) -> Decision:
-        del context
-        assert world.get(HOST, agent.host) is not None
-        failing = HostFailing(name="h", vms=("1", "2", "3"), told="a, b, c")
-        return Decision(id=agent.host, events=on(HOST.stream(agent.host), failing))
-
-    await bench.engine.handler.handle(decide, bench.source_for("test"), principal="test")
-    await bench.seen()
+    failing = HostFailing(name="h", vms=("1", "2", "3"), told="a, b, c")
+    await _append(bench, HOST.stream(agent.host), failing)
     assert status(bench, agent.host) is HostStatus.ERROR
 
     for _ in range(int(PATIENCE.failing_s / 40)):
@@ -225,3 +221,56 @@ async def test_a_host_that_comes_back_is_not_silent_to_an_engine_that_did_not_he
     assert (await bench.names()).count("host.silent") == 1
     await listen(bench, 10, other, bench.engine)
     assert (await bench.names()).count("host.silent") == 2  # it said nothing more
+
+
+async def test_a_host_that_was_turned_on_and_does_not_boot_is_told_of_once(bench: Bench) -> None:
+    """given a host that is off, turned on, when it says nothing for long, then it is non-responsive
+    again; before that, and while the gateway could not listen, it boots
+    """
+    agent = await bench.agent()
+    await listen(bench, LONG_S + 4)
+    stream = HOST.stream(agent.host)
+    off = HostFencedOff(name="h", order="o1", proxy_name="p", agents=("bmc",))
+    await _append(bench, stream, off)
+    assert status(bench, agent.host) is HostStatus.DOWN
+    await listen(bench, PATIENCE.boot_timeout_s * 2)
+    assert status(bench, agent.host) is HostStatus.DOWN
+
+    await _append(bench, stream, HostFencedOn(name="h", order="o2", proxy_name="p"))
+    await listen(bench, PATIENCE.boot_timeout_s - 4)
+    assert status(bench, agent.host) is HostStatus.REBOOT
+    bench.clock.pass_time(90)  # the gateway stood still: it does not know what it missed
+    await listen(bench, PATIENCE.boot_timeout_s)
+    assert status(bench, agent.host) is HostStatus.REBOOT
+    await listen(bench, PATIENCE.grace_s + 4)
+    assert status(bench, agent.host) is HostStatus.NON_RESPONSIVE
+    await listen(bench, PATIENCE.boot_timeout_s * 2)
+    assert (await bench.names()).count("host.boot_overdue") == 1
+    assert (await agent.say_hello(boot="another")).status == 200
+    await bench.seen()
+    assert status(bench, agent.host) is HostStatus.UP
+
+
+async def test_a_host_that_boots_in_time_is_up(bench: Bench) -> None:
+    agent = await bench.agent()
+    await listen(bench, LONG_S + 4)
+    off = HostFencedOff(name="h", order="o1", proxy_name="p", agents=("bmc",))
+    on_again = HostFencedOn(name="h", order="o2", proxy_name="p")
+    await _append(bench, HOST.stream(agent.host), off, on_again)
+    assert status(bench, agent.host) is HostStatus.REBOOT
+    await listen(bench, 100)
+    assert (await agent.say_hello(boot="another")).status == 200
+    await bench.seen()
+    assert status(bench, agent.host) is HostStatus.UP
+    await listen(bench, 100)
+    assert "host.boot_overdue" not in await bench.names()
+
+
+async def _append(bench: Bench, stream: str, *events: Event) -> None:
+    def decide(world: World, context: Context) -> Decision:
+        del context
+        assert world.get(HOST, stream.removeprefix("host/")) is not None
+        return Decision(id=stream, events=on(stream, *events))
+
+    await bench.engine.handler.handle(decide, bench.source_for("test"), principal="test")
+    await bench.seen()

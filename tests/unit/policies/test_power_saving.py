@@ -9,7 +9,7 @@ from commands.cluster.schedule import ScheduleCluster
 from commands.host.activate import ActivateHost
 from commands.host.remove import RemoveHost
 from commands.kernel.refusal import InvalidField
-from commands.state.host import HostStatus
+from commands.state.host import Duty, HostStatus
 from events.types.balancing import BalancingMode, Rest
 from events.types.cluster import SchedulingPolicy
 from tests.unit.policies.puppet import play_on
@@ -61,7 +61,8 @@ async def test_idle_hosts_are_turned_off_but_for_those_in_reserve() -> None:
     assert await resting(stage) == {hosts[3]: Rest.OFF, hosts[2]: Rest.OFF}
     for host in hosts[2:]:
         state = await stage.host(host)
-        assert state.status is HostStatus.MAINTENANCE
+        assert state.status is HostStatus.DOWN
+        assert state.duty is Duty.MAINTENANCE
         assert state.proved_off
     names = await stage.names()
     await minutes(stage, 5)
@@ -88,7 +89,7 @@ async def test_a_host_is_turned_on_and_activated_when_more_are_to_be_in_reserve(
     await minutes(stage, 2)
     assert await resting(stage) == {hosts[1]: Rest.ROUSED}
     await minutes(stage, 2)
-    assert (await stage.host(hosts[1])).status is HostStatus.MAINTENANCE  # it is still booting
+    assert (await stage.host(hosts[1])).status is HostStatus.REBOOT
     await stage.hello(hosts[1], boot="another")
     await minutes(stage, 2)
     assert await resting(stage) == {}

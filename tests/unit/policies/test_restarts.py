@@ -226,7 +226,7 @@ async def test_one_that_finds_no_room_says_why_and_goes_on_when_there_is(stage: 
     await confirm_off(stage, host)
     (waiting,) = await restarts(stage)
     assert waiting.attention
-    assert "non responsive" in waiting.attention
+    assert "host is down" in waiting.attention
     assert "MiB of memory free" in waiting.attention
     head = await stage.log.head()
     await stage.pass_time(10_000)
@@ -245,7 +245,7 @@ async def test_what_it_says_is_brought_up_to_date(stage: Stage) -> None:
     await confirm_off(stage, first, second)
     (waiting,) = await restarts(stage)
     assert waiting.attention
-    assert "2 hosts, such as host1: The host is non responsive." in waiting.attention
+    assert "2 hosts, such as host1: The host is down." in waiting.attention
 
     small = msgspec.structs.replace(CAPABILITIES, memory_bytes=2 * GIB)
     came = HostSessionStarted(name="host1", session="s", boot="another", protocol=1)

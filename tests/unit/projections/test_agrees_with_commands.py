@@ -7,9 +7,11 @@ import pytest
 from commands.state.host import HOST, HostState, HostStatus
 from commands.state.vm import VM, VmState, VmStatus
 from events.types import host as host_events
+from events.types import host_power as power
 from events.types import host_ssh as ssh
 from events.types import vm as e
 from events.types.base import Event
+from events.types.host_boot import HostBootOverdue
 from events.types.host_failing import HostFailing, HostRecovered
 from events.types.host_fitness import HostFitnessFound, Unfit, UnfitKind
 from events.types.host_maintenance import HostEvacuationBegun
@@ -115,6 +117,11 @@ def _about_host(history: History) -> Event:
         HostEvacuationBegun(name="h", vms=3),
         HostFailing(name="h", vms=("1", "2", "3"), told="a, b, c"),
         HostRecovered(name="h"),
+        power.HostFencedOff(name="h", order="o", proxy_name="p", agents=("bmc",)),
+        power.HostFencedOn(name="h", order="o", proxy_name="p"),
+        power.HostKdumpStarted(name="h", address="192.0.2.1"),
+        power.HostKdumpEnded(name="h"),
+        HostBootOverdue(name="h", turned_on_at=history.time, timeout_s=600),
     ]
     return history.random.choice(events)
 

@@ -11,11 +11,13 @@ from events.envelope import Recorded
 from events.types import host as h
 from events.types import host_power as e
 from events.types.base import Event, type_of
+from events.types.host_boot import HostBootOverdue
 from projections.views import host as view
-from projections.views.host_document import HostDocument
+from projections.views.host_document import HostDocument, HostStatus
 from projections.views.host_power import BEING_FENCED
 from projections.views.host_words import explained
 from projections.views.parts import OperationInProgress
+from projections.views.telling import is_mute
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 AGENT = e.FenceAgent(
@@ -95,6 +97,59 @@ def test_a_host_that_was_turned_off_says_so_until_it_is_heard() -> None:
     again = explained(shown(SILENT, OFF, HELLO))
     assert not again.power.fenced_off
     assert "off" not in again.status_reason
+
+
+ON = e.HostFencedOn(name="kvm01", order="o2", proxy_name="kvm02")
+OVERDUE = HostBootOverdue(name="kvm01", turned_on_at=NOW, timeout_s=600)
+RESTING = (
+    h.HostMaintenanceRequested(name="kvm01", reason="new fans"),
+    h.HostMaintenanceEntered(name="kvm01"),
+)
+
+
+def test_a_host_that_is_off_is_down_and_reboots_and_says_what_comes_next() -> None:
+    managed = e.HostPowerConfigured(name="kvm01", enabled=True, kdump_detection=False, proxies=BOTH)
+    down = explained(shown(managed, SILENT, OFF))
+    assert down.status is HostStatus.DOWN
+    assert "host power start kvm01" in down.next
+    assert "does not answer" not in down.status_reason
+    boots = explained(shown(managed, SILENT, OFF, ON))
+    assert boots.status is HostStatus.REBOOT
+    assert boots.power.turned_on_at == NOW + dt.timedelta(seconds=7)
+    assert "2026-01-01 00:00:07 UTC" in boots.status_reason
+    assert "off" not in boots.status_reason
+    late = explained(shown(managed, SILENT, OFF, ON, OVERDUE))
+    assert late.status is HostStatus.NON_RESPONSIVE
+    assert "has not said hello since" in late.status_reason
+    assert "console" in late.next
+    again = explained(shown(managed, SILENT, OFF, ON, OVERDUE, HELLO))
+    assert (again.status, again.status_reason) == (HostStatus.UP, "")
+    assert (again.power.turned_on_at, again.power.boot_overdue) == (None, False)
+
+
+def test_a_host_in_maintenance_that_was_turned_off_is_down_and_says_that_it_rests() -> None:
+    down = explained(shown(*RESTING, OFF))
+    assert down.status is HostStatus.DOWN
+    assert "new fans" in down.status_reason
+    assert "back to maintenance" in down.next
+    assert explained(shown(*RESTING, OFF, ON, HELLO)).status is HostStatus.MAINTENANCE
+
+
+def test_an_admins_word_for_off_ends_with_the_host_being_turned_on() -> None:
+    vouched = h.HostConfirmedOff(name="kvm01")
+    assert "An admin confirmed" in explained(shown(SILENT, vouched)).status_reason
+    assert "An admin confirmed" not in explained(shown(SILENT, vouched, ON)).status_reason
+    assert explained(shown(SILENT, OFF, ON, vouched)).status is HostStatus.DOWN
+
+
+def test_what_runs_on_a_host_that_is_away_is_not_known_before_its_own_events() -> None:
+    dumps = e.HostKdumpStarted(name="kvm01", address="192.0.2.1")
+    away: list[tuple[Event, ...]] = [(SILENT,), (SILENT, dumps), (SILENT, OFF), (SILENT, OFF, ON)]
+    for events in away:
+        assert is_mute(shown(*events))
+    resting: list[tuple[Event, ...]] = [RESTING, (*RESTING, OFF), (*RESTING, OFF, ON)]
+    for events in (*resting, (), (SILENT, OFF, ON, HELLO)):
+        assert not is_mute(shown(*events))
 
 
 def test_a_silent_host_says_that_it_is_being_fenced_or_what_that_waits_for() -> None:

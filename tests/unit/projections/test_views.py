@@ -285,7 +285,7 @@ class TestSilentHost:
         history.add(f"host/{place[2]}", host_events.HostConfirmedOff(name="host1"))
         history.down(vm_id, place[2], reason=vm_events.DownReason.HOST_LOST)
         assert vm(history, vm_id)["status"] == "down"
-        assert shown(history, "host", place[2])["status"] == "non_responsive"  # type: ignore[index]
+        assert shown(history, "host", place[2])["status"] == "down"  # type: ignore[index]
 
     def test_a_vm_placed_on_it_at_that_moment_is_unknown_too(
         self, history: History, place: tuple[str, str, str]
