@@ -144,12 +144,12 @@ async def append_rate(dsn: str, now: dt.datetime) -> float:
         return done / (time.monotonic() - began)
 
 
-def settle(dsn: str) -> None:
+def settle(postgres: EmbeddedPostgres) -> None:
     """Wait until the server has written what the fill left it, and its vacuum is done with it.
 
     A log grows by so much in months and not in minutes: what is measured is its size, not that.
     """
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(postgres.admin_dsn, autocommit=True) as connection:
         connection.execute("checkpoint")
         wait_until(lambda: _vacuums(connection) == 0, SETTLE_TIMEOUT_S, "the vacuum to end")
 
@@ -229,7 +229,7 @@ class Growth(Scale):
 
     def _append(self, dsn: str, history: Growing) -> None:
         age = history.written
-        settle(dsn)
+        settle(EmbeddedPostgres(Installation.open(self.product.root).folder.postgres))
         rate = uvloop.run(append_rate(dsn, history.time))
         self.rates[age] = rate
         self.note(f"at {age:,} events: commands appended a second", rate, "")
