@@ -21,6 +21,7 @@ from events.types.host_hardware import (
     Hardware,
     HostNic,
     HugePages,
+    MdevType,
     NumaNode,
     PciDevice,
     UsbDevice,
@@ -57,7 +58,10 @@ def hardware(
         numa_nodes=cut("numa_nodes", _numa_nodes(xml), h.NUMA_NODES_MAX),
         huge_pages=cut("huge_pages", _huge_pages(system), h.PAGE_SIZES_MAX),
         nics=cut("nics", _nics(system), h.NICS_MAX),
-        devices=cut("devices", _devices(system), h.DEVICES_MAX),
+        iommu=_iommu(system),
+        devices=_with_fewer_mdev_types(
+            cut, cut("devices", _devices(system), h.DEVICES_MAX), h.MDEV_TYPES_MAX
+        ),
         usb_devices=cut("usb_devices", _usb_devices(system), h.USB_DEVICES_MAX),
         block_devices=cut("block_devices", _block_devices(system), h.BLOCK_DEVICES_MAX),
         versions=_with_system(versions, root),
@@ -74,7 +78,7 @@ class _Cut:
     def __call__(self, name: str, items: Iterable[Item], at_most: int) -> tuple[Item, ...]:
         found = tuple(itertools.islice(items, at_most + 1))
         if len(found) > at_most:
-            self.names.append(name)
+            self.names += [name] if name not in self.names else []
         return found[:at_most]
 
     def text(self, name: str, text: str, at_most: int) -> str:
@@ -176,6 +180,12 @@ def _kind_of(folder: Path) -> str:
     return "bridge" if (folder / "bridge").exists() else ""
 
 
+def _iommu(system: Path) -> bool | None:
+    """Tell whether the kernel uses an IOMMU: it shows each unit then."""
+    classes = system / "class"
+    return bool(_entries(classes / "iommu")) if classes.is_dir() else None
+
+
 def _devices(system: Path) -> Iterator[PciDevice]:
     for folder in _entries(system / "bus" / "pci" / "devices"):
         code = _text(folder / "class").strip()
@@ -189,7 +199,35 @@ def _devices(system: Path) -> Iterator[PciDevice]:
             product=_short(_text(folder / "device").strip().removeprefix("0x")),
             driver=_short(_link(folder / "driver")),
             iommu_group=int(group) if group.isdigit() else None,
+            virtual_functions=max(0, _number(folder / "sriov_numvfs")),
+            virtual_functions_max=max(0, _number(folder / "sriov_totalvfs")),
+            physical_function=_short(_link(folder / "physfn")),
+            mdev_types=tuple(
+                itertools.islice(_mdev_types(folder / "mdev_supported_types"), h.MDEV_TYPES_MAX + 1)
+            ),
         )
+
+
+def _mdev_types(folder: Path) -> Iterator[MdevType]:
+    for kind in _entries(folder):
+        yield MdevType(
+            id=_short(kind.name),
+            name=_short(_text(kind / "name").strip()),
+            description=_short(" ".join(_text(kind / "description").split())),
+            available=max(0, _number(kind / "available_instances")),
+        )
+
+
+def _with_fewer_mdev_types(
+    cut: _Cut, devices: Iterable[PciDevice], left: int
+) -> tuple[PciDevice, ...]:
+    """Show so many types of mediated devices at most, those of the first devices."""
+    shown: list[PciDevice] = []
+    for device in devices:
+        types = cut("mdev_types", device.mdev_types, left)
+        left -= len(types)
+        shown.append(msgspec.structs.replace(device, mdev_types=types))
+    return tuple(shown)
 
 
 def _usb_devices(system: Path) -> Iterator[UsbDevice]:

@@ -9,6 +9,7 @@ from events.types.host_hardware import (
     CpuTopology,
     Hardware,
     HostNic,
+    MdevType,
     NumaNode,
     PciDevice,
     UsbDevice,
@@ -17,6 +18,7 @@ from events.types.host_hardware import (
 
 TSC_HZ = 2_400_000_000
 _SOCKETS, _THREADS = 2, 2
+_FUNCTIONS = 2
 
 
 def described(able: Capabilities, name: str) -> Capabilities:
@@ -50,6 +52,7 @@ def _hardware(able: Capabilities) -> Hardware:
             for node in range(sockets)
         ),
         nics=(HostNic(name="eth0", mac="02:00:00:00:00:01", up=True, speed_mbps=25_000),),
+        iommu=True,
         devices=(
             PciDevice(
                 address="0000:17:00.0",
@@ -58,6 +61,20 @@ def _hardware(able: Capabilities) -> Hardware:
                 product="1017",
                 driver="mlx5_core",
                 iommu_group=17,
+                virtual_functions=_FUNCTIONS,
+                virtual_functions_max=8,
+            ),
+            *(
+                PciDevice(
+                    address=f"0000:17:00.{number}",
+                    class_code="020000",
+                    vendor="15b3",
+                    product="1018",
+                    driver="mlx5_core",
+                    iommu_group=17 + number,
+                    physical_function="0000:17:00.0",
+                )
+                for number in range(1, _FUNCTIONS + 1)
             ),
             PciDevice(
                 address="0000:65:00.0",
@@ -66,6 +83,28 @@ def _hardware(able: Capabilities) -> Hardware:
                 product="20f1",
                 driver="vfio-pci",
                 iommu_group=65,
+            ),
+            PciDevice(
+                address="0000:66:00.0",
+                class_code="030200",
+                vendor="10de",
+                product="1eb8",
+                driver="nvidia",
+                iommu_group=66,
+                mdev_types=(
+                    MdevType(
+                        id="nvidia-222",
+                        name="GRID T4-1B",
+                        description="num_heads=4, frl_config=45, framebuffer=1024M",
+                        available=16,
+                    ),
+                    MdevType(
+                        id="nvidia-234",
+                        name="GRID T4-16Q",
+                        description="num_heads=4, frl_config=60, framebuffer=16384M",
+                        available=1,
+                    ),
+                ),
             ),
         ),
         usb_devices=(UsbDevice(address="1-1", vendor="0529", product="0001", name="AKS HASP"),),

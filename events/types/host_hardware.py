@@ -14,6 +14,8 @@ CORES_TEXT_MAX = 32_768
 NUMA_NODES_MAX = 64
 NICS_MAX = 256
 DEVICES_MAX = 512
+MDEV_TYPES_MAX = 256
+"""Of all devices together."""
 USB_DEVICES_MAX = 256
 BLOCK_DEVICES_MAX = 512
 PAGE_SIZES_MAX = 8
@@ -62,8 +64,25 @@ class HostNic(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str = ""
 
 
+class MdevType(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of mediated device (a vGPU, say) that a PCI device can be shared as.
+
+    `id` is what the kernel calls it (`nvidia-222`), `name` and `description` what its driver does;
+    so many are `available` still.
+    """
+
+    id: str
+    name: str = ""
+    description: str = ""
+    available: int = 0
+
+
 class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """A PCI device: `class_code`, `vendor` and `product` in hex; `iommu_group` where it has one."""
+    """A PCI device: `class_code`, `vendor` and `product` in hex; `iommu_group` where it has one.
+
+    One with SR-IOV has so many `virtual_functions` now, of `virtual_functions_max`; each of them is
+    a device of its own, which names its `physical_function` by address.
+    """
 
     address: str
     class_code: str
@@ -71,6 +90,10 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     product: str
     driver: str = ""
     iommu_group: int | None = None
+    virtual_functions: int = 0
+    virtual_functions_max: int = 0
+    physical_function: str = ""
+    mdev_types: tuple[MdevType, ...] = ()
 
 
 class UsbDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +131,8 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 
     `tsc_hz` is the rate of the CPUs' time-stamp counter, 0 where it is not known. `cores` are the
     CPUs of each core, with spaces between the cores: `0,4 1,5`; "" where that is not known.
+    `iommu` says whether the IOMMU is on, without which no PCI device can be handed to a VM; None
+    where the agent does not tell.
     `truncated` names the lists that are longer in truth than what is shown.
     """
 
@@ -119,6 +144,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     numa_nodes: tuple[NumaNode, ...] = ()
     huge_pages: tuple[HugePages, ...] = ()
     nics: tuple[HostNic, ...] = ()
+    iommu: bool | None = None
     devices: tuple[PciDevice, ...] = ()
     usb_devices: tuple[UsbDevice, ...] = ()
     block_devices: tuple[BlockDevice, ...] = ()

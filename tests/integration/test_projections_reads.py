@@ -630,6 +630,16 @@ class TestOpenapi:
                     vendor="8086",
                     product="1572",
                     iommu_group=31,
+                    virtual_functions=1,
+                    virtual_functions_max=64,
+                ),
+                hw.PciDevice(
+                    address="0000:3b:02.0",
+                    class_code="020000",
+                    vendor="8086",
+                    product="154c",
+                    physical_function="0000:3b:00.0",
+                    mdev_types=(hw.MdevType(id="nvidia-222", name="GRID T4-1B", available=16),),
                 ),
             ),
             usb_devices=(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from events.types.host_hardware import (
     DEVICES_MAX,
+    MDEV_TYPES_MAX,
     NICS_MAX,
     TEXT_MAX,
     USB_DEVICES_MAX,
@@ -15,6 +17,7 @@ from events.types.host_hardware import (
     CpuTopology,
     HostNic,
     HugePages,
+    MdevType,
     NumaNode,
     PciDevice,
     UsbDevice,
@@ -162,6 +165,71 @@ def test_a_machine_is_described(tmp_path: Path) -> None:
     )
     assert found.versions == Versions(kernel="6.1", operating_system="Debian 12")
     assert found.truncated == ()
+
+
+def test_what_a_device_can_be_shared_as_is_described(tmp_path: Path) -> None:
+    """given SR-IOV, and a GPU of mediated devices, then functions and types are told"""
+    _pci(tmp_path, "0000:3b:00.0", "0x020000", group=31, driver="i40e")
+    _pci(tmp_path, "0000:3b:02.0", "0x020000", group=40, driver="iavf")
+    _pci(tmp_path, "0000:af:00.0", "0x030200", driver="nvidia")
+    devices = tmp_path / "sys/bus/pci/devices"
+    (devices / "0000:3b:00.0/sriov_numvfs").write_text("1\n")
+    (devices / "0000:3b:00.0/sriov_totalvfs").write_text("64\n")
+    (devices / "0000:3b:02.0/physfn").symlink_to("../0000:3b:00.0")
+    types = devices / "0000:af:00.0/mdev_supported_types"
+    for kind, name, count in (("nvidia-222", "GRID T4-1B", "16"), ("nvidia-9", "", "")):
+        (types / kind).mkdir(parents=True)
+        (types / kind / "available_instances").write_text(f"{count}\n")
+        if name:
+            (types / kind / "name").write_text(f"{name}\n")
+            (types / kind / "description").write_text("num_heads=4, \nframebuffer=1024M\n")
+
+    found = hardware(tmp_path, tmp_path / "none", XML, Versions())
+
+    physical, virtual, gpu = found.devices
+    assert (physical.virtual_functions, physical.virtual_functions_max) == (1, 64)
+    assert physical.physical_function == ""
+    assert virtual.physical_function == "0000:3b:00.0"
+    assert (virtual.virtual_functions, virtual.virtual_functions_max) == (0, 0)
+    assert gpu.mdev_types == (
+        MdevType(
+            id="nvidia-222",
+            name="GRID T4-1B",
+            description="num_heads=4, framebuffer=1024M",
+            available=16,
+        ),
+        MdevType(id="nvidia-9"),
+    )
+    assert found.truncated == ()
+
+
+def test_types_of_mediated_devices_are_bounded_for_the_whole_machine(tmp_path: Path) -> None:
+    for device in range(3):
+        _pci(tmp_path, f"0000:0{device}:00.0", "0x030200")
+        types = tmp_path / f"sys/bus/pci/devices/0000:0{device}:00.0/mdev_supported_types"
+        for number in range(MDEV_TYPES_MAX // 2 + 5):
+            (types / f"nvidia-{number:04}").mkdir(parents=True)
+    found = hardware(tmp_path, tmp_path / "none", XML, Versions())
+    counts = [len(device.mdev_types) for device in found.devices]
+    assert counts == [MDEV_TYPES_MAX // 2 + 5, MDEV_TYPES_MAX // 2 - 5, 0]
+    assert found.truncated == ("mdev_types",)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        ((), None),
+        (("class/net",), False),
+        (("class/iommu",), False),
+        (("class/iommu/dmar0",), True),
+    ],
+)
+def test_whether_the_iommu_is_on_is_told_where_the_kernel_says_it(
+    tmp_path: Path, folders: tuple[str, ...], *, said: bool | None
+) -> None:
+    for folder in folders:
+        (tmp_path / "sys" / folder).mkdir(parents=True)
+    assert hardware(tmp_path, tmp_path / "none", XML, Versions()).iommu is said
 
 
 def test_a_machine_that_shows_nothing_is_described_as_that(tmp_path: Path) -> None:
