@@ -26,7 +26,8 @@ SUSPENDING_DOWN_TIME_MS = 5_000
 class Copying(msgspec.Struct, frozen=True, kw_only=True):
     """How far the copying of a VM's memory is, as the hypervisor counts; `round_number` from 1.
 
-    `throttle_percent` is how much the hypervisor slows the VM's CPUs down to keep up.
+    `throttle_percent` is how much the hypervisor slows the VM's CPUs down to keep up; `stopped`
+    says that they stand still, for the migration.
     """
 
     total_bytes: int = 0
@@ -37,6 +38,7 @@ class Copying(msgspec.Struct, frozen=True, kw_only=True):
     round_number: int = 0
     throttle_percent: int = 0
     post_copy: bool = False
+    stopped: bool = False
 
     @property
     def percent(self) -> int:
@@ -112,7 +114,10 @@ POLICIES = {
 
 
 class Convergence:
-    """Watches one migration. `look` is told what the hypervisor counts, and says what to do."""
+    """Watches one migration. `look` is told what the hypervisor counts, and says what to do.
+
+    `down_time_ms` is what it allows by now; `suspends` is whether it had the VM stopped.
+    """
 
     def __init__(self, tuning: Tuning, *, still_s: float = STILL_S) -> None:
         self._bandwidth_bytes_per_s = tuning.bandwidth_bytes_per_s
@@ -121,6 +126,7 @@ class Convergence:
         self._down_time_ms_max = tuning.down_time_ms
         self.down_time_ms = self._allowed(self._policy.start_down_time_ms)
         self.stalls = 0
+        self.suspends = False
         self._resorts = 0
         self._round = 0
         self._began_with_bytes = 0
@@ -178,6 +184,7 @@ class Convergence:
             resort = policy.last[self._resorts]
             self._resorts += 1
             if resort is not Resort.LONG_DOWN_TIME:
+                self.suspends = self.suspends or resort is Resort.SUSPEND
                 return Move(resort=resort)
             allowed = self._allowed(SUSPENDING_DOWN_TIME_MS)
             if allowed > self.down_time_ms:

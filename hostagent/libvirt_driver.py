@@ -333,8 +333,12 @@ class Libvirt:
         if figures.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
             return None
         state, reason = domain.state(0)
-        in_post_copy = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
-        return read_copying(figures, post_copy=(state, reason) == in_post_copy)
+        paused = reason if state == libvirt.VIR_DOMAIN_PAUSED else None
+        return read_copying(
+            figures,
+            post_copy=paused == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+            stopped=paused == libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+        )
 
     @_translated
     def live_xml(self, connection: Connection, uuid: str, *, secrets: bool = False) -> str:

@@ -10,7 +10,7 @@ from hostagent.convergence import Copying
 PAGE_BYTES = 4_096
 
 
-def read_copying(figures: Mapping[str, Any], *, post_copy: bool) -> Copying:
+def read_copying(figures: Mapping[str, Any], *, post_copy: bool, stopped: bool = False) -> Copying:
     """Return what virDomainGetJobStats says; names as in libvirt's VIR_DOMAIN_JOB_* fields."""
     page_bytes = int(figures.get("memory_page_size", 0)) or PAGE_BYTES
     total = int(figures.get("memory_total", 0))
@@ -23,4 +23,5 @@ def read_copying(figures: Mapping[str, Any], *, post_copy: bool) -> Copying:
         round_number=int(figures.get("memory_iteration", 0)),
         throttle_percent=int(figures.get("auto_converge_throttle", 0)),
         post_copy=post_copy,
+        stopped=stopped,
     )

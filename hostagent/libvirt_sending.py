@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from hostagent.convergence import Copying, Look, Move, Resort, Terms
@@ -111,16 +111,14 @@ class Sender:
         await self._watch.call(lambda lv: self._hypervisor.resume(lv, vm))
 
     async def _do(self, vm: str, move: Move) -> None:
-        hypervisor = self._hypervisor
-        down_time_ms = move.down_time_ms
-        if down_time_ms is not None:
-            log.info("longer_down_time", vm=vm, down_time_ms=down_time_ms)
-            with contextlib.suppress(DriverError):  # it may be over by now
+        """Take a policy's step. The migration may be over by now, which refuses it."""
+        hypervisor, down_time_ms = self._hypervisor, move.down_time_ms
+        try:
+            if down_time_ms is not None:
+                log.info("longer_down_time", vm=vm, down_time_ms=down_time_ms)
                 await self._watch.call(lambda lv: hypervisor.allow_down_time(lv, vm, down_time_ms))
-        if move.resort is None:
-            return
-        log.info("last_resort", vm=vm, resort=move.resort)
-        with contextlib.suppress(DriverError):
+            if move.resort is not None:
+                log.info("last_resort", vm=vm, resort=move.resort)
             match move.resort:
                 case Resort.ABORT:
                     await self._watch.call(lambda lv: hypervisor.abort_job(lv, vm))
@@ -130,3 +128,5 @@ class Sender:
                     await self._watch.call(lambda lv: hypervisor.suspend(lv, vm))
                 case _:
                     pass
+        except DriverError as error:
+            log.info("step_refused", vm=vm, move=msgspec.to_builtins(move), reason=str(error))

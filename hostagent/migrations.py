@@ -137,7 +137,7 @@ class Mover:
 
         def look(seen: Copying) -> Move:
             move = ABORT if self._cancelled(job) else convergence.look(seen, moment())
-            told.tell(seen, convergence.down_time_ms)
+            told.tell(seen, convergence)
             return move
 
         if self._cancelled(job):
@@ -157,7 +157,7 @@ class Mover:
         told = _Told(self._desk, job)
 
         def look(seen: Copying) -> Move:
-            told.tell(seen, convergence.down_time_ms)
+            told.tell(seen, convergence)
             return GO_ON
 
         await self._moves.recover(job, self._dialling(job), convergence.terms, look)
@@ -178,7 +178,7 @@ class Mover:
             return False
         seen = await self._moves.unattended(job)
         if seen is not None:
-            _Told(self._desk, job).tell(seen, Convergence(_order(job).tuning).down_time_ms)
+            _Told(self._desk, job).tell(seen, Convergence(_order(job).tuning))
         return True
 
     async def release(self, job: Job) -> None:
@@ -251,7 +251,7 @@ class _Told:
         self._percent = -PROGRESS_STEP_PERCENT
         self._said = CopyProgress()
 
-    def tell(self, seen: Copying, down_time_ms: int) -> None:
+    def tell(self, seen: Copying, convergence: Convergence) -> None:
         """Look at the figures, and tell them if they are news."""
         self.begun = self.begun or seen.copied_bytes > 0
         now = CopyProgress(
@@ -262,13 +262,13 @@ class _Told:
             dirty_bytes_per_s=seen.dirty_bytes_per_s,
             rounds=seen.round_number,
             throttle_percent=seen.throttle_percent,
-            down_time_ms=down_time_ms,
+            down_time_ms=convergence.down_time_ms,
             post_copy=seen.post_copy,
+            suspended=seen.stopped and convergence.suspends,
         )
-        said = self._said
-        changed = (now.down_time_ms, now.post_copy) != (said.down_time_ms, said.post_copy)
+        changed = now.steps != self._said.steps
         further = seen.percent >= self._percent + PROGRESS_STEP_PERCENT
-        if changed or further or now.rounds >= max(2, 2 * said.rounds):
+        if changed or further or now.rounds >= max(2, 2 * self._said.rounds):
             self._said, self._percent = now, max(self._percent, seen.percent)
             self._desk.tell_job(
                 self._job, JobState.RUNNING, percent=seen.percent, copying=self._said

@@ -230,6 +230,7 @@ class SimulatedMoves:
                     copied_bytes=copied + int(left * step / steps),
                     round_number=round_number,
                     post_copy=post_copy,
+                    stopped=suspended,
                 )
                 post_copy, suspended = _heed(look(seen), terms, (post_copy, suspended))
                 if (await asyncio.wait({line}, timeout=round_s / steps))[0]:

@@ -352,8 +352,7 @@ def _is_news(copying: CopyProgress, known: CopyProgress | None) -> bool:
     """Tell whether a migration's figures are worth an event though its percent hardly changed."""
     if known is None:
         return True
-    changed = (copying.down_time_ms, copying.post_copy) != (known.down_time_ms, known.post_copy)
-    return changed or copying.rounds >= max(2, 2 * known.rounds)
+    return copying.steps != known.steps or copying.rounds >= max(2, 2 * known.rounds)
 
 
 def _folded(

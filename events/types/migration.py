@@ -72,7 +72,8 @@ class Held(enum.StrEnum):
 class CopyProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the copying of a VM's memory is. A round is one pass over what changed in the pass
     before; `down_time_ms` is what is allowed at the switch-over by now, `throttle_percent` how much
-    the VM's CPUs are slowed down. In post-copy the VM runs at the destination already.
+    the VM's CPUs are slowed down. In post-copy the VM runs at the destination already; `suspended`
+    says that its policy stopped it until all is copied.
     """
 
     total_bytes: int = 0
@@ -84,6 +85,12 @@ class CopyProgress(msgspec.Struct, frozen=True, kw_only=True):
     throttle_percent: int = 0
     down_time_ms: int = 0
     post_copy: bool = False
+    suspended: bool = False
+
+    @property
+    def steps(self) -> tuple[int, bool, bool]:
+        """What the policy has come to: a change of it is news."""
+        return self.down_time_ms, self.post_copy, self.suspended
 
 
 def tuning_of(vm: VmMigrationSettings, cluster: ClusterMigrationSettings) -> Tuning:

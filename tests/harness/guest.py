@@ -3,7 +3,7 @@
 Nothing is downloaded but two Debian packages (a kernel, QEMU's guest agent), through apt. The
 result lies in the cache and is built again when its recipe changes: this file or anything in
 guest_files/. Words of the kernel's command line: `vmname=NAME`, `ip4=ADDRESS/LENGTH`, `stamp` (see
-stamps.py). 96 MiB of memory are enough.
+stamps.py), `scribble=MIB` (so much memory is written to without end). 96 MiB of memory are enough.
 """
 
 import hashlib
@@ -42,6 +42,7 @@ PLACES = {
     "agent": ("etc/agent",),
     "halt": ("sbin/shutdown", "etc/acpi/PWRF/00000080"),
 }
+PROGRAMS = ("stamper", "scribbler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +55,17 @@ class Guest:
     initrd: Path
     base_disk: Path
 
-    def command_line(self, name: str, *, ip4: str | None = None, stamp: bool = False) -> str:
+    def command_line(
+        self, name: str, *, ip4: str | None = None, stamp: bool = False, scribble_mib: int = 0
+    ) -> str:
         """The kernel's command line for a guest; `ip4` is ADDRESS/LENGTH for its eth0."""
         words = [CONSOLE_WORDS, f"vmname={name}"]
         if ip4:
             words.append(f"ip4={ip4}")
         if stamp:
             words.append("stamp")
+        if scribble_mib:
+            words.append(f"scribble={scribble_mib}")
         return " ".join(words)
 
     def copy_disk(self, target: Path) -> Path:
@@ -140,8 +145,9 @@ def _fill_root(root: Path, unpacked: Path) -> None:
             (root / place).chmod(0o755)
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
     (root / "etc/mtab").symlink_to("/proc/mounts")
-    stamper = ["gcc", "-static", "-Os", "-Wall", "-Werror"]
-    run_command([*stamper, "-o", str(root / "bin/stamper"), str(FILES / "stamper.c")])
+    for name in PROGRAMS:
+        compiler = ["gcc", "-static", "-Os", "-Wall", "-Werror"]
+        run_command([*compiler, "-o", str(root / "bin" / name), str(FILES / f"{name}.c")])
     _copy_program(unpacked / "usr/sbin/qemu-ga", root)
 
 

@@ -204,7 +204,14 @@ def mend(pair: tuple[RealHost, RealHost]) -> None:
         host.await_up()
 
 
-def started(pair: tuple[RealHost, RealHost], guest: Guest, name: str, **more: object) -> Moving:
+def started(
+    pair: tuple[RealHost, RealHost],
+    guest: Guest,
+    name: str,
+    *,
+    scribble_mib: int = 0,
+    **more: object,
+) -> Moving:
     """Return a VM with a disk that stamps, up on one of the two hosts.
 
     A test that is tried again finds the VM of its first try: names are new each time.
@@ -212,7 +219,9 @@ def started(pair: tuple[RealHost, RealHost], guest: Guest, name: str, **more: ob
     product = pair[0].product
     name = f"{name}-{secrets.token_hex(2)}"
     known = set(pair[0].storage.glob("*/*.qcow2"))
-    body = vm_body(product, guest, name, "10.88.0.31", disk=True) | more
+    body = vm_body(product, guest, name, "10.88.0.31", disk=True, scribble_mib=scribble_mib) | dict(
+        more
+    )
     created = product.post("/v1/vms", body)
     assert product.finish(created)["status"] == "succeeded"
     vm = str(created["id"])

@@ -107,8 +107,13 @@ class RealHost:
         return [sys.executable, "-m", "chronovisor.cli.main", *words]
 
 
-def vm_body(product: Product, guest: Guest, name: str, address: str, *, disk: bool) -> Json:
+def vm_body(
+    product: Product, guest: Guest, name: str, address: str, *, disk: bool, scribble_mib: int = 0
+) -> Json:
     """Return the body that creates a VM with the tests' guest."""
+    command_line = guest.command_line(
+        name, ip4=f"{address}/24", stamp=disk, scribble_mib=scribble_mib
+    )
     body: Json = {
         "name": name,
         "cluster": product.cluster(),
@@ -117,7 +122,7 @@ def vm_body(product: Product, guest: Guest, name: str, address: str, *, disk: bo
         "boot": {
             "kernel": KERNEL,
             "initrd": INITRD,
-            "command_line": guest.command_line(name, ip4=f"{address}/24", stamp=disk),
+            "command_line": command_line,
         },
     }
     if disk:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from events.types.job import Job, JobKind, Sending
-from events.types.migration import Held
+from events.types.migration import Held, MigrationPolicy, Tuning
 from events.types.vm import DownReason
 from events.wire.agent import (
     IntentVm,
@@ -131,6 +131,30 @@ async def test_it_tells_how_far_the_copying_is(pair: Pair) -> None:
     ]
     assert figures[-1].total_bytes == 256 * 1024**2
     assert figures[-1].down_time_ms == 100
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps"),
+    [
+        (MigrationPolicy.POST_COPY, (200, True, False)),
+        (MigrationPolicy.SUSPEND_WORKLOAD, (300, False, True)),
+    ],
+)
+async def test_the_last_step_of_a_policy_is_told(
+    pair: Pair, policy: MigrationPolicy, steps: tuple[int, bool, bool]
+) -> None:
+    await pair.start(Faults(migration_s=0.2, migration_busy=True))
+
+    job = pair.order(tuning=Tuning(policy=policy, down_time_ms=300))
+
+    assert (await pair.source.engine.until_outcome(job)).state is JobState.DONE
+    told = [
+        item.copying.steps
+        for item in pair.source.engine.items
+        if isinstance(item, JobItem) and item.copying is not None
+    ]
+    assert told[0] == (100, False, False)
+    assert told[-1] == steps
 
 
 async def test_a_cancelled_one_leaves_the_vm_here(pair: Pair) -> None:

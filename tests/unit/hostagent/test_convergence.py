@@ -89,6 +89,15 @@ def test_a_workload_is_suspended_after_a_long_down_time() -> None:
 
 
 @pytest.mark.parametrize("policy", list(P))
+def test_it_is_known_whether_the_workload_was_suspended(policy: MigrationPolicy) -> None:
+    convergence = Convergence(Tuning(policy=policy))
+    rounds(convergence, 1024, *([100] * 9))
+    assert not convergence.suspends, "before the longest down time had its chance"
+    rounds(convergence, *([100] * 40))
+    assert convergence.suspends is (policy is P.SUSPEND_WORKLOAD)
+
+
+@pytest.mark.parametrize("policy", list(P))
 def test_a_down_time_that_was_set_is_the_longest(policy: MigrationPolicy) -> None:
     convergence = Convergence(Tuning(policy=policy, down_time_ms=160))
     assert convergence.terms.down_time_ms == 100

@@ -281,6 +281,19 @@ async def test_figures_are_kept_and_percent_never_falls(stage: Stage) -> None:
     assert len(told) == 3, "a round alone is told when it is twice the one before"
 
 
+async def test_each_step_of_the_policy_is_told(stage: Stage) -> None:
+    vm = await started(stage, "web")
+    operation = await asked(stage, vm)
+    job, home = await job_of(stage, vm), await where(stage, vm)
+    before = CopyProgress(total_bytes=100, remaining_bytes=60, rounds=8)
+
+    for change in ({"down_time_ms": 150}, {"suspended": True}, {"post_copy": True}):
+        copying = msgspec.structs.replace(before, **change)
+        item = JobItem(job=job.id, vm=vm, state=JobState.RUNNING, percent=40, copying=copying)
+        await stage.report(home, item)
+        assert (await stage.op(operation)).copying == copying
+
+
 async def held(stage: Stage, vm: str, how: Held) -> Job:
     """Let the source say that its hypervisor stopped the VM."""
     job = await job_of(stage, vm)
