@@ -8,7 +8,7 @@ uvicorn does the work. What is added here:
   to us, who know what was asked for.
 - A host's connections can be cut.
 - Bounds that uvicorn lacks: connections, the time and the size of a request's head. Handshakes are
-  bounded by `reception`.
+  bounded by `reception`, what an answer takes of time and memory by `pacing`.
 - Idle connections are cheap, since thousands of agents wait on one each.
 """
 
@@ -38,6 +38,7 @@ from commands.gateway.limits import (
     TooManyConnections,
     send_refusal,
 )
+from commands.gateway.pacing import ANSWER_TIMEOUT_S, WRITE_BUFFER_BYTES, paced
 from commands.gateway.reception import Reception
 
 PEER_CERTIFICATE = "chronovisor.peer_certificate"
@@ -72,6 +73,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = CONNECTIONS_MAX
     head_bytes_max: int = HEAD_BYTES_MAX
     head_timeout_s: float = HEAD_TIMEOUT_S
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
     keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S
     graceful_timeout_s: int = GRACEFUL_TIMEOUT_S
     expired_paths: frozenset[str] = frozenset()
@@ -117,6 +119,7 @@ def server_config(  # noqa: PLR0913  one keyword per fact about the port
     ca_bundle: Path | None = None,
     connections_max: int = CONNECTIONS_MAX,
     head_timeout_s: float = HEAD_TIMEOUT_S,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
     keep_alive_timeout_s: int = KEEP_ALIVE_TIMEOUT_S,
     graceful_timeout_s: int = GRACEFUL_TIMEOUT_S,
     expired_paths: frozenset[str] = frozenset(),
@@ -134,6 +137,7 @@ def server_config(  # noqa: PLR0913  one keyword per fact about the port
         ca_bundle=ca_bundle,
         connections_max=connections_max,
         head_timeout_s=head_timeout_s,
+        answer_timeout_s=answer_timeout_s,
         keep_alive_timeout_s=keep_alive_timeout_s,
         graceful_timeout_s=graceful_timeout_s,
         expired_paths=expired_paths,
@@ -247,6 +251,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._peer = _host_id(certificate)
             if self._peer is not None:
                 self.config.peers.setdefault(self._peer, set()).add(self)
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        whole = functools.partial(paced, self.app, transport, settings.answer_timeout_s)
+        self.app = cast("Any", whole)
         self._head_bytes = 0
         self._head_deadline = self.loop.time() + settings.head_timeout_s
         self._await_head()
