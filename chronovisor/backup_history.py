@@ -50,9 +50,12 @@ def part_name(table: str) -> str:
 
 
 def occupied(folder: Folder) -> list[Path]:
-    """Return the files that a restore would have to replace."""
-    places = (folder.warehouse / WAREHOUSE_NAME, folder.notifier / NOTIFIER_NAME)
-    return [place for place in places if place.exists()]
+    """Return the files that a restore would have to replace, or would find beside its own.
+
+    A journal that was left behind by another database would be taken for the restored one's.
+    """
+    places = ((folder.warehouse, WAREHOUSE_NAME), (folder.notifier, NOTIFIER_NAME))
+    return [found for place, name in places for found in sorted(place.glob(f"{name}*"))]
 
 
 class Taken(msgspec.Struct, kw_only=True):

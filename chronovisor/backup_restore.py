@@ -123,9 +123,23 @@ def _take_place(staging: Path, root: Path, *, whole: bool) -> None:
         staging.rename(root)  # fails if something has come into the folder meanwhile
         flush_folder(root.parent)
         return
-    for entry in sorted(staging.iterdir()):
+    entries = sorted(staging.iterdir())
+    # Before anything is moved, so that what is refused has not been done by half.
+    there = [str(one) for entry in entries for one in _in_the_way(entry, root / entry.name)]
+    if there:
+        raise BackupError(f"a restore never replaces what is there: {', '.join(there)}")
+    for entry in entries:
         _move(entry, root / entry.name)
     flush_folder(root)
+
+
+def _in_the_way(entry: Path, target: Path) -> Iterator[Path]:
+    """Yield what lies where a file or folder is to be put."""
+    if entry.is_dir() and target.is_dir():
+        for child in sorted(entry.iterdir()):
+            yield from _in_the_way(child, target / child.name)
+    elif target.exists() or target.is_symlink():
+        yield target
 
 
 def _move(entry: Path, target: Path) -> None:
