@@ -166,6 +166,9 @@ def _run_placement(given: dict[str, Any]) -> None:
     typer.echo(f"policy: {found['scheduling']['policy']}")
     typer.echo(f"host: {found['host_name'] or 'none can take it'}")
     print_table(columns, rows)
+    more = found["hosts_total"] - len(rows)
+    if more:
+        typer.echo(f"{more} more hosts are not shown")
 
 
 def _wait() -> Callable[..., None]:

@@ -22,8 +22,8 @@ from events.types.cluster import Scheduling
 if TYPE_CHECKING:
     from commands.scheduler.fleet import Fleet
 
-HOSTS_SHOWN_MAX = 1_000
-"""The most hosts of one answer: the best ones."""
+HOSTS_SHOWN_MAX = 10_000
+"""The most hosts of one answer: the best ones; some 4 MB."""
 
 
 class PlacementAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class PlacementAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     `host` is where it would be started or, while it runs, moved to. `hosts` says of each host how
     it ranks, or every reason why not: the best first, then those that cannot take it, at most
-    1,000. `hosts_total` counts all.
+    10,000. `hosts_total` counts all.
     """
 
     vm: str

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from commands.policies.saga import EvacuationRules
-from commands.scheduler.need import Choice, Need, need_to_move
+from commands.scheduler.need import HOSTS_TOLD_MAX, Choice, Need, need_to_move
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState, VmStatus
@@ -125,7 +125,8 @@ def outlook(
         return Outlook(vm=vm, fate=Fate.SHUTS_DOWN, reason=bound)
     if vm.migrates.mode is MigrationMode.MANUAL:
         return _stuck(evacuation, vm, "It is migrated by people only.")
-    choice = choose(need_to_move(vm, evacuation.cluster, evacuation.host))
+    need = need_to_move(vm, evacuation.cluster, evacuation.host)
+    choice = choose(msgspec.structs.replace(need, explained_max=HOSTS_TOLD_MAX))
     if choice.host is None:
         return _stuck(evacuation, vm, f"No host can take it. {choice.refusal}")
     return Outlook(vm=vm, fate=Fate.MOVES, host=choice.host, dedicated=choice.dedicated)

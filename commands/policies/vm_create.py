@@ -64,7 +64,11 @@ def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     if choice.host is None:
         reason = f"No host can hold its disks. {choice.refusal}"
         refused = e.OperationStepRefused(
-            step="assign", input=scene.input, reason=reason, verdicts=choice.verdicts
+            step="assign",
+            input=scene.input,
+            reason=reason,
+            verdicts=choice.verdicts,
+            verdicts_left_out=choice.left_out,
         )
         return (*scene.own(refused), *_fail(scene, vm, Outcome.FAILED, reason))
     host = choice.host

@@ -172,11 +172,15 @@ def _order(
 
 
 def _refuse(scene: Scene, vm: VmState, run: Run, choice: Choice) -> tuple[NewEvent, ...]:
-    reason = f"No host can take it. {choice.refusal}"
+    reason = f"No host can take it. {choice.refusal}{choice.told_elsewhere}"
     if scene.operation.refusal and scene.operation.tried:
-        reason = f"{scene.operation.refusal} No other host can take it."
+        reason = f"{scene.operation.refusal} No other host can take it.{choice.told_elsewhere}"
     refused = e.OperationStepRefused(
-        step="prepare", input=scene.input, reason=reason, verdicts=choice.verdicts
+        step="prepare",
+        input=scene.input,
+        reason=reason,
+        verdicts=choice.verdicts,
+        verdicts_left_out=choice.left_out,
     )
     return (*scene.own(refused), *_stays(scene, vm, run, Outcome.FAILED, reason))
 

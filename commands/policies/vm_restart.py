@@ -44,6 +44,8 @@ REASONS_TOLD_MAX = 6
 """So many different reasons why hosts cannot take a VM are told in one sentence each."""
 VERDICTS_KEPT_MAX = 20
 """So many hosts' reasons are kept: thousands of VMs may wait, each with a word for each host."""
+EXPLAINED_MAX = 200
+"""So many hosts' reasons are worked out and summed up, for the same reason."""
 _RESTART, _TURN, _HOST = "restart", "turn", "host"
 
 
@@ -182,7 +184,7 @@ def _place(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         timers = [name for name in (_TURN, _HOST) if name in scene.operation.timers]
         cleared = (e.OperationTimerCleared(timer=name, input=scene.input) for name in timers)
         return (*scene.own(*cleared), *vm_start.placed(scene, vm, cluster, choice))
-    unlimited = msgspec.structs.replace(need, starts_at_once_max=0)
+    unlimited = msgspec.structs.replace(need, starts_at_once_max=0, explained_max=EXPLAINED_MAX)
     choice = scene.choose(unlimited)
     if choice.host is not None:
         return _await_turn(scene)
@@ -227,13 +229,14 @@ def _await_room(
         input=scene.input,
         reason=reason,
         verdicts=choice.verdicts[:VERDICTS_KEPT_MAX],
+        verdicts_left_out=choice.hosts - len(choice.verdicts[:VERDICTS_KEPT_MAX]),
     )
     attention = scene.attention(
         reason,
         f"room in cluster {cluster.name}",
         "It is started, in the order of priorities, as soon as a host can take it: when one comes"
-        " up, or a VM goes down or leaves. Activate or add a host, or end other VMs; 'vm stop'"
-        " calls it off, 'vm start' starts it by hand.",
+        " up, or a VM goes down or leaves. Activate or add a host, or end other VMs; 'vm placement'"
+        " says of each host why not; 'vm stop' calls it off, 'vm start' starts it by hand.",
     )
     return (*scene.own(refused, *_look_again(scene, vm)), *attention)
 

@@ -190,11 +190,15 @@ def _spec(
 def refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
     """Give the start up, since no host can take the VM."""
     earlier = scene.operation.refusal
-    reason = f"No host can run it. {choice.refusal}"
+    reason = f"No host can run it. {choice.refusal}{choice.told_elsewhere}"
     if earlier:
-        reason = f"{earlier} No other host can run it."
+        reason = f"{earlier} No other host can run it.{choice.told_elsewhere}"
     refused = e.OperationStepRefused(
-        step="place", input=scene.input, reason=reason, verdicts=choice.verdicts
+        step="place",
+        input=scene.input,
+        reason=reason,
+        verdicts=choice.verdicts,
+        verdicts_left_out=choice.left_out,
     )
     return (*scene.own(refused), *_give_up(scene, Outcome.FAILED, reason))
 

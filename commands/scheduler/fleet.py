@@ -22,7 +22,13 @@ from commands.scheduler.layout import (
     special_of,
     with_cpus,
 )
-from commands.scheduler.need import VERDICTS_MAX, Assessment, Candidate, Choice, Need
+from commands.scheduler.need import (
+    VERDICTS_BYTES_MAX,
+    Assessment,
+    Candidate,
+    Choice,
+    Need,
+)
 from commands.scheduler.policies import objections, passing, weights_of
 from commands.scheduler.weights import ranked
 from commands.state.affinity import ResolvedGroup
@@ -329,12 +335,16 @@ def _chosen(need: Need, candidate: Candidate) -> Choice:
 
 
 def _refused(need: Need, columns: Columns) -> Choice:
-    verdicts = tuple(
-        Verdict(
+    verdicts: list[Verdict] = []
+    left_bytes = VERDICTS_BYTES_MAX
+    for candidate in columns.candidates[: need.explained_max]:
+        verdict = Verdict(
             host=candidate.host.id,
             host_name=candidate.host.name,
             reasons=objections(need, candidate),
         )
-        for candidate in columns.candidates[:VERDICTS_MAX]
-    )
-    return Choice(host=None, verdicts=verdicts, hosts=len(columns.candidates))
+        left_bytes -= len(msgspec.json.encode(verdict)) + 1
+        if left_bytes < 0:
+            break
+        verdicts.append(verdict)
+    return Choice(host=None, verdicts=tuple(verdicts), hosts=len(columns.candidates))

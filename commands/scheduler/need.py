@@ -19,8 +19,10 @@ from events.types.vm_tuning import UNTUNED, CpuPolicy, Dedicated, Tuning
 
 HOST_RESERVE_BYTES = 256 * 1024 * 1024
 """Memory that is left to the host itself, as oVirt's HostReservedMem of 256 MiB."""
-VERDICTS_MAX = 200
-"""So many hosts' reasons fit into one event, which has at most 256 KiB."""
+VERDICTS_BYTES_MAX = 64 * 1024
+"""So much of hosts' reasons is kept with an operation: those of all hosts of a cluster of some
+hundreds. A dry run tells all of any cluster.
+"""
 HOSTS_TOLD_MAX = 20
 """So many hosts' reasons are told in one sentence; all of them are in the event."""
 
@@ -51,7 +53,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     is 0 where huge pages are all that it takes. `tsc_hz` is the rate of the time-stamp counter of
     the host that a high-performance VM leaves.
 
-    Where no host is found, `explained` asks for the reasons, which take longer than the search.
+    Where no host is found, `explained` asks for the reasons, which take longer than the search: for
+    those of all hosts, as far as they can be kept, or of the first `explained_max`.
     """
 
     cluster: str
@@ -92,6 +95,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     special: Special = NOTHING_SPECIAL
     tsc_hz: int = 0
     explained: bool = True
+    explained_max: int | None = None
 
     @property
     def shares_cpus(self) -> bool:
@@ -126,7 +130,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The host chosen, or None with every reason why not, for at most `VERDICTS_MAX` hosts.
+    """The host chosen, or None with every reason why not, for as many hosts as can be kept.
 
     `dedicated` are the CPUs that are to be the VM's alone there, where it wants that. `hosts` is
     the number of hosts that were looked at.
@@ -136,6 +140,18 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     dedicated: Dedicated | None = None
     verdicts: tuple[Verdict, ...] = ()
     hosts: int = 0
+
+    @property
+    def left_out(self) -> int:
+        """The number of hosts whose reasons are not among the verdicts."""
+        return self.hosts - len(self.verdicts)
+
+    @property
+    def told_elsewhere(self) -> str:
+        """Where the reasons are told that are not among the verdicts; "" where all are."""
+        if not self.left_out:
+            return ""
+        return f" Of {self.left_out} hosts no verdict is kept: 'vm placement' tells each host's."
 
     @property
     def refusal(self) -> str:

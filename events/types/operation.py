@@ -71,12 +71,17 @@ class OperationStepDone(Event, frozen=True, kw_only=True):
 
 @event("operation.step_refused")
 class OperationStepRefused(Event, frozen=True, kw_only=True):
-    """A step could not be done, and why; for a placement, why no host would do."""
+    """A step could not be done, and why; for a placement, why no host would do.
+
+    `verdicts_left_out` is the number of hosts that would not do either, whose verdicts were too
+    many to keep; a dry run (`vm placement`) tells each host's.
+    """
 
     step: str
     input: int
     reason: str
     verdicts: tuple[Verdict, ...] = ()
+    verdicts_left_out: int = 0
 
 
 @event("operation.progressed")

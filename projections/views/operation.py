@@ -86,7 +86,9 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class OperationDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operation as the API shows it.
 
-    `percent` is how much of its steps is done; `timers` say when it goes on by itself.
+    `percent` is how much of its steps is done; `timers` say when it goes on by itself. Where no
+    host would do, `verdicts` say of each host why, but for `verdicts_left_out` of them: a dry run
+    (`vm placement`) tells those.
     """
 
     id: str
@@ -99,6 +101,7 @@ class OperationDocument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attention: Attention | None = None
     steps: tuple[Step, ...]
     verdicts: tuple[HostVerdict, ...] = ()
+    verdicts_left_out: int = 0
     timers: tuple[Timer, ...] = ()
     host: Link | None = None
     cancellable: bool
@@ -207,7 +210,8 @@ def _step_refused(
         HostVerdict(host=Reference(id=v.host, name=v.host_name), reasons=v.reasons)
         for v in event.verdicts
     )
-    return {**step, "reason": event.reason, "verdicts": verdicts or document.verdicts}
+    found = {"verdicts": verdicts, "verdicts_left_out": event.verdicts_left_out} if verdicts else {}
+    return {**step, "reason": event.reason, **found}
 
 
 def _progressed(

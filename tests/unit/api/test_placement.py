@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from commands.gateway.placement import Placement
+from commands.gateway.view import GatewayView
+from events.types.cluster import SchedulingPolicy
 from events.types.host import (
     HostCapabilitiesReported,
     HostJoinRequested,
@@ -13,6 +16,9 @@ from events.types.vm import VmPlaced
 from tests.unit.api.conftest import NOBODY, Asked, problem
 from tests.unit.commands.samples import SPEC as STORED
 from tests.unit.policies.stage import CAPABILITIES
+from tests.unit.policies.test_balance import cluster as cluster_with
+from tests.unit.policies.test_balance import machine
+from tests.unit.policies.test_fleet import host
 
 GIB = 1024**3
 SPEC = msgspec.structs.replace(
@@ -119,6 +125,17 @@ async def test_a_dry_run_of_a_vm_that_runs_asks_where_it_can_move(asked: Asked) 
     reasons = {one["host"]: one["reasons"] for one in found["hosts"]}
     assert reasons[second] == ["It does not know machine type pc-q35-99.0."]
     assert reasons[first][0] == "The VM runs there."
+
+
+def test_a_dry_run_tells_of_each_host_of_a_large_cluster() -> None:
+    view = GatewayView()
+    view.hosts |= {f"h{n}": host(n, up=n % 2 == 0) for n in range(3_000)}
+    view.vms["web01"] = machine("web01", None)
+    cluster = cluster_with(SchedulingPolicy.NONE)
+    found = Placement(view).dry_run("web01", cluster)
+    assert (len(found.hosts), found.hosts_total) == (3_000, 3_000)
+    assert sum(one.rank is not None for one in found.hosts) == 1_500
+    assert all(one.reasons for one in found.hosts[1_500:])
 
 
 async def test_who_asks_badly_is_refused(asked: Asked) -> None:

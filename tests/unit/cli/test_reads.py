@@ -68,6 +68,27 @@ def test_one_object_is_shown_with_what_is_inside(cli: Cli, engine: FakeEngine) -
         assert part in shown
 
 
+def test_a_dry_run_is_a_table_and_says_how_many_hosts_are_not_in_it(
+    cli: Cli, engine: FakeEngine
+) -> None:
+    fits = {"host_name": "kvm01", "rank": 1, "score": 7, "weights": {"HA": 1}, "reasons": []}
+    off: dict[str, Any] = {
+        "host_name": "kvm02",
+        "rank": None,
+        "score": 0,
+        "weights": {},
+        "reasons": ["It is off."],
+    }
+    placed = {"scheduling": {"policy": "none"}, "host_name": "kvm01", "hosts": [fits, off]}
+    engine.tell(200, {**placed, "hosts_total": 2})
+    engine.tell(200, {**placed, "hosts_total": 10_002})
+    shown = cli("vm", "placement", "web01").stdout
+    assert "host: kvm01" in shown
+    assert "It is off." in shown
+    assert "not shown" not in shown
+    assert "10000 more hosts are not shown" in cli("vm", "placement", "web01").stdout
+
+
 def test_an_object_is_shown_as_it_was(cli: Cli, engine: FakeEngine) -> None:
     engine.tell(200, {"id": VM})
     assert cli.json("vm", "show", VM, "--at", "2026-01-01T00:00:00Z") == {"id": VM}

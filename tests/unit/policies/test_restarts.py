@@ -11,7 +11,7 @@ from commands.host.activate import ActivateHost
 from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
-from commands.policies.vm_restart import told
+from commands.policies.vm_restart import VERDICTS_KEPT_MAX, told
 from commands.scheduler.need import Choice
 from commands.state.host import HOST
 from commands.state.operation import StepState
@@ -21,7 +21,12 @@ from commands.vm.migrate import MigrateVm
 from commands.vm.shutdown import ShutDownVm
 from commands.vm.stop import StopVm
 from events.types.host import HostCapabilitiesReported, HostSessionStarted
-from events.types.operation import Outcome, Verdict
+from events.types.operation import (
+    OperationNeedsAttention,
+    OperationStepRefused,
+    Outcome,
+    Verdict,
+)
 from events.types.vm import DownReason
 from tests.unit.policies.available import (
     RULES,
@@ -236,6 +241,23 @@ async def test_one_that_finds_no_room_says_why_and_goes_on_when_there_is(stage: 
     await play_on(stage, mute={host})
     assert (await stage.vm(big)).status is VmStatus.UP
     assert await host_of(stage, big) == left
+
+
+async def test_one_that_waits_keeps_few_verdicts_and_says_where_all_are() -> None:
+    stage = Stage()
+    hosts = await stage.open(VERDICTS_KEPT_MAX + 3)
+    vm = await make(stage, memory_bytes=12 * GIB)
+    await start(stage, vm)
+    own = await host_of(stage, vm)
+    small = msgspec.structs.replace(CAPABILITIES, memory_bytes=2 * GIB)
+    for host in set(hosts) - {own}:
+        await stage.append(HOST.stream(host), HostCapabilitiesReported(capabilities=small))
+    await confirm_off(stage, own)
+    events = [recorded.event for recorded in await stage.history()]
+    (refused,) = (event for event in events if isinstance(event, OperationStepRefused))
+    assert (len(refused.verdicts), refused.verdicts_left_out) == (VERDICTS_KEPT_MAX, 3)
+    (calls,) = (event for event in events if isinstance(event, OperationNeedsAttention))
+    assert "'vm placement' says of each host why not" in calls.remedy
 
 
 async def test_what_it_says_is_brought_up_to_date(stage: Stage) -> None:

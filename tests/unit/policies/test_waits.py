@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from commands.host.confirm_off import ConfirmHostOff
@@ -11,7 +12,7 @@ from commands.policies import catalogue
 from commands.policies.office import SupersededError
 from commands.policies.saga import Saga, Scene, Step
 from commands.scheduler.fleet import Fleet
-from commands.scheduler.need import HOSTS_TOLD_MAX, VERDICTS_MAX, Need
+from commands.scheduler.need import HOSTS_TOLD_MAX, VERDICTS_BYTES_MAX, Choice, Need
 from commands.state.host import HostState
 from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm, DiskInput
@@ -279,28 +280,58 @@ async def test_a_removal_tells_of_whichever_host_with_files_does_not_answer() ->
     assert "host2 does not answer" in str((await stage.op(removal)).attention)
 
 
-def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
+def _fleet(hosts: int, name: str) -> Fleet:
     fleet = Fleet()
-    for n in range(10_000):
+    for n in range(hosts):
         fleet.put(
             HostState(
                 id=f"{n:036}",
-                name=f"{n:064}",
+                name=name.format(n),
                 cluster="c",
                 data_center="d",
                 address="",
                 approved=False,
             )
         )
-    need = Need(cluster="c", memory_bytes=GIB, bridges=("b" * 15,) * 16, tried=())
-    choice = fleet.choose(need)
-    assert choice.host is None
-    assert len(choice.verdicts) == VERDICTS_MAX
-    assert f"{10_000 - HOSTS_TOLD_MAX} more" in choice.refusal
-    event = OperationStepRefused(
-        step="place", input=1, reason=choice.refusal, verdicts=choice.verdicts
+    return fleet
+
+
+def _event_of(choice: Choice) -> OperationStepRefused:
+    return OperationStepRefused(
+        step="place",
+        input=1,
+        reason=choice.refusal + choice.told_elsewhere,
+        verdicts=choice.verdicts,
+        verdicts_left_out=choice.left_out,
     )
-    assert len(CODEC.encode(event)[2]) < PAYLOAD_BYTES_MAX
+
+
+def test_the_reasons_of_ten_thousand_hosts_fit_into_one_event() -> None:
+    need = Need(cluster="c", memory_bytes=GIB, bridges=("b" * 15,) * 16, tried=())
+    choice = _fleet(10_000, "{:064}").choose(need)
+    assert choice.host is None
+    assert 200 < len(choice.verdicts) < 10_000
+    assert choice.left_out == 10_000 - len(choice.verdicts)
+    assert f"{10_000 - HOSTS_TOLD_MAX} more" in choice.refusal
+    left_out = f"Of {choice.left_out} hosts no verdict is kept: 'vm placement' tells each host's."
+    assert left_out in choice.told_elsewhere
+    payload = CODEC.encode(_event_of(choice))[2]
+    assert VERDICTS_BYTES_MAX // 2 < len(payload) < PAYLOAD_BYTES_MAX // 2
+    few = _fleet(10_000, "{}").choose(msgspec.structs.replace(need, explained_max=3))
+    assert (len(few.verdicts), few.left_out) == (3, 9_997)
+
+
+def test_each_host_of_a_cluster_of_some_hundreds_has_its_verdict() -> None:
+    choice = _fleet(400, "kvm{:03}.example.org").choose(Need(cluster="c", memory_bytes=GIB))
+    assert len(choice.verdicts) == 400
+    assert all(verdict.reasons for verdict in choice.verdicts)
+    assert (choice.left_out, choice.told_elsewhere) == (0, "")
+    assert _event_of(choice).verdicts_left_out == 0
+
+
+def test_the_longest_names_leave_room_for_a_few() -> None:
+    need = Need(cluster="c", bridges=tuple(f"bridge{n:09}" for n in range(16)))
+    assert len(_fleet(300, "n" * 250 + "{:05}").choose(need).verdicts) > HOSTS_TOLD_MAX
 
 
 async def stopped_before_it_ran(stage: Stage, host: str) -> tuple[str, str | None]:

@@ -478,7 +478,11 @@ class TestOperation:
         history.add(
             stream,
             operation_events.OperationStepRefused(
-                step="boot", input=4, reason="No host fits.", verdicts=(verdict,)
+                step="boot",
+                input=4,
+                reason="No host fits.",
+                verdicts=(verdict,),
+                verdicts_left_out=7,
             ),
             operation_events.OperationEnded(
                 kind="vm.start",
@@ -493,6 +497,7 @@ class TestOperation:
         assert (document["status"], document["reason"]) == ("failed", "No host fits.")
         assert [step["status"] for step in document["steps"]] == ["done", "refused"]
         assert document["verdicts"][0]["reasons"] == ["Too small."]
+        assert document["verdicts_left_out"] == 7
         assert document["ended_at"] is not None
         assert vm(history, vm_id)["operations"] == []
 
