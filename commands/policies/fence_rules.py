@@ -12,7 +12,9 @@ from commands.state.host import Duty, HostState
 from commands.state.host_power import HostPower
 
 SETTLES_AFTER_STORM = 3
-"""So many times of settling pass after a storm: hosts come back one after the other."""
+"""So many times of settling pass after a storm, and after each host that comes back then."""
+STORM_LONGER_MAX = 10
+"""So many times as long it takes at most: hosts that come and go must not keep all from fencing."""
 
 
 class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +25,9 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     a dump, `kdump_timeout_s` its end. `status_timeout_s`, `off_timeout_s` and `on_timeout_s` are
     the proxy's, `margin_s` what its answer may take beyond. A confirmed silence counts for
     `confirm_fresh_s`. What failed is tried again after `retry_s`, later each time. A host that
-    was turned off or on is not turned off again for `quiet_s`. At most `at_once_max` hosts are
+    was turned off or on is not turned off again for `quiet_s`. A test of its power listens for a
+    host that is said to be off for `listen_s`, and then gives it `boot_timeout_s` (oVirt's
+    ServerRebootTimeout) to say hello again. At most `at_once_max` hosts are
     fenced at a time, and none while more than `lost_percent_max` of a cluster are lost. `protected`
     are the names, `protected_boots` the boot ids of hosts on which the engine or its database runs.
     """
@@ -39,6 +43,8 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
     confirm_fresh_s: float = 15.0
     retry_s: float = 180.0
     quiet_s: float = 180.0
+    listen_s: float = 30.0
+    boot_timeout_s: float = 600.0
     at_once_max: int = 20
     lost_percent_max: int = 50
     protected: frozenset[str] = frozenset()
@@ -53,6 +59,16 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
         """How long after a storm hosts may take to come back before they are fenced."""
         return self.settle_s * SETTLES_AFTER_STORM
 
+    def calm_at(self, resumed: dt.datetime, back: dt.datetime | None) -> dt.datetime:
+        """Return when hosts may be fenced that a storm left lost. `resumed`: when it ended;
+        `back`: when a host of the cluster last said hello.
+
+        Machines boot one after the other, and one that boots is on and says nothing.
+        """
+        again = resumed if back is None else max(resumed, back)
+        latest = resumed + dt.timedelta(seconds=self.storm_s * STORM_LONGER_MAX)
+        return min(again + dt.timedelta(seconds=self.storm_s), latest)
+
     def quiet_until(self, power: HostPower) -> dt.datetime | None:
         """Return until when a host is not turned off again; None where it never was switched."""
         if power.switched_at is None:
@@ -61,14 +77,19 @@ class FenceRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counts(host: HostState) -> bool:
-    """Tell whether a host counts among those of its cluster: it is in service, or was."""
+    """Tell whether a host counts among those of its cluster: it is in service, or may be.
+
+    One that is proved to be off tells nothing of the network. If it counted as one that is there,
+    the second half of a cluster would be turned off where the first was lost a while before.
+    """
     in_service = host.boot is not None and host.duty is not Duty.MAINTENANCE
-    return in_service and not (host.removed or host.duplicate or host.unconfirmed)
+    gone = host.removed or host.duplicate or bool(host.proved_off)
+    return in_service and not (gone or host.unconfirmed)
 
 
 def is_lost(host: HostState) -> bool:
     """Tell whether a host that counts is lost: silent, and not proved to be off."""
-    return counts(host) and host.silent and not host.proved_off
+    return counts(host) and host.silent
 
 
 def percent_max(rules: FenceRules, cluster: ClusterState) -> int:

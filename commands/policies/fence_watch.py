@@ -23,7 +23,7 @@ from commands.policies.watch import Beginning, Watch
 from commands.state import lookup
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
-from commands.state.operation import OperationState, begin
+from commands.state.operation import OperationState, StepState, begin
 from events.types.base import Event
 from events.types.host_power import ClusterFencingHeld, ClusterFencingResumed, HostFencingBegun
 
@@ -41,18 +41,21 @@ class Fencing(Watch):
     def __init__(self, timeouts: Timeouts) -> None:
         self._rules = timeouts.fencing
         self._settle = dt.timedelta(seconds=timeouts.fencing.settle_s)
-        self._storm = dt.timedelta(seconds=timeouts.fencing.storm_s)
         self._members: dict[str, _Members] = defaultdict(_Members)
         self._around: dict[str, _Members] = defaultdict(_Members)
         self._open: set[str] = set()
         self._resumed: dict[str, dt.datetime] = {}
+        self._back: dict[str, dt.datetime] = {}
 
     def host(self, before: HostState | None, after: HostState | None) -> None:
-        """Note who is there, and who is lost."""
+        """Note who is there, who is lost, and when somebody last said hello."""
         if before is not None:
             for members in (self._members[before.cluster], self._around[before.data_center]):
                 members.there.discard(before.id)
                 members.lost.pop(before.id, None)
+        hello = after.session_at if after is not None else None
+        if after is not None and hello is not None:
+            self._back[after.cluster] = max(hello, self._back.get(after.cluster, hello))
         if after is None or not counts(after):
             return
         for members in (self._members[after.cluster], self._around[after.data_center]):
@@ -67,11 +70,15 @@ class Fencing(Watch):
             self._resumed[after.id] = after.fencing_resumed_at
 
     def operation(self, before: OperationState | None, after: OperationState | None) -> None:
-        """Note which fencings are under way; those that wait for a person take no place."""
+        """Note which fencings are under way.
+
+        Those that wait for a person take no place, nor do those whose host is off: others' VMs need
+        not wait while a machine without power is told to go on.
+        """
         del before
         if after is None or after.kind != KIND:
             return
-        if after.open and after.attention is None:
+        if after.open and after.attention is None and after.steps["off"] is not StepState.DONE:
             self._open.add(after.id)
         else:
             self._open.discard(after.id)
@@ -106,14 +113,17 @@ class Fencing(Watch):
             for host in members.lost.values()
             if host.power.silent_since is not None and host.power.fencing is None
         )
-        storms = (since + self._storm for since in self._resumed.values())
+        storms = (self._calm_at(cluster, since) for cluster, since in self._resumed.items())
         return min((end for end in (*silences, *storms) if end > now), default=None)
 
     def _may_begin(self, cluster: ClusterState, now: dt.datetime) -> bool:
         """Tell whether a storm is over, and those that come back had the time to do so."""
         since = cluster.fencing_resumed_at
-        over = since is None or since + self._storm <= now
+        over = since is None or self._calm_at(cluster.id, since) <= now
         return over and not cluster.fencing_held
+
+    def _calm_at(self, cluster: str, resumed: dt.datetime) -> dt.datetime:
+        return self._rules.calm_at(resumed, self._back.get(cluster))
 
     def _loss(self, members: _Members, cluster: ClusterState) -> Loss:
         """See `fence_rules.loss`: the same, kept up to date with each event."""

@@ -16,6 +16,7 @@ from commands.policies.fence_orders import Exhausted
 from commands.policies.fence_rules import Loss, loss
 from commands.policies.saga import Saga, Scene, Step
 from commands.state import lookup
+from commands.state.cluster import ClusterState
 from commands.state.host import Duty, HostState
 from commands.state.host_power import FenceTry
 from commands.state.operation import StepState
@@ -358,14 +359,22 @@ def _why_not(scene: Scene, host: HostState) -> str | None:
     lost = loss(scene.hosts.values(), rules, cluster)
     if lost.held:
         return f"Host {host.name} is not turned off: {_storm(lost)}"
-    calm = cluster.fencing_resumed_at
-    coming = calm is not None and (scene.context.time - calm).total_seconds() < rules.storm_s
-    if cluster.fencing_held or coming:
+    if cluster.fencing_held or _are_coming(scene, cluster):
         return (
             f"Host {host.name} is not turned off yet: others of its cluster, lost with it, have"
             " just come back, and so may it."
         )
     return None
+
+
+def _are_coming(scene: Scene, cluster: ClusterState) -> bool:
+    """Tell whether hosts that a storm had taken may still be on their way back."""
+    resumed = cluster.fencing_resumed_at
+    if resumed is None:
+        return False
+    hellos = (each.session_at for each in scene.hosts.values() if each.cluster == cluster.id)
+    back = max((hello for hello in hellos if hello is not None), default=None)
+    return scene.context.time < scene.timeouts.fencing.calm_at(resumed, back)
 
 
 def _storm(lost: Loss) -> str:

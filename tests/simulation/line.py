@@ -24,6 +24,7 @@ LATE_S_MAX = 400.0
 """Doubles come when everybody has forgotten of them, too."""
 NO_CONTENT = 204
 REPORT_PATH = "/agent/v1/report"
+HELLO_PATH = "/agent/v1/hello"
 Answer = TypeVar("Answer")
 
 
@@ -112,6 +113,8 @@ class Line(Messages):
         if engine.dead:
             raise GatewayAwayError("the connection broke")
         shown = self._host.certificate
+        if path == HELLO_PATH:
+            self._world.hellos.append(self._world.loop.time())
         serving = engine.spawn(engine.answer(shown, method, path, query, body))
         await asyncio.wait({serving})
         if serving.cancelled():

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 
-from commands.host.add_fence_agent import AddFenceAgent
-from commands.host.configure_power import ConfigurePower
 from commands.state.host import HostStatus
 from tests.simulation.engine import PATIENCE
 from tests.simulation.loop import Freezer
 from tests.simulation.storm import Scene, Storm, main, tell
-from tests.simulation.storm_fencing import Boards
+from tests.simulation.storm_boards import Boards
 from tests.simulation.verdict import history, in_the_end
 from tests.simulation.world import World
 
@@ -36,11 +34,7 @@ async def standstill(world: World, hosts: int, lost: int, then: int) -> Storm:
     boards = world.power = Boards(world)
     scene, found = Scene(world), Storm(broken=world.broken)
     await scene.open(min(hosts, 6))
-    for host in world.hosts.values():
-        await world.do(
-            AddFenceAgent(id=host.id, agent="board", type="simulated", address=host.name)
-        )
-        await world.do(ConfigurePower(id=host.id, enabled=True))
+    await boards.attach()
     for who in WHO:
         await _stand_still(world, who, FROZEN_S)
         await scene.rest()

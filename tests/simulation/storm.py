@@ -11,23 +11,32 @@ import asyncio
 import collections
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
 
-from commands.host.confirm_off import ConfirmHostOff
-from commands.policies.facts import STARTING
 from commands.state.availability_input import HighAvailabilityInput
 from commands.state.host import HostStatus
-from commands.state.vm import VM, VmState, VmStatus
+from commands.state.vm import VmStatus
 from commands.vm.create import CreateVm
 from commands.vm.start import StartVm
 from events.envelope import Recorded
 from hostagent.simulated_state import Faults as HypervisorFaults
 from tests.simulation.engine import PATIENCE, TIMEOUTS
+from tests.simulation.machine import SimulatedHost
 from tests.simulation.play import play
-from tests.simulation.verdict import history, in_the_end, operations
+from tests.simulation.storm_boards import Boards
+from tests.simulation.storm_checks import (
+    check_bounds,
+    check_documents,
+    check_fenced_at_once,
+    check_hellos,
+    check_order,
+    check_proofs,
+    check_words,
+)
+from tests.simulation.verdict import history, in_the_end
 from tests.simulation.world import World
 
 GIB = 1024**3
@@ -36,9 +45,14 @@ PER_HOST = 4
 """So many such VMs are on each host, which has room for one more."""
 BOOT_S = 20.0
 PRIORITIES = 100
-TIMERS = frozenset({"operation.timer_set", "operation.timer_fired"})
+HELD_S = 300.0
+"""For so long it is watched that nothing is done."""
+POWER_RETURNS_S = 1.5
+MACHINE_BOOTS_S = 45.0
+"""Power is back within so long for each host, here sooner and there later; then a machine takes so
+long to boot, in which it is on and says nothing."""
+LOOKS = frozenset({"operation.timer_set", "operation.timer_fired", "operation.timer_cleared"})
 """Hosts that cannot be turned off are looked at again and again, whatever else rests."""
-RESTARTS_MAX = TIMEOUTS.restarts.starts_per_host
 
 
 class Storm(msgspec.Struct, kw_only=True):
@@ -95,7 +109,7 @@ class Scene:
         return self.world.loop.time() - began
 
     async def rest(self, quiet_s: float = 60.0, limit_s: float = 3_000.0) -> None:
-        """Wait until nothing has happened for a while but that somebody looked."""
+        """Wait until nothing has happened for a while but that somebody looked, or tried again."""
         began = self.world.loop.time()
         head, since = -1, began
         while self.world.loop.time() - since < quiet_s:
@@ -103,7 +117,7 @@ class Scene:
             if now != head:
                 new = history(self.world)[max(0, head) :]
                 head = now
-                if any(one.name not in TIMERS for one in new):
+                if any(not _is_a_look(one) for one in new):
                     since = self.world.loop.time()
             if self.world.loop.time() - began > limit_s:
                 self.world.break_promise("the storm never comes to rest")
@@ -112,161 +126,129 @@ class Scene:
 
 
 async def storm(world: World, hosts: int, lost: int, then: int) -> Storm:
-    """Lose some hosts, then more, then give power to all; return what was found."""
-    scene = Scene(world)
-    found = Storm(broken=world.broken)
+    """Take the power from some hosts, then from more, then give it to all; return what was found.
+
+    All have boards, which answer throughout: those whose power is gone say off.
+    """
+    boards = world.power = Boards(world)
+    scene, found = Scene(world), Storm(broken=world.broken)
     await scene.open(hosts)
-    tell(found, scene, f"{hosts} hosts with {len(scene.vms)} VMs are up")
-    await _first_blow(scene, found, lost)
-    await _second_blow(scene, found, then)
-    await _power_is_back(scene, found)
+    await boards.attach()
+    tell(found, scene, f"{hosts} hosts with {len(scene.vms)} VMs are up, and can be fenced")
+    await _few_lose_power(scene, found, boards, lost)
+    await _many_lose_power(scene, found, boards, then)
+    await _power_is_back(scene, found, boards)
     in_the_end(world)
     return found
 
 
-async def _first_blow(scene: Scene, found: Storm, lost: int) -> None:
-    """Under the cluster's limit: what is lost is proved off, and restarts elsewhere."""
+def _lose_power(world: World, boards: Boards, hosts: Iterable[str]) -> None:
+    for host in hosts:
+        boards.without_mains.add(host)
+        world.hosts[host].lose_power()
+
+
+async def _few_lose_power(scene: Scene, found: Storm, boards: Boards, lost: int) -> None:
+    """Under the cluster's limit: each is proved off, and what ran there restarts elsewhere."""
     world, head = scene.world, await scene.world.log.head()
     gone = sorted(world.hosts)[:lost]
-    for host in gone:
-        world.hosts[host].lose_power()
-    silent_s = await scene.until(
-        lambda: _silent(world) >= set(gone), PATIENCE.timeout_s * 3, "hosts to be silent"
-    )
-    placed = [one for one in history(world)[head:] if one.name == "vm.placed"]
-    if placed:
-        world.break_promise(f"{len(placed)} VMs were placed before any proof")
-    for host in gone:
-        await world.do(ConfirmHostOff(id=host, name=world.hosts[host].name))
+    _lose_power(world, boards, gone)
+
+    def all_are_proved_off() -> bool:
+        assert world.engine is not None
+        return all(world.engine.view.hosts[host].proved_off for host in gone)
+
+    took_s = await scene.until(all_are_proved_off, 3_000, "all hosts to be proved off")
     await scene.rest()
-    fallen = lost * PER_HOST
-    room = (len(world.hosts) - lost) * 1
     recorded = history(world)
-    restarted = _restarts(world, recorded, head)
-    if len(restarted) != min(fallen, room):
-        world.break_promise(f"{len(restarted)} VMs were restarted, there was room for {room}")
+    at_once = check_fenced_at_once(world, recorded, head, TIMEOUTS.fencing.at_once_max)
+    check_proofs(world, recorded, head, gone)
+    fallen, room = lost * PER_HOST, len(world.hosts) - lost
+    restarted = sum(one.name == "vm.placed" for one in recorded[head:])
+    if restarted != min(fallen, room):
+        world.break_promise(f"{restarted} VMs were restarted, there was room for {room}")
     check_order(world, recorded, head)
     check_bounds(world, recorded, head)
-    _check_words(world, recorded, fallen - len(restarted))
+    check_words(world, recorded, fallen - restarted)
+    check_documents(world)
     tell(
         found,
         scene,
-        f"{lost} hosts were lost, silent after {silent_s:g} s: {len(restarted)} of {fallen} VMs run"
-        f" elsewhere, {fallen - len(restarted)} wait with an explanation",
+        f"{lost} hosts lost their power, and are proved off after {took_s:g} s, at most {at_once}"
+        f" at a time: {restarted} of {fallen} VMs run elsewhere, {fallen - restarted} wait with an"
+        " explanation",
     )
 
 
-async def _second_blow(scene: Scene, found: Storm, then: int) -> None:
-    """Too many at once: nothing may be proved by machines, and nothing is started."""
+async def _many_lose_power(scene: Scene, found: Storm, boards: Boards, then: int) -> None:
+    """Too many at once: nobody is turned off, nothing is started, and it is said once."""
     world, head = scene.world, await scene.world.log.head()
     on = [key for key in sorted(world.hosts) if world.hosts[key].powered]
-    off = len(world.hosts) - len(on)
-    gone = set(on[: then - off])
-    for host in gone:
-        world.hosts[host].lose_power()
-    limit_s = PATIENCE.timeout_s * 3
-    await scene.until(lambda: _silent(world) >= gone, limit_s, "hosts to be silent")
-    await scene.rest()
-    names = collections.Counter(one.name for one in history(world)[head:])
-    if names["vm.placed"] or names["host.confirmed_off"]:
+    gone = on[: then - (len(world.hosts) - len(on))]
+    _lose_power(world, boards, gone)
+    await scene.until(
+        lambda: _silent(world) >= set(gone), PATIENCE.timeout_s * 3, "hosts to be silent"
+    )
+    await scene.rest(quiet_s=HELD_S)
+    recorded = history(world)
+    names = collections.Counter(one.name for one in recorded[head:])
+    proved = [one.object_id for one in recorded[head:] if one.name == "host.fenced_off"]
+    if proved or names["host.fencing_begun"] or names["vm.placed"]:
         world.break_promise(f"{then} hosts are away, and something was done about it: {names}")
-    tell(found, scene, f"{then} hosts are away: nothing was started")
+    if names["cluster.fencing_held"] != 1:
+        world.break_promise(f"too many are lost: said {names['cluster.fencing_held']} times")
+    check_documents(world)
+    tell(found, scene, f"{then} hosts are away, which was said once: nothing was started")
 
 
-async def _power_is_back(scene: Scene, found: Storm) -> None:
-    """All boot at once: what ran there is lost, and starts again without any fencing."""
+async def _power_is_back(scene: Scene, found: Storm, boards: Boards) -> None:
+    """All boot, one after the other: what ran there starts again, and nobody is turned off."""
     world, head = scene.world, await scene.world.log.head()
-    for host in world.hosts.values():
-        if not host.powered:
-            host.boot()
-            host.faults(HypervisorFaults(start_s=2.0, boot_s=BOOT_S))
+    began = world.loop.time()
+    off = [host for host in world.hosts.values() if not host.powered]
+    for host in off:
+        world.begin(_boot(boards, host, world.dice.uniform(0.0, POWER_RETURNS_S * len(off))))
     took_s = await scene.until(lambda: scene.up() == len(scene.vms), 3_000, "all VMs to be up")
     await scene.rest()
     recorded = history(world)
     check_bounds(world, recorded, head)
     check_order(world, recorded, head)
+    hellos = check_hellos(world, began)
     names = collections.Counter(one.name for one in recorded[head:])
-    if names["host.confirmed_off"]:
-        world.break_promise("hosts were confirmed off though their power was back")
+    if boards.turned_off:
+        world.break_promise(f"their power was back, and they were turned off: {boards.turned_off}")
     tell(
         found,
         scene,
         f"power is back: all {len(scene.vms)} VMs are up after {took_s:g} s, with"
-        f" {names['vm.placed']} starts and {sum(names.values())} events",
+        f" {names['vm.placed']} starts, {names['host.fenced_off']} hosts proved off meanwhile, none"
+        f" turned off; at most {hellos} hellos in a second",
     )
+
+
+async def _boot(boards: Boards, host: SimulatedHost, after_s: float) -> None:
+    """Give a host its power back after a while: its board says on, its agent speaks once it can."""
+    await asyncio.sleep(after_s)
+    boards.without_mains.discard(host.id)
+    if host.powered:
+        return  # its board was told to turn it on just then
+    host.powered = True
+    await asyncio.sleep(MACHINE_BOOTS_S)
+    if host.alive or not host.powered:
+        return  # it was turned off, or on, while it booted
+    host.boot()
+    host.faults(HypervisorFaults(start_s=2.0, boot_s=BOOT_S))
+
+
+def _is_a_look(one: Recorded) -> bool:
+    """Tell whether an event is of what is tried again and again: to turn on what has no power."""
+    return one.name in LOOKS or one.name.startswith("host.fence_") or one.kind == "operation"
 
 
 def _silent(world: World) -> set[str]:
     assert world.engine is not None
     hosts = world.engine.view.hosts.values()
     return {host.id for host in hosts if host.status is HostStatus.NON_RESPONSIVE}
-
-
-def _restarts(world: World, recorded: list[Recorded], head: int) -> list[str]:
-    """Return the VMs that were placed since, in that order."""
-    return [one.object_id for one in recorded[head:] if one.name == "vm.placed"]
-
-
-def _states(recorded: list[Recorded]) -> Iterator[tuple[Recorded, dict[str, VmState]]]:
-    """Yield each event of a VM with all VMs as they are after it."""
-    states: dict[str, VmState] = {}
-    for one in recorded:
-        if one.kind == "vm":
-            after = VM.evolve(states.get(one.object_id), one)
-            if after is not None:
-                states[one.object_id] = after
-            yield one, states
-
-
-def check_bounds(world: World, recorded: list[Recorded], head: int) -> None:
-    """No host starts more VMs at a time than the rules allow."""
-    starting: dict[str, set[str]] = collections.defaultdict(set)
-    where: dict[str, str] = {}
-    for one, states in _states(recorded):
-        vm = states[one.object_id]
-        starting[where.pop(vm.id, "")].discard(vm.id)
-        if vm.run is not None and vm.status in STARTING:
-            where[vm.id] = vm.run.host
-            starting[vm.run.host].add(vm.id)
-            if one.position > head and len(starting[vm.run.host]) > RESTARTS_MAX:
-                name = world.hosts[vm.run.host].name
-                world.break_promise(f"{name} starts {len(starting[vm.run.host])} VMs at a time")
-
-
-def check_order(world: World, recorded: list[Recorded], head: int) -> None:
-    """Nobody is placed while one that is more urgent, and began to wait before, still waits.
-
-    All VMs are alike, and any host will do.
-    """
-    begun: dict[str, int] = {}
-    late = 0
-    for one, states in _states(recorded):
-        vm = states[one.object_id]
-        if one.name == "vm.restart_decided":
-            begun[vm.id] = one.position
-        elif one.name == "vm.start_abandoned":
-            begun.pop(vm.id, None)
-        elif one.name == "vm.placed" and (since := begun.pop(vm.id, 0)) and one.position > head:
-            late += any(
-                position < since and states[other].availability.priority > vm.availability.priority
-                for other, position in begun.items()
-            )
-    if late:
-        world.break_promise(f"{late} VMs were placed before others that were more urgent")
-
-
-def _check_words(world: World, recorded: list[Recorded], expected: int) -> None:
-    """Each VM that could not be placed has an explanation."""
-    waiting = [
-        operation
-        for operation in operations(recorded).values()
-        if operation.open and operation.kind == "vm.restart"
-    ]
-    if len(waiting) != expected:
-        world.break_promise(f"{len(waiting)} restarts wait, not {expected}")
-    for operation in waiting:
-        if not operation.attention or "MiB of memory free" not in operation.attention:
-            world.break_promise(f"{operation.name} waits without the reason: {operation.attention}")
 
 
 def tell(found: Storm, scene: Scene, text: str) -> None:

@@ -7,64 +7,20 @@ alone, which is said once; when the cut ends, everything runs where it did.
 
 from __future__ import annotations
 
-import asyncio
 import collections
-from typing import TYPE_CHECKING
 
-from commands.host.add_fence_agent import AddFenceAgent
-from commands.host.configure_power import ConfigurePower
 from commands.state.host import HostStatus
-from events.types.host_power import FenceAction, FenceAgent, PowerState
-from hostagent.power import Told
 from tests.simulation.engine import TIMEOUTS
-from tests.simulation.storm import PER_HOST, Scene, Storm, check_bounds, check_order, main, tell
-from tests.simulation.verdict import history, in_the_end, operations
+from tests.simulation.storm import PER_HOST, Scene, Storm, main, tell
+from tests.simulation.storm_boards import Boards
+from tests.simulation.storm_checks import (
+    check_bounds,
+    check_fenced_at_once,
+    check_hellos,
+    check_order,
+)
+from tests.simulation.verdict import history, in_the_end
 from tests.simulation.world import World
-
-if TYPE_CHECKING:
-    from tests.simulation.machine import SimulatedHost
-
-BMC_S = 3.0
-"""What a management board takes to switch."""
-
-
-class Boards:
-    """The hosts' management boards: they answer whatever becomes of the hosts' network."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.turned_off: list[str] = []
-
-    def installed(self) -> tuple[str, ...]:
-        """See `Power.installed`."""
-        return ("simulated",)
-
-    async def run(self, agent: FenceAgent, action: FenceAction, timeout_s: float) -> Told:
-        """See `Power.run`: the board's address is the host's name."""
-        del timeout_s
-        host = self._host(agent.address)
-        await asyncio.sleep(BMC_S)
-        if action is FenceAction.OFF and host.powered:
-            self.turned_off.append(host.name)
-            host.lose_power()
-        elif action is FenceAction.ON and not host.powered:
-            host.partitioned = False  # whatever hung in it does so no more
-            host.boot()
-        state = PowerState.ON if host.powered else PowerState.OFF
-        return Told(succeeded=True, state=state)
-
-    async def answers(self, address: str, timeout_s: float) -> bool:
-        """See `Power.answers`."""
-        await asyncio.sleep(min(timeout_s, 1.0))
-        assert self._world.engine is not None
-        for state in self._world.engine.view.hosts.values():
-            abilities, host = state.capabilities, self._world.hosts[state.id]
-            if abilities is not None and abilities.migration_address == address:
-                return host.powered and not host.partitioned
-        return False
-
-    def _host(self, name: str) -> SimulatedHost:
-        return next(host for host in self._world.hosts.values() if host.name == name)
 
 
 async def storm(world: World, hosts: int, lost: int, then: int) -> Storm:
@@ -72,11 +28,7 @@ async def storm(world: World, hosts: int, lost: int, then: int) -> Storm:
     boards = world.power = Boards(world)
     scene, found = Scene(world), Storm(broken=world.broken)
     await scene.open(hosts)
-    for host in world.hosts.values():
-        await world.do(
-            AddFenceAgent(id=host.id, agent="board", type="simulated", address=host.name)
-        )
-        await world.do(ConfigurePower(id=host.id, enabled=True))
+    await boards.attach()
     tell(found, scene, f"{hosts} hosts with {len(scene.vms)} VMs are up, and can be fenced")
     await _few_are_cut_off(scene, found, boards, lost)
     await _many_are_cut_off(scene, found, boards, then)
@@ -104,9 +56,7 @@ async def _few_are_cut_off(scene: Scene, found: Storm, boards: Boards, lost: int
     names = collections.Counter(one.name for one in recorded[head:])
     if names["vm.placed"] != lost_vms:
         world.break_promise(f"{names['vm.placed']} VMs were placed, {lost_vms} were lost")
-    at_once = _at_once_max(scene, head)
-    if at_once > TIMEOUTS.fencing.at_once_max:
-        world.break_promise(f"{at_once} hosts were fenced at a time")
+    at_once = check_fenced_at_once(world, recorded, head, TIMEOUTS.fencing.at_once_max)
     check_bounds(world, recorded, head)
     check_order(world, recorded, head)
     tell(
@@ -131,10 +81,12 @@ async def _many_are_cut_off(scene: Scene, found: Storm, boards: Boards, then: in
         world.break_promise(
             f"that too many are lost was said {names['cluster.fencing_held']} times"
         )
+    returned = world.loop.time()
     for machine in world.hosts.values():
         machine.partitioned = False
     await scene.until(lambda: _up(world) == len(world.hosts), 600, "all hosts to be up")
     await scene.rest()
+    hellos = check_hellos(world, returned)
     names = collections.Counter(one.name for one in history(world)[head:])
     if boards.turned_off or names["vm.placed"] or names["vm.down"]:
         world.break_promise(f"the cut is over, and something was done about it: {names}")
@@ -142,27 +94,13 @@ async def _many_are_cut_off(scene: Scene, found: Storm, boards: Boards, then: in
         found,
         scene,
         f"{then} hosts were cut off, which was said once: nobody was turned off, and all"
-        f" {scene.up()} VMs ran on",
+        f" {scene.up()} VMs ran on; at most {hellos} hellos in a second were said then",
     )
 
 
 def _up(world: World) -> int:
     assert world.engine is not None
     return sum(host.status is HostStatus.UP for host in world.engine.view.hosts.values())
-
-
-def _at_once_max(scene: Scene, head: int) -> int:
-    """Return how many hosts were being fenced at a time, at most."""
-    now, most = set(), 0
-    recorded = history(scene.world)
-    fencing = {key for key, one in operations(recorded).items() if one.kind == "host.fence"}
-    for one in recorded[head:]:
-        if one.object_id in fencing and one.name == "operation.started":
-            now.add(one.object_id)
-        elif one.name == "operation.ended":
-            now.discard(one.object_id)
-        most = max(most, len(now))
-    return most
 
 
 if __name__ == "__main__":

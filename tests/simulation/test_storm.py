@@ -10,9 +10,10 @@ import pytest
 TOLD = {
     "standstill": ("6 times 15 minutes: nobody was turned off",),
     "storm": (
-        "150 of 200 VMs run elsewhere, 50 wait with an explanation",
-        "150 hosts are away: nothing was started",
+        "at most 20 at a time: 150 of 200 VMs run elsewhere, 50 wait with an explanation",
+        "150 hosts are away, which was said once: nothing was started",
         "all 800 VMs are up",
+        "0 hosts proved off meanwhile, none turned off",
     ),
     "storm_fencing": (
         "50 hosts were cut off and turned off, at most 20 at a time: all 200 VMs run again",

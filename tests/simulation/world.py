@@ -89,6 +89,8 @@ class World(Process):
         self.commands = 0
         self.refused = 0
         self.accepted: list[str] = []
+        self.hellos: list[float] = []
+        """When hellos came to an engine."""
         self._folder = folder
         if self.dice.random() < 0.5:
             self.share_storage()

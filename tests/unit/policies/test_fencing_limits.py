@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from commands.cluster.create import CreateCluster
+from commands.host.confirm_off import ConfirmHostOff
+from commands.policies.fence_rules import STORM_LONGER_MAX
 from commands.policies.runner import Runner
 from commands.policies.saga import Timeouts
 from commands.state.operation import StepState
@@ -20,7 +22,7 @@ from events.types.host_power import (
     PowerState,
 )
 from events.types.operation import Outcome
-from tests.unit.policies.puppet_power import answer
+from tests.unit.policies.puppet_power import answer, manage
 from tests.unit.policies.stage import FENCE_RULES
 from tests.unit.policies.test_fencing import Scenery, scenery
 
@@ -117,6 +119,76 @@ async def test_a_fencing_under_way_gives_the_hosts_of_a_storm_the_time_to_come_b
     await scene.confirm()
 
     assert len(await scene.orders()) == 1
+
+
+async def test_each_host_that_comes_back_gives_the_others_of_a_storm_as_much_time_again() -> None:
+    """given a storm that ended, when hosts come back one after the other, then a lost one waits"""
+    scene = await scenery(hosts=5)
+    lost = scene.hosts[:3]
+    for host in lost[1:]:
+        await scene.stage.silence(host)
+    await scene.fall_silent()
+    assert await scene.count("cluster.fencing_held") == 1
+    for host in lost[1:]:
+        await scene.stage.hello(host)
+        await scene.stage.pass_time(FENCE_RULES.storm_s - 2)
+    assert await scene.count("cluster.fencing_resumed") == 1
+    assert await scene.count("host.fencing_begun") == 0
+
+    await scene.stage.pass_time(3)
+
+    assert await scene.count("host.fencing_begun") == 1
+
+
+async def test_hosts_that_come_and_go_after_a_storm_do_not_hold_fencing_for_ever() -> None:
+    scene = await scenery(hosts=3)
+    await scene.stage.silence(scene.hosts[1])
+    await scene.fall_silent()
+    assert await scene.count("cluster.fencing_held") == 1
+    begun = scene.stage.now
+    while not await scene.count("host.fencing_begun"):
+        await scene.stage.hello(scene.hosts[1])
+        await scene.stage.pass_time(FENCE_RULES.storm_s / 2)
+    waited_s = (scene.stage.now - begun).total_seconds()
+    longest_s = FENCE_RULES.storm_s * STORM_LONGER_MAX
+    assert longest_s <= waited_s <= longest_s + FENCE_RULES.storm_s
+
+
+async def test_hosts_that_are_proved_off_do_not_make_the_loss_of_most_others_look_small() -> None:
+    """given five hosts of which two are off, when two more are lost, then that are too many"""
+    scene = await scenery(hosts=5)
+    for host in scene.hosts[1:3]:
+        await scene.stage.silence(host)
+        name = (await scene.stage.host(host)).name
+        await scene.stage.do(ConfirmHostOff(id=host, name=name))
+    await scene.stage.silence(scene.hosts[3])
+
+    await scene.fall_silent()
+
+    assert await scene.count("cluster.fencing_held") == 1
+    assert await scene.count("host.fence_ordered") == 0
+
+
+async def test_a_host_that_is_proved_off_takes_no_place_while_it_is_turned_on() -> None:
+    """given one place, when the first host is off and not on yet, then the next one is begun"""
+    scene = await scenery(hosts=5)
+    await manage(scene.stage, scene.hosts[1])
+    one = msgspec.structs.replace(FENCE_RULES, at_once_max=1)
+    scene.stage.runner = Runner(
+        scene.stage.log, scene.stage.context, Timeouts(fencing=one), "narrow"
+    )
+    await scene.stage.runner.begin()
+    await scene.stage.silence(scene.lost)
+    await scene.stage.pass_time(1)
+    await scene.stage.silence(scene.hosts[1])
+    await scene.stage.pass_time(SETTLE_S)
+    await scene.confirm()
+    assert await scene.count("host.fencing_begun") == 1
+
+    await scene.answer()
+
+    assert (await scene.fencing()).steps["on"] is StepState.RUNNING
+    assert await scene.count("host.fencing_begun") == 2
 
 
 # ---------------------------------------------------------------------- the quiet time
