@@ -11,6 +11,7 @@ import contextlib
 import gc
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from events.codec import Codec, UnknownEventError
 from events.envelope import Recorded, Stored
@@ -33,13 +34,15 @@ from projections.views.telling import is_mute
 CACHED_MAX = 20_000
 """How many VMs, and how many operations, are kept in memory between batches."""
 
-BUILD_CACHED_MAX = 50_000
-"""The same while an inventory is built: as long as all of them fit, nothing is read again."""
+BUILD_OPERATIONS_MAX = 50_000
+BUILD_VMS_MAX = 200_000
+"""The same while an inventory is built (some 6 kB a VM). As long as all VMs fit, each is written
+once, at the end, however often it changed. Operations come and go, and change no more once they
+have ended: those that changed last stay, the others are written and let go.
+"""
 
 UNWRITTEN_MAX = 50_000
-"""How many changed objects a build keeps before it writes them: an object that changes a hundred
-times is written once.
-"""
+"""How many changed operations a build keeps before it writes them."""
 
 EVENTS_AT_ONCE = 500
 """How many events are folded before others on the event loop have their turn."""
@@ -51,6 +54,14 @@ RELAXED_OBJECTS = 200_000
 def renamed(event: Event) -> bool:
     """Tell whether an event gives a cluster another name, which all of its VMs show."""
     return isinstance(event, cluster_events.ClusterUpdated) and event.previous_name is not None
+
+
+def _shrink(documents: dict[str, Any], most: int) -> bool:
+    """Let go of the documents that changed the longest ago; tell whether any went."""
+    too_many = len(documents) - most
+    for _ in range(too_many):
+        documents.pop(next(iter(documents)))
+    return too_many > 0
 
 
 @contextlib.contextmanager
@@ -89,7 +100,8 @@ class Folder:
 
     Without `building`, `take` returns when the batch is written. With it, for a store that nobody
     reads yet and that is empty, the audit records of a batch are being written while the next one
-    is folded, and documents once there are many or with `flush`.
+    is folded, operations once there are many, and all else with `flush`. `cached_max` is how many
+    VMs, and how many operations, are kept; `vms_max` how many VMs, where that is another number.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class Folder:
         *,
         building: bool = False,
         cached_max: int | None = None,
+        vms_max: int | None = None,
         unwritten_max: int = UNWRITTEN_MAX,
     ) -> None:
         self.store = store
@@ -107,12 +120,15 @@ class Folder:
         self.written: Cursor = START
         self._codec = codec
         self._building = building
-        self._complete = building  # nothing there is, but what is at hand: none need be loaded
+        # Nothing there is, but what is at hand: none need be loaded.
+        self._all_vms = self._all_operations = building
         self._unwritten_max = unwritten_max if building else 0
         self._last_command: uuid.UUID | None = None
-        if cached_max is None:
-            cached_max = BUILD_CACHED_MAX if building else CACHED_MAX
-        self._cached_max = cached_max
+        vms, operations = (
+            (BUILD_VMS_MAX, BUILD_OPERATIONS_MAX) if building else (CACHED_MAX, CACHED_MAX)
+        )
+        self._operations_max = operations if cached_max is None else cached_max
+        self._vms_max = vms_max or (vms if cached_max is None else cached_max)
         self._inventory = Inventory()
         self._writing: asyncio.Task[None] | None = None
 
@@ -200,8 +216,10 @@ class Folder:
                     inventory.apply(event)
         with collector_paused():
             inventory.finish()
-            if not self._building or inventory.unwritten > self._unwritten_max:
+            if not self._building or self._has_many_vms():
                 changes = self._render()
+            elif self._has_many_operations():
+                changes = self._render_operations()
             else:
                 changes = audits_of(inventory)
                 inventory.audits.clear()
@@ -213,14 +231,34 @@ class Folder:
         else:
             await self._write(changes, before, after)
 
+    def _has_many_vms(self) -> bool:
+        vms = self._inventory.vms
+        if len(vms.removed) > self._unwritten_max:
+            return True
+        return len(vms.documents) > self._vms_max and len(vms.changed) > self._unwritten_max
+
+    def _has_many_operations(self) -> bool:
+        return len(self._inventory.operations.changed) > self._unwritten_max
+
     def _render(self) -> list[Changes]:
         """Return all that changed, rendered; what is kept in memory is within its bound again."""
-        changes = changes_of(self._inventory)
-        self._inventory.written(places_known=self._complete)
-        for documents in (self._inventory.vms.documents, self._inventory.operations.documents):
-            for _ in range(len(documents) - self._cached_max):
-                documents.pop(next(iter(documents)))
-                self._complete = False
+        inventory = self._inventory
+        changes = changes_of(inventory)
+        inventory.written(places_known=self._all_vms)
+        if _shrink(inventory.vms.documents, self._vms_max):
+            self._all_vms = False
+        if _shrink(inventory.operations.documents, self._operations_max):
+            self._all_operations = False
+        return changes
+
+    def _render_operations(self) -> list[Changes]:
+        """Return the operations that changed, and audit records, rendered; most are let go."""
+        operations = self._inventory.operations
+        changes = changes_of(self._inventory, (operations,))
+        operations.written()
+        self._inventory.audits.clear()
+        if _shrink(operations.documents, self._operations_max):
+            self._all_operations = False
         return changes
 
     async def _write(self, changes: list[Changes], before: Cursor, after: Cursor) -> None:
@@ -229,7 +267,7 @@ class Folder:
 
     async def _load_for(self, recorded: list[Recorded]) -> None:
         """Load the documents that the events need and that are not at hand."""
-        if self._complete:
+        if self._all_vms and self._all_operations:
             return
         vms: set[str] = set()
         operations: set[str] = set()
@@ -282,6 +320,8 @@ class Folder:
         return False
 
     async def _load_vms(self, vms: set[str], hosts: set[str], clusters: set[str]) -> None:
+        if self._all_vms:
+            return
         shelf = self._inventory.vms
         vms -= shelf.documents.keys()
         if vms or hosts or clusters:

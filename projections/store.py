@@ -18,6 +18,7 @@ from projections import statements
 from projections.connection import Connection
 from projections.statements import MANY, Part
 from projections.views.inventory import Inventory
+from projections.views.shelf import Shelf
 from projections.views.table import Row, Table
 from projections.views.tables import (
     AUDIT_COLUMNS,
@@ -84,11 +85,16 @@ def audits_of(inventory: Inventory) -> list[Changes]:
     return [_change("events", AUDIT_COLUMNS, rows, insert_only=True)] if rows else []
 
 
-def changes_of(inventory: Inventory) -> list[Changes]:
-    """Return what an inventory's batch changes, rendered: the inventory may go on meanwhile."""
+def changes_of(inventory: Inventory, only: Sequence[Shelf[Any]] | None = None) -> list[Changes]:
+    """Return what an inventory's batch changes, rendered: the inventory may go on meanwhile.
+
+    `only`: the shelves that are to be written; all of them without it.
+    """
     changes: list[Changes] = []
     removed: list[Row] = []
     for table, shelf in shelves(inventory):
+        if only is not None and not any(shelf is one for one in only):
+            continue
         if shelf.changed or shelf.removed:
             gone = sorted(shelf.removed.keys() - shelf.unwritten)
             fresh, changed = table.rows(shelf)

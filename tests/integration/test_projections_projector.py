@@ -127,7 +127,12 @@ async def test_follows_the_stream(database: Database) -> None:
 async def test_folds_without_its_cache_what_it_folds_with_it(
     database: Database, monkeypatch: pytest.MonkeyPatch, unwritten: int
 ) -> None:
-    defaults = {"building": False, "cached_max": 0, "unwritten_max": unwritten}
+    defaults = {
+        "building": False,
+        "cached_max": 0,
+        "vms_max": None,
+        "unwritten_max": unwritten,
+    }
     monkeypatch.setattr("projections.folder.Folder.__init__.__kwdefaults__", defaults)
     history = busy_history(50, 3_000, seed=3, renaming=True)
     stream = ListStream(history)

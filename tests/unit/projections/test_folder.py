@@ -40,7 +40,12 @@ class TellingStore(MemoryStore):
 
 
 async def folded(
-    history: History, *, building: bool, cached_max: int, batch_events: int = BATCH_EVENTS
+    history: History,
+    *,
+    building: bool,
+    cached_max: int,
+    vms_max: int | None = None,
+    batch_events: int = BATCH_EVENTS,
 ) -> TellingStore:
     store = TellingStore()
     folder = Folder(
@@ -48,6 +53,7 @@ async def folded(
         CODEC,
         building=building,
         cached_max=cached_max,
+        vms_max=vms_max,
         unwritten_max=40 if building and cached_max < len(history.events) else 1_000_000,
     )
     await folder.load()
@@ -64,6 +70,18 @@ async def test_what_is_not_at_hand_is_loaded(*, building: bool, cached_max: int)
     history = busy_history(30, 1_500, seed=3, renaming=True)
     whole = await folded(history, building=True, cached_max=1_000_000)
     assert differences(await folded(history, building=building, cached_max=cached_max), whole) == []
+
+
+async def test_a_build_lets_operations_go_and_writes_each_vm_once() -> None:
+    history = busy_history(30, 1_500, seed=3, renaming=True)
+    whole = await folded(history, building=True, cached_max=1_000_000)
+    store = await folded(history, building=True, cached_max=5, vms_max=1_000)
+    assert differences(store, whole) == []
+    operations = [place for place, table in enumerate(store.asked) if table == "operations"]
+    first = {table: store.asked.index(table) for table in ("vms", "hosts", "clusters")}
+    assert len(operations) > 5
+    assert min(first.values()) > operations[-3]
+    assert store.looked_on == []
 
 
 async def test_a_hosts_vms_are_loaded_only_where_it_falls_silent_or_is_heard_again() -> None:
