@@ -160,6 +160,29 @@ def test_a_vm_that_no_host_has_the_cpus_for_is_refused_with_the_reason(product: 
     assert "It has no CPU 64, which the VM is pinned to." in refused["reason"]
 
 
+def test_a_cluster_in_maintenance_can_be_emptied_and_keeps_what_is_highly_available(
+    product: Product,
+) -> None:
+    vm, other = created(product, "moves"), created(product, "waits")
+    available = created(product, "available", high_availability={"enabled": True})
+    started(product, vm)
+    cluster = product.cluster()
+    product.post(f"/v1/clusters/{cluster}/scheduling", {"policy": "cluster_maintenance"})
+
+    refused = product.finish(product.post(f"/v1/vms/{other}/start"))
+    assert refused["status"] == "failed"
+    assert "only highly available VMs are started in it" in refused["reason"]
+    started(product, available)
+    placed = product.post(f"/v1/vms/{vm}/placement")
+    assert placed["host"] is not None
+    host = product.get(f"/v1/vms/{vm}")["host"]
+    emptied = product.finish(product.post(f"/v1/hosts/{host['id']}/maintenance"))
+    assert emptied["status"] == "succeeded", emptied
+    assert places(product)[vm] != host["name"]
+    product.post(f"/v1/hosts/{host['id']}/activate")
+    product.await_status(f"/v1/hosts/{host['id']}", "up")
+
+
 def _crowded(product: Product, count: int) -> list[str]:
     """Have VMs on one host, too many by the policy."""
     first = hosts(product)[0]
