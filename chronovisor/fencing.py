@@ -16,6 +16,8 @@ _LEAST_S = {
     "off_timeout_s": 20.0,
     "on_timeout_s": 20.0,
     "confirm_fresh_s": 3.0,
+    "listen_s": 2.0,
+    "boot_timeout_s": 60.0,
 }
 """What machines do keeps a least time: they do not get faster."""
 _MARGIN_S = 20.0
@@ -23,6 +25,7 @@ _MARGIN_S_MIN = 5.0
 _SCALED = (
     *("settle_s", "soft_timeout_s", "kdump_wait_s", "kdump_timeout_s", "status_timeout_s"),
     *("off_timeout_s", "on_timeout_s", "confirm_fresh_s", "retry_s", "quiet_s"),
+    *("listen_s", "boot_timeout_s"),
 )
 
 
@@ -40,6 +43,11 @@ def fence_rules(settings: Fencing, scale: float) -> FenceRules:
         protected=frozenset(settings.protected_hosts),
         protected_boots=_own_boots(),
     )
+
+
+def boot_timeout_s(settings: Fencing, scale: float) -> float:
+    """Return how long a host that was turned on may take to say hello."""
+    return max(_LEAST_S["boot_timeout_s"], settings.boot_timeout_s * scale)
 
 
 def kdump_place(settings: Settings) -> KdumpPlace | None:

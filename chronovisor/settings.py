@@ -131,6 +131,8 @@ class Fencing(Section, frozen=True, kw_only=True):
     confirm_fresh_s: Seconds = 15.0
     retry_s: Seconds = 180.0
     quiet_s: Seconds = 180.0
+    listen_s: Seconds = 30.0
+    boot_timeout_s: Seconds = 600.0
     at_once_max: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 20
     lost_percent_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
     protected_hosts: tuple[str, ...] = ()

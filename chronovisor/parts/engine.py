@@ -23,7 +23,7 @@ from chronovisor.agent_bundle import BundleKeeper
 from chronovisor.certificates import CertificateKeeper
 from chronovisor.contexts import context, source_for
 from chronovisor.defaults import ensure_defaults
-from chronovisor.fencing import kdump_place
+from chronovisor.fencing import boot_timeout_s, kdump_place
 from chronovisor.heartbeat import WELL, Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
 from chronovisor.running import together
@@ -85,6 +85,7 @@ class Engine:
                 grace_s=settings.hosts.grace_s * scale,
                 interval_s=max(0.2, 2.0 * scale),
                 failing_s=settings.hosts.failing_s * scale,
+                boot_timeout_s=boot_timeout_s(settings.fencing, scale),
             ),
             source_for("gateway"),
             name=str(uuid.uuid4()),

@@ -24,8 +24,9 @@ _ALLOWED = frozenset({HostStatus.MAINTENANCE})
 class TestPowerOff(Command, frozen=True, kw_only=True):
     """Try whether a host can really be turned off.
 
-    The host must be in maintenance. It is turned off as a fencing would do it, that it is off is
-    verified by the status of every agent and by its silence, and it is turned on again.
+    The host must be in maintenance, on, and heard. It is turned off as a fencing would do it. Once
+    its fence agents say that it is off, nothing may be heard of it any more, until it was turned on
+    again and has booted: the test succeeds only when it says hello with another boot.
     """
 
     id: Id
@@ -39,8 +40,11 @@ class TestPowerOff(Command, frozen=True, kw_only=True):
             f"host/{self.id}",
             state.name,
             "status",
+            "heard",
             "off",
+            "silent",
             "on",
+            "back",
             cancellable=True,
         )
         return Decision.of(self.id, operation, operation=str(context.command))

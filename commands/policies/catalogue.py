@@ -18,6 +18,7 @@ from commands.policies import (
     host_ssh,
     migration_queue,
     power_saving,
+    power_test_off,
     restarts,
     vm_create,
     vm_migrate,
@@ -44,6 +45,7 @@ SAGAS: dict[str, Saga] = {
         host_fence.SAGA,
         cluster_balance.SAGA,
         *host_power.SAGAS,
+        power_test_off.SAGA,
     )
 }
 

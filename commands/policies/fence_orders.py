@@ -27,6 +27,8 @@ from events.types.host_power import (
 
 PROXIES_MAX = 2
 TIMER = "answer"
+TAKEN_BACK = "the order is taken back; what it did is not known"
+"""What undoes the step of an order."""
 Group = Sequence[FenceAgent]
 
 
@@ -179,6 +181,12 @@ def _witnesses(host: HostState) -> tuple[str, ...]:
     """Return where the host's own agent listens: while something answers there, it is not off."""
     able = host.capabilities
     return (able.migration_address,) if able is not None and able.migration_address else ()
+
+
+def says(won: FenceTry) -> str:
+    """Return what the fence agents of an order say, that has come to what it was for."""
+    names = ", ".join(agent.name for agent in won.order.agents)
+    return f"{names} through host {won.proxy_name}: its power is {won.state}."
 
 
 def _said(each: FenceTry) -> str:

@@ -1,4 +1,4 @@
-"""Power management by hand: asking, testing, turning on, off, and off and on again."""
+"""Power management by hand: asking, turning on, off, and off and on again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from events.types.base import Event
 from events.types.host_power import FenceAction, HostFencedOff, HostFencedOn
 from events.types.operation import Outcome
 
-TAKEN_BACK = "the order is taken back; what it did is not known"
 STATUS = Step(
     name="status",
     does="a proxy asks the fence agents whether the host is on",
@@ -26,11 +25,11 @@ STATUS = Step(
 OFF = Step(
     name="off",
     does="a proxy turns the host off, and sees that it is off",
-    undo=TAKEN_BACK,
+    undo=orders.TAKEN_BACK,
     cancellable=True,
     point_of_no_return=True,
 )
-ON = Step(name="on", does="a proxy turns the host on", undo=TAKEN_BACK, cancellable=True)
+ON = Step(name="on", does="a proxy turns the host on", undo=orders.TAKEN_BACK, cancellable=True)
 _ACTIONS = {"status": FenceAction.STATUS, "off": FenceAction.OFF, "on": FenceAction.ON}
 _TEST = "host.power_test"
 
@@ -56,7 +55,7 @@ def _step(scene: Scene, host: HostState, step: str) -> tuple[NewEvent, ...]:
     won = orders.reached(scene, host, step)
     if won is not None:
         followed = scene.target(*_follows(host, won))
-        return (*followed, *scene.own(scene.done(step, _says(won))), *orders.clear(scene))
+        return (*followed, *scene.own(scene.done(step, orders.says(won))), *orders.clear(scene))
     if action is FenceAction.ON and orders.spoke_since(scene, host, step):
         done = scene.done(step, "It is on: its agent says hello.")
         return (*scene.own(done), *orders.clear(scene))
@@ -94,16 +93,11 @@ def _follows(host: HostState, won: FenceTry) -> tuple[Event, ...]:
     return ()
 
 
-def _says(won: FenceTry) -> str:
-    names = ", ".join(agent.name for agent in won.order.agents)
-    return f"{names} through host {won.proxy_name}: its power is {won.state}."
-
-
 def _result(scene: Scene, host: HostState) -> str:
     """Return what the operation ends with, in words."""
     last = tuple(scene.operation.steps)[-1]
     won = orders.reached(scene, host, last)
-    said = "It is done." if won is None else _says(won)
+    said = "It is done." if won is None else orders.says(won)
     if scene.operation.kind != _TEST:
         return said
     groups = [" and ".join(agent.name for agent in group) for group in host.power.groups()]
@@ -113,7 +107,6 @@ def _result(scene: Scene, host: HostState) -> str:
 SAGAS = (
     Saga(kind="host.power_status", steps=(STATUS,), advance=advance),
     Saga(kind=_TEST, steps=(STATUS,), advance=advance),
-    Saga(kind="host.power_test_off", steps=(STATUS, OFF, ON), advance=advance),
     Saga(kind="host.power_start", steps=(ON,), advance=advance),
     Saga(kind="host.power_stop", steps=(OFF,), advance=advance),
     Saga(kind="host.power_restart", steps=(OFF, ON), advance=advance),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from commands.host.add_fence_agent import AddFenceAgent
 from commands.host.configure_power import ConfigurePower
-from commands.state.host import HOST, HostState
+from commands.state.host import HOST, Duty, HostState
 from events.codec import CODEC
 from events.types.host import HostSessionStarted
 from events.types.host_power import FenceAction, FenceAgent, HostFencedOff, PowerState
@@ -38,6 +38,7 @@ class Lie(enum.StrEnum):
 
     NONE = "none"
     SAYS_OFF = "says off, and does nothing"
+    PRETENDS = "says what it was told to do, and does nothing"
     SAYS_ON = "says on, whatever it did"
     IDLE = "takes orders, and does nothing"
     LATE = "switches late"
@@ -50,6 +51,7 @@ class Boards:
     """The boards of all hosts, by their addresses: the host's name, a slash, the board's name.
 
     A host with several boards in one turn has as many power supplies: it is off once all are.
+    `firewalled`: hosts let nobody in, so that no proxy can see whether one still answers.
     """
 
     def __init__(self, world: World) -> None:
@@ -57,7 +59,9 @@ class Boards:
         self.lies: dict[str, Lie] = {}
         self.turned_off: list[str] = []
         self.believed: list[str] = []
+        self.firewalled = False
         self._off: set[str] = set()
+        self._pretended: dict[str, PowerState] = {}
         self._lied: set[str] = set()
         self._unreached: set[str] = set()
         self._seen, self._judges = 0, True
@@ -90,6 +94,7 @@ class Boards:
         """Have all boards work, and give power."""
         self.lies = dict.fromkeys(self.lies, Lie.NONE)
         self._off.clear()
+        self._pretended.clear()
 
     def power_is_back(self, host: SimulatedHost) -> None:
         """Take note that a machine was turned on by other means."""
@@ -115,6 +120,8 @@ class Boards:
             return self._status(host, address, lie)
         if lie is Lie.LATE:
             self._world.begin(self._switch_late(host, address, action))
+        elif lie is Lie.PRETENDS:
+            self._pretended[address] = PowerState(action.value)
         elif lie not in {Lie.IDLE, Lie.SAYS_OFF}:
             self._switch(host, address, action)
         if lie is Lie.LOSES_ANSWERS:
@@ -126,7 +133,7 @@ class Boards:
         """See `Power.answers`: the kernel refuses for an agent that is dead, or stands still."""
         await asyncio.sleep(min(timeout_s, 1.0))
         host = self._at(address)
-        if host is None or not host.powered:
+        if host is None or not host.powered or self.firewalled:
             return False
         (self._unreached.add if host.isolated else self._unreached.discard)(host.id)
         return not host.isolated
@@ -137,6 +144,8 @@ class Boards:
             state = PowerState.ON
         elif lie is Lie.SAYS_OFF:
             state = PowerState.OFF
+        elif lie is Lie.PRETENDS:
+            state = self._pretended.get(address, state)
         elif lie is Lie.FLICKERS:
             state = self._world.dice.choice([PowerState.ON, PowerState.OFF])
         if state is PowerState.OFF and host.powered:
@@ -215,9 +224,12 @@ class Boards:
         self._world.copies.vouched(host)
 
     def _is_needed(self, host: SimulatedHost) -> None:
-        """Check that a host which is about to be turned off is, or was just now, silent."""
+        """Check that a host which is about to be turned off is, or was just now, silent.
+
+        In maintenance, where nothing runs, it may be turned off to test its power.
+        """
         state = self._state(host)
-        if state.silent or not host.powered:
+        if state.silent or not host.powered or state.duty is Duty.MAINTENANCE:
             return
         back = self._back.get(host.id, EPOCH)
         now = EPOCH + dt.timedelta(seconds=self._world.loop.time())

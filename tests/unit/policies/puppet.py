@@ -20,7 +20,7 @@ from events.log.port import Append, Appended
 from events.types.job import Job, JobKind
 from events.types.vm import DownReason
 from events.wire.agent import FenceItem, IntentVm, JobItem, Role, VmStateItem
-from tests.unit.policies.puppet_power import answer, confirmation, open_orders
+from tests.unit.policies.puppet_power import answer, boot_of, confirmation, open_orders
 from tests.unit.policies.puppet_ssh import KINDS, next_of
 from tests.unit.policies.stage import Stage, absent, done, failed, running
 
@@ -133,8 +133,9 @@ async def play_on(
             if said is not None:
                 await stage.append(f"host/{host}", said)
                 await stage.settle()
-            if host not in mute and (await stage.host(host)).refresh:
-                await stage.hello(host)
+            state = await stage.host(host)
+            if host not in mute and state.refresh and boot_of(state) is not None:
+                await stage.hello(host, boot_of(state))
             if host not in mute:
                 await stage.report(host, *await answers(stage, host, failing))
         if await stage.log.head() == before:

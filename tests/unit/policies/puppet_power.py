@@ -61,6 +61,19 @@ def answer(order: FenceOrder, failing: Collection[str] = ()) -> FenceItem:
     return FenceItem(order=order.id, host=order.host, state=state)
 
 
+def boot_of(host: HostState) -> str | None:
+    """Return the boot in which a machine is, as the orders made it; None where it is off."""
+    boot = host.boot
+    for each in host.power.tries:
+        if each.outdated or not each.reached:
+            continue
+        if each.order.action is FenceAction.OFF:
+            boot = None
+        elif each.order.action is FenceAction.ON:
+            boot = boot or f"boot {each.position} of {host.name}"
+    return boot
+
+
 async def open_orders(stage: Stage, proxy: str) -> list[FenceOrder]:
     """Return what a host is to do with the power of others."""
     view = await stage.view()

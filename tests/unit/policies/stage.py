@@ -69,6 +69,8 @@ FENCE_RULES = FenceRules(
     margin_s=5,
     confirm_fresh_s=15,
     retry_s=10,
+    listen_s=0,
+    boot_timeout_s=50,
 )
 
 
