@@ -156,6 +156,14 @@ def test_a_host_in_service_is_not_turned_off(command: type[Command]) -> None:
     managed(host()).when(asked).refused(WrongState, "maintenance")
 
 
+def test_only_a_host_that_may_be_off_is_turned_on() -> None:
+    asked = PowerStart(id=HOST)
+    for heard in (HostStatus.UP, HostStatus.NON_OPERATIONAL, HostStatus.PREPARING_FOR_MAINTENANCE):
+        managed(host(heard)).when(asked).refused(WrongState, "it is on", "host power restart")
+    for status in (HostStatus.MAINTENANCE, HostStatus.NON_RESPONSIVE):
+        managed(host(status)).when(asked).event(OperationStarted)
+
+
 def test_a_clusters_fencing_is_set_in_what_is_given() -> None:
     first = place().when(SetClusterFencing(id=CLUSTER, enabled=False))
     first.then(ClusterFencingSet(name="Default", fencing=FencingPolicy(enabled=False)))
