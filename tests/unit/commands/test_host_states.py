@@ -40,7 +40,7 @@ FORCE = ForceRemoveHost(id=HOST_ID, name="kvm01")
 Move = Command | Event
 
 POWER: dict[str, frozenset[HostStatus]] = {
-    "power-start": frozenset(S) - {S.REMOVED},
+    "power-start": frozenset(S) - {S.REMOVED, S.UP, S.NON_OPERATIONAL, S.PREPARING_FOR_MAINTENANCE},
     "power-stop": frozenset({S.MAINTENANCE, S.NON_RESPONSIVE, S.KDUMPING, S.DOWN, S.REBOOT}),
     "power-restart": frozenset({S.MAINTENANCE, S.NON_RESPONSIVE, S.KDUMPING, S.DOWN, S.REBOOT}),
     "power-test-off": frozenset({S.MAINTENANCE}),
@@ -95,7 +95,6 @@ OTHERWISE: dict[tuple[HostStatus, str], str] = {
     (S.ERROR, "confirm-off"): "two machines use its identity: what runs there is not known",
     (S.UNASSIGNED, "remove"): "its agent never said hello: anything half configured can go",
     (S.UNASSIGNED, "confirm-off"): "after a restore it may have been in service: it is not heard",
-    (S.UP, "power-start"): "no harm where it is on",
     (S.INSTALLING, "power-start"): "a machine may have to be turned on before it can join",
     (S.KDUMPING, "confirm-off"): "messages of a dump prove nothing, and must not hold VMs up",
     (S.KDUMPING, "maintenance"): "it takes no VMs then, whenever it is back",
