@@ -57,9 +57,12 @@ class Abilities:
         self._reported: Capabilities | None = None
 
     async def known(self) -> Capabilities:
-        """Return what the host can do, as last known; waits while that was never known."""
+        """Return what the host can do, read anew; as last known where that cannot be found out.
+
+        It is said at each hello, which is what a refresh asks for. Waits while it was never known.
+        """
         while True:
-            able = await self._read() or self._reported or self._recall()
+            able = await self._read(anew=True) or self._reported or self._recall()
             if able is not None:
                 self._remember(able)
                 return able
@@ -73,10 +76,10 @@ class Abilities:
         self._remember(able)
         return able
 
-    async def _read(self) -> Capabilities | None:
+    async def _read(self, *, anew: bool = False) -> Capabilities | None:
         try:
             async with asyncio.timeout(self._timings.call_timeout_s):
-                able = await self._driver.capabilities()
+                able = await self._driver.capabilities(anew=anew)
         except (DriverError, TimeoutError) as error:
             _log.warning("abilities not known", error=repr(error))
             return None

@@ -110,8 +110,11 @@ class Driver(Protocol):
         """Yield what happens, in order, for ever; one reader."""
         ...
 
-    async def capabilities(self) -> Capabilities:
-        """Return what the host can do; raises UnknownStateError."""
+    async def capabilities(self, *, anew: bool = False) -> Capabilities:
+        """Return what the host can do; raises UnknownStateError.
+
+        `anew`: with what may be remembered since it takes a while to find out.
+        """
         ...
 
     async def domains(self) -> Domains:

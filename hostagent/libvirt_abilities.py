@@ -8,7 +8,7 @@ from events.types.host import Capabilities
 from events.types.host_hardware import Hardware, Virtualization
 from hostagent.libvirt_capabilities import bridges
 from hostagent.libvirt_hardware import hardware
-from hostagent.libvirt_inventory import Abilities, Inventory
+from hostagent.libvirt_inventory import Abilities
 from hostagent.libvirt_processes import ProcessTable
 from hostagent.libvirt_samples import host_memory_bytes
 from hostagent.libvirt_storage import Storage
@@ -17,14 +17,9 @@ from hostagent.memory_files import MemoryFiles
 
 
 async def reported(
-    inventory: Inventory,
-    watch: Watch,
-    processes: ProcessTable,
-    storage: Storage,
-    wanted_virtualization: str,
+    abilities: Abilities, watch: Watch, processes: ProcessTable, storage: Storage
 ) -> Capabilities:
     """Return what the host can do and what it is made of; raises UnknownStateError."""
-    abilities = await inventory.abilities(wanted_virtualization)
     uses_kvm = abilities.virtualization == "kvm"
     root = processes.of_host / "root"
     return Capabilities(

@@ -108,7 +108,7 @@ class HostDriver:
         # Starts that are not over yet, and those of them that are to come to nothing.
         self._asked: set[tuple[str, int]] = set()
         self._unwanted: set[tuple[str, int]] = set()
-        self._facts: HostFacts | None = None
+        self._takes_direct_io: bool | None = None
         self.sender = Sender(hypervisor, self._watch, self._needed)
         self.balloons = LibvirtBalloons(hypervisor, self._watch, self._needed)
 
@@ -132,10 +132,10 @@ class HostDriver:
         """Yield what happens, in order."""
         return self._watch.events()
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *, anew: bool = False) -> Capabilities:
         """Return what the host can do."""
-        wanted = self._options.virtualization
-        able = await reported(self._inventory, self._watch, self._processes, self._storage, wanted)
+        abilities = await self._inventory.abilities(self._options.virtualization, anew=anew)
+        able = await reported(abilities, self._watch, self._processes, self._storage)
         return msgspec.structs.replace(able, agent_version=self._options.agent_version)
 
     def _bridges(self) -> tuple[str, ...]:
@@ -226,16 +226,15 @@ class HostDriver:
                 self._storage.existing(name)
 
     async def _host_facts(self) -> HostFacts:
-        if self._facts is None:
-            abilities = await self._inventory.abilities(self._options.virtualization)
-            direct = await self._watch.work(self._storage.takes_direct_io)
-            self._facts = HostFacts(
-                storage_folder=str(self._storage.folder),
-                emulator=abilities.emulator,
-                virtualization=abilities.virtualization,
-                disk_cache="none" if direct else "writeback",
-            )
-        return self._facts
+        abilities = await self._inventory.abilities(self._options.virtualization)
+        if self._takes_direct_io is None:
+            self._takes_direct_io = await self._watch.work(self._storage.takes_direct_io)
+        return HostFacts(
+            storage_folder=str(self._storage.folder),
+            emulator=abilities.emulator,
+            virtualization=abilities.virtualization,
+            disk_cache="none" if self._takes_direct_io else "writeback",
+        )
 
     async def destroy(self, vm: str, incarnation: int) -> None:
         """Power the incarnation off, also one that is being started or saved; returns once neither

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 
 import msgspec
+import structlog
 
 from events.types.host_hardware import Versions
 from events.types.vm import PauseReason
@@ -23,13 +24,14 @@ from hostagent.libvirt_port import Connection, Hypervisor, Listed
 from hostagent.libvirt_processes import ProcessTable, Qemu
 from hostagent.libvirt_watch import Watch
 
+log = structlog.get_logger()
 SETTLE_POLL_S = 0.2
 # While it starts or saves a guest, libvirt pauses it; that is no pause of the VM.
 PASSING = frozenset({Paused.SAVE, Paused.STARTING_UP, Paused.SHUTTING_DOWN})
 
 
 class Abilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change while the host is up."""
+    """What libvirt and QEMU can do; it changes where one of them, or the kernel, is upgraded."""
 
     architecture: str
     cpus: int
@@ -73,8 +75,16 @@ def disagreement(
     return None
 
 
+class _Read(msgspec.Struct, frozen=True, kw_only=True):
+    """Abilities, over which connection they were read, and of which program of QEMU's."""
+
+    abilities: Abilities
+    connection: int
+    emulator: tuple[int, ...]
+
+
 class Inventory:
-    """Answers from libvirt and /proc; keeps nothing but what cannot change."""
+    """Answers from libvirt and /proc; keeps nothing but what takes long to find out."""
 
     def __init__(
         self,
@@ -88,7 +98,9 @@ class Inventory:
         self._watch = watch
         self._processes = processes
         self._settle_timeout_s = settle_timeout_s
-        self._abilities: Abilities | None = None
+        self._read: _Read | None = None
+        self._reading = asyncio.Lock()
+        self._kvm: dict[tuple[int, ...], bool] = {}
 
     async def domains(self) -> Domains:
         """Return all domains. Where libvirt and the process table differ they get a moment to
@@ -164,42 +176,87 @@ class Inventory:
         except DriverError:
             return PauseReason.IO_ERROR
 
+    async def abilities(self, wanted_virtualization: str, *, anew: bool = False) -> Abilities:
+        """Return what the host can do.
+
+        It is kept, since libvirt starts QEMU to find out. It is read anew where that is asked for,
+        over a new connection (libvirt was perhaps upgraded), and where QEMU's program is another.
+        Where it cannot be read then, what is known counts, until it can.
+        """
+        async with self._reading:
+            known = self._read
+            if known is not None and not anew and await self._is_current(known):
+                return known.abilities
+            try:
+                self._read = await self._read_anew(wanted_virtualization)
+            except DriverError as error:
+                if known is None:
+                    raise
+                log.warning("abilities_not_read_anew", error=str(error))
+                return known.abilities
+            return self._read.abilities
+
+    async def _is_current(self, read: _Read) -> bool:
+        if read.connection != self._watch.connections:
+            return False
+        return read.emulator == await self._program(read.abilities.emulator)
+
+    async def _program(self, emulator: str) -> tuple[int, ...]:
+        """Return what tells a program from the one that takes its place; () where it is away."""
+        path = self._processes.of_host / "root" / emulator.lstrip("/")
+
+        def look() -> tuple[int, ...]:
+            try:
+                found = path.stat()
+            except OSError:
+                return ()
+            return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+        return await self._watch.work(look)
+
     async def _has_kvm(self, host: HostAbilities) -> bool:
+        """Tell whether KVM is of use; tried once for each program of QEMU's, since it may take long
+        on a busy host, which is no reason to run guests without it from then on.
+        """
         if "kvm" not in host.virtualizations:
             return False
         device = self._processes.of_host / "root" / "dev" / "kvm"
-        return await self._watch.work(lambda: kvm_is_useful(host.emulator, device))
+        program = await self._program(host.emulator)
+        if program not in self._kvm:
+            useful = await self._watch.work(lambda: kvm_is_useful(host.emulator, device))
+            self._kvm = {program: useful}
+        return self._kvm[program]
 
-    async def abilities(self, wanted_virtualization: str) -> Abilities:
-        """Return what the host can do; read once, since libvirt starts QEMU to find out."""
-        if self._abilities is None:
-            figures = await self._watch.call(self._hypervisor.figures)
-            host = host_abilities(figures.capabilities_xml)
-            kind = wanted_virtualization
-            if kind == "auto":
-                kind = "kvm" if await self._has_kvm(host) else "qemu"
-            xml = await self._watch.call(
-                lambda libvirt: self._hypervisor.domain_capabilities(
-                    libvirt, host.architecture, kind
-                )
-            )
-            domain = domain_abilities(xml)
-            self._abilities = Abilities(
-                architecture=host.architecture,
-                cpus=figures.cpus,
-                cpu_model=host.cpu_model or domain.host_cpu_model,
-                cpu_models=domain.cpu_models,
-                machine_types=host.machine_types,
-                hypervisor_version=f"QEMU {version_text(figures.qemu_version)},"
-                f" libvirt {version_text(figures.libvirt_version)}",
-                host_name=figures.host_name,
-                emulator=domain.emulator,
-                virtualization=kind,
-                capabilities_xml=figures.capabilities_xml,
-                versions=Versions(
-                    kernel=platform.release(),
-                    libvirt=version_text(figures.libvirt_version),
-                    qemu=version_text(figures.qemu_version),
-                ),
-            )
-        return self._abilities
+    async def _read_anew(self, wanted_virtualization: str) -> _Read:
+        connection = self._watch.connections
+        figures = await self._watch.call(self._hypervisor.figures)
+        host = host_abilities(figures.capabilities_xml)
+        kind = wanted_virtualization
+        if kind == "auto":
+            kind = "kvm" if await self._has_kvm(host) else "qemu"
+        program = await self._program(host.emulator)
+        xml = await self._watch.call(
+            lambda libvirt: self._hypervisor.domain_capabilities(libvirt, host.architecture, kind)
+        )
+        domain = domain_abilities(xml)
+        if domain.emulator != host.emulator:
+            program = await self._program(domain.emulator)
+        abilities = Abilities(
+            architecture=host.architecture,
+            cpus=figures.cpus,
+            cpu_model=host.cpu_model or domain.host_cpu_model,
+            cpu_models=domain.cpu_models,
+            machine_types=host.machine_types,
+            hypervisor_version=f"QEMU {version_text(figures.qemu_version)},"
+            f" libvirt {version_text(figures.libvirt_version)}",
+            host_name=figures.host_name,
+            emulator=domain.emulator,
+            virtualization=kind,
+            capabilities_xml=figures.capabilities_xml,
+            versions=Versions(
+                kernel=platform.release(),
+                libvirt=version_text(figures.libvirt_version),
+                qemu=version_text(figures.qemu_version),
+            ),
+        )
+        return _Read(abilities=abilities, connection=connection, emulator=program)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 class Watch:
     """One connection, kept. `starting` and `saving` are the runs that this driver is just starting,
-    or whose memory it is just saving.
+    or whose memory it is just saving. `connections` counts how often a connection was taken up.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Watch:
         self.interpreter = Interpreter()
         self.starting: dict[str, int] = {}
         self.saving: dict[str, int] = {}
+        self.connections = 0
         self._up_since_s = 0.0
         self._held_back: dict[str, list[DriverEvent]] = {}
         self._hypervisor = hypervisor
@@ -160,6 +161,7 @@ class Watch:
                 paused = listed.paused is not None and listed.paused != Paused.STARTING_UP
                 self.interpreter.know(listed.uuid, listed.own.incarnation, paused=paused)
         self._up_since_s = asyncio.get_running_loop().time()
+        self.connections += 1
         self._up.set()
         log.info("libvirt_connected")
         self.tell(DriverEvent(happening=Happening.RECONNECTED))

@@ -131,8 +131,9 @@ class SimulatedDriver:
             self._news.clear()
             await self._news.wait()
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *, anew: bool = False) -> Capabilities:
         """Return what the host can do."""
+        del anew  # nothing is remembered
         self._look()
         own = self._machine.volumes  # of a shared folder, nobody counts all
         used = sum(volume.size_bytes for volume in own.values())

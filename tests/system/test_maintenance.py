@@ -11,6 +11,7 @@ from tests.conftest import require
 from tests.harness.guest import Guest
 from tests.harness.network import HostNetwork
 from tests.harness.processes import wait_until
+from tests.harness.qemu_release import NEW, OLD, upgraded_qemu
 from tests.harness.stamps import read_stamps
 from tests.harness.workspace import Workspace
 from tests.system.migration_rig import mend, open_pair, started
@@ -109,6 +110,25 @@ def test_a_real_host_says_it_anew_when_asked(pair: Pair) -> None:
     after = product.await_status(f"/v1/hosts/{host}", "up")
     assert after["session"] != before["session"]
     assert after["capabilities"]["hardware"] == before["capabilities"]["hardware"]
+
+
+def test_a_real_host_whose_qemu_was_upgraded_says_what_it_can_do_now(pair: Pair) -> None:
+    """given another QEMU, when the host is refreshed, then its agent, which runs on, tells of it"""
+    product, host = pair[0].product, pair[0].id
+
+    def refreshed() -> list[str]:
+        operation = product.finish(product.post(f"/v1/hosts/{host}/refresh"))
+        assert operation["status"] == "succeeded", operation
+        return list(product.get(f"/v1/hosts/{host}")["capabilities"]["machine_types"])
+
+    assert OLD in product.get(f"/v1/hosts/{host}")["capabilities"]["machine_types"]
+    with upgraded_qemu(pair[0].machine):
+        wait_until(lambda: NEW in refreshed(), 20, "the new machine type", interval_s=1.0)
+        # Which is not the one that its cluster asks for.
+        shown = product.await_status(f"/v1/hosts/{host}", "non_operational")
+        assert OLD in shown["status_reason"]
+    wait_until(lambda: OLD in refreshed(), 20, "the old machine type", interval_s=1.0)
+    product.await_status(f"/v1/hosts/{host}", "up")
 
 
 def test_real_hosts_that_can_only_emulate_are_fit_only_while_that_is_enough(pair: Pair) -> None:

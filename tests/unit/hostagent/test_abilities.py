@@ -22,8 +22,13 @@ class Measured(SimulatedDriver):
 
     swap: Swap | None = Swap(total_bytes=100 * MIB)
 
-    async def capabilities(self) -> Capabilities:
-        return msgspec.structs.replace(await super().capabilities(), swap=self.swap)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="host01")
+        self.anew: list[bool] = []
+
+    async def capabilities(self, *, anew: bool = False) -> Capabilities:
+        self.anew.append(anew)
+        return msgspec.structs.replace(await super().capabilities(anew=anew), swap=self.swap)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ class Measured(SimulatedDriver):
 async def test_swap_is_told_where_it_matters(
     tmp_path: Path, before: Swap | None, after: Swap, *, told: bool
 ) -> None:
-    driver = Measured(tmp_path / "machine", name="host01")
+    driver = Measured(tmp_path / "machine")
     await driver.open()
     abilities = Abilities(driver, tmp_path, Timings())
     driver.swap = before
@@ -75,6 +80,18 @@ async def test_swap_is_told_where_it_matters(
     if changed is not None:
         assert changed.swap == after
         assert await abilities.changed() is None
+    await driver.close()
+
+
+async def test_a_hello_says_what_the_host_can_do_now(tmp_path: Path) -> None:
+    """given a refresh, which is a hello, then it is read anew; a look takes what is known"""
+    driver = Measured(tmp_path / "machine")
+    await driver.open()
+    abilities = Abilities(driver, tmp_path, Timings())
+    await abilities.known()
+    await abilities.changed()
+    await abilities.known()
+    assert driver.anew == [True, False, True]
     await driver.close()
 
 

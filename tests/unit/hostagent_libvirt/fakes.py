@@ -45,6 +45,8 @@ class FakeLibvirt:
         self.balloons: list[tuple[str, int]] = []
         self.calls: list[str] = []
         self.connections = 0
+        self.capabilities = CAPABILITIES
+        self.domain_capabilities_xml = DOMAIN_CAPABILITIES
         self.terms = Terms(down_time_ms=0)
         self.before: Callable[[str], None] = lambda _: None
         self._on_event: Callable[[RawEvent], None] = lambda _: None
@@ -222,14 +224,14 @@ class FakeLibvirt:
             cpus=2,
             qemu_version=7_002_000,
             libvirt_version=9_000_000,
-            capabilities_xml=CAPABILITIES,
+            capabilities_xml=self.capabilities,
         )
 
     def domain_capabilities(
         self, connection: object, architecture: str, virtualization: str
     ) -> str:
         self._called("domain_capabilities")
-        return DOMAIN_CAPABILITIES
+        return self.domain_capabilities_xml
 
 
 def raising(name: str, error: Exception) -> Callable[[str], None]:
