@@ -152,10 +152,10 @@ class HostAgent:
         if forgotten:
             await self.desk.journal.write(*forgotten)
 
-    async def delivered(self, items: tuple[Item, ...]) -> None:
+    async def delivered(self, items: tuple[Item, ...], applied_position: int) -> None:
         """Let go of what the engine has."""
         desk = self.desk
-        desk.delivered(items)
+        desk.delivered(items, applied_position)
         if any(isinstance(item, FullStateItem) and item.known for item in items):
             self._all_heard = True
             if desk.journal.known.lost:
@@ -347,6 +347,9 @@ class HostAgent:
         desk = self.desk
         for job in list(desk.jobs.values()):
             if job.id not in desk.withdrawn or self.lanes.lane(job.vm) is not None:
+                continue
+            if desk.in_halves(job):  # whoever takes it back cannot know
+                desk.withdrawn.discard(job.id)
                 continue
             known = desk.journal.known.jobs.get(job.id)
             if known is None or known.state is None:

@@ -59,7 +59,7 @@ def describe(
             item is not None and item.started and not coming
         )
         state = VmState.RUNNING if ran else VmState.STARTING
-    elif run is not None and run.begun is not None and run.done is None:
+    elif domain.fetching or (run is not None and run.begun is not None and run.done is None):
         state = VmState.STARTING
     else:
         state = VmState.PAUSED if domain.paused else VmState.RUNNING
@@ -80,13 +80,14 @@ def describe(
 
 
 def _broke_off(item: IntentVm | None, domain: Domain | None) -> Held | None:
-    """Return how a VM that comes in here is held without all its memory; None if it is not.
+    """Return how a VM is held here without all its memory; None if it is not.
 
-    Of one that leaves, its job tells.
+    Of one that leaves by order, its job tells. Of one that no order is about (the engine may have
+    forgotten it, by a restore) all is told.
     """
-    if item is None or item.receiving is None or domain is None:
+    if domain is None or (item is not None and item.role is Role.OUTGOING):
         return None
-    return domain.held if domain.held is Held.POST_COPY else None
+    return domain.held if item is None or domain.held is Held.POST_COPY else None
 
 
 def _came_by(run: Run, item: IntentVm | None) -> bool:

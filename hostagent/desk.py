@@ -16,7 +16,7 @@ import msgspec
 
 from events.types.host_memory import MemoryPolicy
 from events.types.host_power import FenceOrder
-from events.types.job import Job
+from events.types.job import Job, JobKind
 from events.types.migration import CopyProgress, Held
 from events.types.vm_memory import BalloonProblem
 from events.wire.agent import (
@@ -152,13 +152,20 @@ class Desk:
         """
         return bool(self.session) and moment() - self._contact <= self.fresh_for_s
 
-    def delivered(self, items: tuple[Item, ...]) -> None:
-        """Forget what is of no more use once the engine has these items durably."""
+    def delivered(self, items: tuple[Item, ...], applied_position: int) -> None:
+        """Forget what is of no more use once the engine has these items durably.
+
+        What was ordered after they were told stays: they say nothing about it.
+        """
         for item in items:
             if isinstance(item, VmStateItem) and item.state is VmState.ABSENT:
                 key = RunKey(item.vm, item.incarnation)
                 ordered = self.intent.get(key)
-                if ordered is None or ordered.role is not Role.INCOMING:  # it may come again
+                later = ordered is not None and ordered.position > applied_position
+                may_come = ordered is not None and ordered.role is Role.INCOMING
+                if later:
+                    self.wake.set()  # it is told anew, if it is so still
+                elif not may_come:
                     self.intent.pop(key, None)
                 self.reported.pop(key, None)
             elif isinstance(item, JobItem) and item.state is not JobState.RUNNING:
@@ -241,6 +248,14 @@ class Desk:
         if problem is None or item.state is VmState.ABSENT:
             return item
         return msgspec.structs.replace(item, balloon=problem)
+
+    def in_halves(self, job: Job) -> bool:
+        """Whether a job sends a VM of which half is here: it ends with that, or by an order to."""
+        key = RunKey(job.vm, job.incarnation)
+        item, domain = self.intent.get(key), self.domains.get(key)
+        if job.kind is not JobKind.VM_MIGRATE or (item is not None and item.role is Role.ABSENT):
+            return False
+        return domain is not None and domain.held is Held.POST_COPY
 
     def strays(self) -> frozenset[RunKey]:
         """Return the managed domains that no order wants here."""

@@ -39,7 +39,8 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     """A managed domain as it is now. A domain that is being started is not there yet.
 
     `held` marks a domain that the hypervisor stopped for a migration, and how: the agent never
-    resumes it by itself.
+    resumes it by itself. `fetching`: it came in by post-copy, and runs, but not all of its memory
+    is here yet.
     """
 
     vm: str
@@ -47,6 +48,7 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     pause_reason: PauseReason | None = None
     held: Held | None = None
+    fetching: bool = False
     process: int | None = None
 
 
@@ -144,7 +146,9 @@ class Driver(Protocol):
         ...
 
     async def resume(self, vm: str, incarnation: int) -> None:
-        """Let a paused incarnation's CPUs run; refused for one that is held for a migration."""
+        """Let a paused incarnation's CPUs run; refused for one that is held for a migration, or of
+        which a part is still on its way.
+        """
         ...
 
     async def guest(self, vm: str, incarnation: int) -> Guest | None:

@@ -8,7 +8,8 @@
 | vm.reboot      | failed: nobody knows                    | finished                           |
 | vm.suspend     | done if the memory is whole, else again | finished                           |
 | vm.continue    | done again                              | finished                           |
-| vm.migrate     | done if the VM is gone, else failed     | finished (its order says: cancel)  |
+| vm.migrate     | done if the VM is gone, else failed     | finished (its order says: cancel), |
+|                |                                         | and gone on with if in halves      |
 """
 
 from __future__ import annotations
@@ -95,8 +96,15 @@ class Jobs:
             if records:
                 say_absent(desk, RunKey(job.vm, job.incarnation))
             desk.tell_job(job, JobState.DONE)
-            if self._mover is not None and job.kind is JobKind.VM_MIGRATE:
+            if self._mover is not None and self._was_sent(job):
                 await self._mover.say_departed(job)
+
+    def _was_sent(self, job: Job) -> bool:
+        """Tell whether a VM was sent whole, as far as is known here."""
+        run = self._desk.journal.known.runs.get(RunKey(job.vm, job.incarnation))
+        over = run.tombstone if run is not None else None
+        migrated = over is not None and over.reason is DownReason.MIGRATED
+        return job.kind is JobKind.VM_MIGRATE and migrated
 
     async def give_up(self, job: Job) -> None:
         """Let a withdrawn job that is not under way count as failed, for good."""
@@ -246,8 +254,9 @@ class Jobs:
         elsewhere, held = False, None
         if self._mover is None or job.sending is None:
             raise JobFailedError("this host's agent takes no part in migrations")
+        if not resumed:  # what is in halves was sent already, by what the journal has lost
+            resumed = (await self._domain(job)).held is Held.POST_COPY
         if not resumed:
-            await self._domain(job)
             try:
                 async with self._lanes.sendings:
                     await self._mover.send(job)

@@ -92,6 +92,7 @@ class Running(enum.IntEnum):
 class Resumed(enum.IntEnum):
     """virDomainEventResumedDetailType."""
 
+    MIGRATED = 1
     POSTCOPY_FAILED = 4
 
 
@@ -246,8 +247,9 @@ class Interpreter:
             vm.paused = True  # libvirt says "running", but the rest of its memory does not come
             return self._event(Happening.PAUSED, raw, vm, pause_reason=PauseReason.OTHER)
         if raw.event == Lifecycle.RESUMED:
-            was_paused, vm.paused, vm.io_error = vm.paused, False, None
-            return self._event(Happening.CONTINUED, raw, vm) if was_paused else None
+            news = vm.paused or raw.detail == Resumed.MIGRATED  # by post-copy, all has come now
+            vm.paused, vm.io_error = False, None
+            return self._event(Happening.CONTINUED, raw, vm) if news else None
         if raw.event == Lifecycle.SHUTDOWN:
             vm.shut_down_by_host = raw.detail == SHUTDOWN_BY_HOST
         elif raw.event == Lifecycle.CRASHED:

@@ -35,7 +35,7 @@ from hostagent.driver import (
 from hostagent.libvirt_abilities import reported
 from hostagent.libvirt_balloons import LibvirtBalloons
 from hostagent.libvirt_capabilities import bridges
-from hostagent.libvirt_events import held
+from hostagent.libvirt_events import Running, held
 from hostagent.libvirt_guest import read_guest
 from hostagent.libvirt_images import Images
 from hostagent.libvirt_inventory import Inventory
@@ -287,6 +287,8 @@ class HostDriver:
         listed = await self._needed(vm, incarnation)
         if held(listed.paused, listed.running) is not None:
             raise DriverError("the VM is held for a migration and is never resumed")
+        if listed.running == Running.POSTCOPY:
+            raise DriverError("the rest of the VM's memory is still on its way")
         if listed.paused is None:
             return
         if vm in self._watch.saving or vm in self._watch.starting:

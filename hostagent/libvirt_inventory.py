@@ -18,7 +18,7 @@ from hostagent.libvirt_capabilities import (
     host_abilities,
     version_text,
 )
-from hostagent.libvirt_events import Paused, held, paused_reason
+from hostagent.libvirt_events import Paused, Running, held, paused_reason
 from hostagent.libvirt_kvm import kvm_is_useful
 from hostagent.libvirt_port import Connection, Hypervisor, Listed
 from hostagent.libvirt_processes import ProcessTable, Qemu
@@ -157,6 +157,8 @@ class Inventory:
             paused=paused,
             pause_reason=reason,
             held=hold,
+            # libvirt gives another reason once all has come.
+            fetching=listed.running == Running.POSTCOPY,
             process=pid,
         )
 

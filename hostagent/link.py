@@ -42,8 +42,8 @@ class LinkOwner(Protocol):
         """Take up a new session."""
         ...
 
-    async def delivered(self, items: tuple[Item, ...]) -> None:
-        """Take note that the engine has these items."""
+    async def delivered(self, items: tuple[Item, ...], applied_position: int) -> None:
+        """Take note that the engine has these items, which were told as of that position."""
         ...
 
     def reconnected(self) -> None:
@@ -167,7 +167,8 @@ class Link:
 
             await self._insist(send)
             self._metrics.reports.inc()
-            await self._owner.delivered(desk.outbox.acknowledged())
+            applied_position = report.applied_position
+            await self._owner.delivered(desk.outbox.acknowledged(), applied_position)
             if on_its_way:
                 raise SessionEndedError("a copy of the last report may still be under way")
 

@@ -77,9 +77,9 @@ class Outbox:
         for key, (item, position) in list(self._waiting.items())[:REPORT_ITEMS_MAX]:
             del self._waiting[key]
             items.append(item)
+            # That something is not here proves nothing about orders that came after it was said.
+            applied_position = min(applied_position, position)
             if isinstance(item, FullStateItem):
-                # What it does not list proves nothing about orders that came after it was made.
-                applied_position = position
                 break
         self._sequence += 1
         return Report(

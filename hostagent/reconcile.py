@@ -15,6 +15,7 @@ an order of this session, and never where an older one may still be about.
 | absent if half | has all of its memory         | as for run                                      |
 | incoming       | anything                      | none, until the engine says what became of it   |
 | run            | came in, and stands still     | land: let it run, the source has let go of it   |
+| run            | came in part                  | none, until the rest has come, or cannot        |
 | any            | runs although it had ended    | destroy: the promise is kept                    |
 | (not ordered)  | runs                          | none; reported, and the engine decides          |
 | (not ordered)  | begun, no domain              | end quietly                                     |
@@ -167,8 +168,8 @@ def _with_domain(situation: Situation, key: RunKey) -> Adopt | End | Land | None
     if item.role is Role.INCOMING:
         return None
     if run is not None and run.arrival and run.done is None:
-        # In post-copy that broke off there is nothing to let run: not all of its memory is here.
-        return None if half else Land(run=key)
+        # Not before all of its memory is here: post-copy may have broken off, or be about to.
+        return None if half or situation.domains[key].fetching else Land(run=key)
     if run is None or run.done is None:
         return Adopt(run=key)
     return None

@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from events.types.host import Capabilities
-from events.types.migration import Held
 from events.types.run_spec import Disk, RunSpec
 from events.types.vm import DownReason, PauseReason
 from events.wire.agent import HostSample, VmSample
@@ -153,7 +152,8 @@ class SimulatedDriver:
                     incarnation=domain.incarnation,
                     paused=domain.paused is not None,
                     pause_reason=domain.paused,
-                    held=_held(domain),
+                    held=domain.hold,
+                    fetching=domain.half and not domain.held,
                     process=domain.process,
                 )
                 for domain in self._machine.announced
@@ -209,7 +209,7 @@ class SimulatedDriver:
     async def resume(self, vm: str, incarnation: int) -> None:
         """Let a paused incarnation run."""
         domain = self._running(vm, incarnation)
-        if domain.held:
+        if domain.held or domain.half:
             raise DriverError("the VM is held for a migration and is never resumed")
         if domain.paused is not None:
             domain.paused = None
@@ -281,6 +281,12 @@ class SimulatedDriver:
         domain = self._machine.domains[vm]
         domain.held, domain.paused = True, PauseReason.OTHER
         self._changed()
+
+    def break_off(self, domain: SimulatedDomain, notice_s: float = 0.0) -> None:
+        """Leave half of a domain here, which the hypervisor notices after a while."""
+        self._machine.break_off(domain, self._clock() + notice_s if notice_s else None)
+        happening = Happening.CONTINUED if notice_s else Happening.PAUSED
+        self.changed(tell(happening, domain))
 
     def power_off(self) -> None:
         """Lose the power: all domains are gone, untold, and the machine has a new boot id."""
@@ -396,10 +402,3 @@ class SimulatedDriver:
         boot = f"{self._machine.boot}\n".encode()
         if not self.boot_id_path.exists() or self.boot_id_path.read_bytes() != boot:
             write_atomically(self.boot_id_path, boot, durable=False)
-
-
-def _held(domain: SimulatedDomain) -> Held | None:
-    """Return how a domain is held for a migration."""
-    if not domain.held:
-        return None
-    return Held.POST_COPY if domain.half else Held.SWITCH_OVER

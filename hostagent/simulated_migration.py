@@ -37,13 +37,14 @@ DIRTY_PART = 0.5
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the conversation: from the source `domain` as it comes and, with `whole`, as it
-    is at the switch-over, or, with `half`, that post-copy breaks off; from the destination
-    `refusal`, "" for yes.
+    is at the switch-over, or, with `half`, that post-copy breaks off, which is noticed after
+    `notice_s`; from the destination `refusal`, "" for yes.
     """
 
     domain: SimulatedDomain | None = None
     whole: bool = False
     half: bool = False
+    notice_s: float = 0.0
     refusal: str = ""
 
 
@@ -126,8 +127,7 @@ class SimulatedMoves:
             await _say(writer, Word())
             while not (word := await _hear(reader)).whole or word.domain is None:
                 if word.half:
-                    self._driver.machine.break_off(there)
-                    self._driver.changed(tell(Happening.PAUSED, there))
+                    self._driver.break_off(there, word.notice_s)
                     await _say(writer, Word())
             machine = self._driver.look()
             if machine.domains.get(there.vm) is not there:
@@ -146,6 +146,9 @@ class SimulatedMoves:
         there = self._driver.look().find(item.vm, item.incarnation)
         if there is None or not there.half or whole is None:
             await _say(writer, Word(refusal=GONE))
+            return
+        if not there.held:
+            await _say(writer, Word(refusal="its hypervisor has not noticed that the line broke"))
             return
         self._driver.look().settle(there, whole)
         there.paused = None  # in post-copy it runs from the start
@@ -252,10 +255,10 @@ class SimulatedMoves:
         before = msgspec.structs.replace(domain)
         domain.leaving, domain.held, domain.paused = True, True, PauseReason.OTHER
         self._driver.changed(tell(Happening.PAUSED, domain))
-        if self._driver.machine.faults.migration_fault is MigrationFault.BREAK:
-            self._driver.machine.break_off(domain)
-            self._driver.changed()
-            await _say(writer, Word(half=True))
+        faults = self._driver.machine.faults
+        if faults.migration_fault is MigrationFault.BREAK:
+            self._driver.break_off(domain)
+            await _say(writer, Word(half=True, notice_s=faults.notice_s))
             await self._answered(reader)
             raise DriverError("the simulated hypervisor broke off in post-copy")
         if self._driver.machine.faults.migration_fault is MigrationFault.HOLD:

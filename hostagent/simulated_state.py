@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from events.types.migration import Held
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import DriverError, DriverEvent, Happening
@@ -36,6 +37,7 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     """A domain: in being started until `ready`, booting until `boots`, gone at `ends`.
 
     `coming` while it comes in by a migration, `leaving` from the switch-over until it is gone.
+    `half` of its memory is here where post-copy broke off; until `notices` it runs on nevertheless.
     """
 
     vm: str
@@ -58,6 +60,14 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     coming: bool = False
     leaving: bool = False
     half: bool = False
+    notices: float | None = None
+
+    @property
+    def hold(self) -> Held | None:
+        """How it is held for a migration."""
+        if not self.held:
+            return None
+        return Held.POST_COPY if self.half else Held.SWITCH_OVER
 
 
 class MigrationFault(enum.StrEnum):
@@ -75,7 +85,8 @@ class Faults(msgspec.Struct, kw_only=True):
 
     `start_failures` counts the starts that are still to fail (-1: all), with `start_failure`.
     Copying a VM's memory to another host takes `migration_s` and, with `migration_busy`, comes to
-    no end by itself, because the guest writes too much.
+    no end by itself, because the guest writes too much. Where it breaks off in post-copy, the
+    other host notices that after `notice_s`.
     """
 
     start_failures: int = 0
@@ -89,6 +100,7 @@ class Faults(msgspec.Struct, kw_only=True):
     migration_s: float = 0.0
     migration_busy: bool = False
     migration_fault: MigrationFault = MigrationFault.NONE
+    notice_s: float = 0.0
     deaf: bool = False
     silent: bool = False
     away: bool = False
@@ -117,8 +129,7 @@ class Machine(msgspec.Struct, kw_only=True):
                 due.append(domain.ready)
             elif not domain.booted and domain.boots is not None:
                 due.append(domain.boots)
-            if domain.ends is not None:
-                due.append(domain.ends)
+            due += [when for when in (domain.ends, domain.notices) if when is not None]
         return min(due)
 
     def advance(self, now: float) -> list[DriverEvent]:
@@ -132,6 +143,9 @@ class Machine(msgspec.Struct, kw_only=True):
             if booting and domain.boots is not None and domain.boots <= now:
                 domain.booted = True
                 told.append(tell(Happening.GUEST_AGENT, domain))
+            if domain.notices is not None and domain.notices <= now:
+                self.break_off(domain)
+                told.append(tell(Happening.PAUSED, domain))
             if domain.ends is not None and domain.ends <= now:
                 del self.domains[domain.vm]
                 told.append(tell(Happening.ENDED, domain, reason=DownReason.GUEST))
@@ -171,12 +185,16 @@ class Machine(msgspec.Struct, kw_only=True):
         there.booted, there.boots, there.ends = whole.booted, whole.boots, whole.ends
         there.hung = whole.hung
         there.coming, there.held, there.paused = False, False, PauseReason.ADMIN
-        there.half = False
+        there.half, there.notices = False, None
 
-    def break_off(self, domain: SimulatedDomain) -> None:
-        """Have a part of a domain's memory at another host, and no line between the two."""
+    def break_off(self, domain: SimulatedDomain, notices: float | None = None) -> None:
+        """Have a part of a domain's memory at another host, and no line between the two; with
+        `notices` it runs on until then.
+        """
         domain.coming, domain.leaving = False, False
-        domain.held, domain.half, domain.paused = True, True, PauseReason.OTHER
+        domain.half, domain.notices = True, notices
+        domain.held = notices is None
+        domain.paused = PauseReason.OTHER if notices is None else None
 
     def forget(self, domain: SimulatedDomain) -> bool:
         """Drop this very domain; False if it is gone already."""

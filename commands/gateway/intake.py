@@ -69,7 +69,7 @@ def decider(
         host = ReportingHost(world, host_id)
         match item:
             case VmStateItem():
-                return decide_vm_state(world, context, host, item)
+                return decide_vm_state(world, context, host, item, report.applied_position)
             case JobItem():
                 return decide_job(world, context, host, item)
             case FenceItem():

@@ -13,7 +13,7 @@ from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
 from commands.state.orders import order_job
-from commands.state.vm import VM, Migration, Run, VmState, VmStatus
+from commands.state.vm import VM, Run, VmState, VmStatus
 from events.envelope import NewEvent, Recorded
 from events.types import vm as e
 from events.types.base import Event, type_of
@@ -24,7 +24,7 @@ from events.types.host import (
     HostUnmanagedDomainsFound,
 )
 from events.types.job import Job, JobKind
-from events.types.migration import CopyProgress
+from events.types.migration import CopyProgress, Held
 from events.types.operation import OperationProgressed
 from events.types.vm import DownReason, PauseReason
 from events.types.vm_copies import VmStaleCopyFound, VmStaleCopyGone
@@ -88,11 +88,13 @@ class _Vm:
 
 
 def decide_vm_state(
-    world: World, context: Context, host: ReportingHost, item: VmStateItem
+    world: World, context: Context, host: ReportingHost, item: VmStateItem, applied: int
 ) -> Decision:
-    """Return the events that follow from what an incarnation is on the host."""
+    """Return the events that follow from what an incarnation is on the host, which had taken up its
+    orders up to `applied` when it said so.
+    """
     vm = _Vm(world, context, item.vm)
-    if vm.state is None:
+    if vm.state is None or migrations.is_from_before(vm.state, host.id, item, applied):
         return Decision(id=item.vm)
     for event in restored.adoption(world, host.state, vm.state, item):
         vm.add(event)
@@ -106,10 +108,10 @@ def decide_vm_state(
         _stale(vm, host, item)
     elif item.state is Reported.ABSENT:
         _ended(vm, host, run, item)
-    elif item.held is not None and vm.state.migration is not None:
-        _half(vm, vm.state, vm.state.migration, item)
+    elif item.held is Held.POST_COPY:
+        _half(vm, vm.state, run)
     elif item.state in {Reported.RUNNING, Reported.PAUSED}:
-        _whole_after_all(vm, world, item)
+        _whole_after_all(vm, world, host, run, item)
         _running(vm, host, run, item)
     return Decision(id=item.vm, events=tuple(vm.events), correlation=vm.state.operation)
 
@@ -233,19 +235,32 @@ def _used_memory(run: Run, item: VmStateItem, reason: DownReason) -> bool:
     return run.started or item.restored or reason not in _ENDED_BY_ORDER
 
 
-def _half(vm: _Vm, state: VmState, migration: Migration, item: VmStateItem) -> None:
-    """Take up that what came in is not whole, and that its source has nothing of it any more."""
-    found = migrations.half_held(state, migration, item)
-    if found is not None:
-        vm.add(found)
+def _half(vm: _Vm, state: VmState, run: Run) -> None:
+    """Take up that a host has only half of the VM's memory: it goes on by its migration, or it is
+    over. It never counts as a run.
+    """
+    migration = state.migration
+    if migration is not None and (migration.held or not migration.failed):
+        found = migrations.half_held(state, migration, run.host, run.host_name)
+        if found is not None:
+            vm.add(found)
+    elif not (run.stopping or run.withdrawn or (migration is not None and migration.lost)):
+        for new in migrations.half_alone(state, run):
+            vm.put(new)
 
 
-def _whole_after_all(vm: _Vm, world: World, item: VmStateItem) -> None:
-    """Take back that post-copy broke off: the destination has all, and nobody said so meanwhile."""
+def _whole_after_all(
+    vm: _Vm, world: World, host: ReportingHost, run: Run, item: VmStateItem
+) -> None:
+    """Take back that post-copy broke off: the host has all, and nobody said so meanwhile."""
     migration = vm.state.migration if vm.state is not None else None
-    if migration is None or not migration.departed or item.state is not Reported.RUNNING:
+    if migration is None or item.state is not Reported.RUNNING:
         return
-    if vm.state is not None and migration.held is not None:
+    if vm.state is not None and not migration.departed and host.state.unconfirmed:
+        over = migrations.runs_on_at_source(vm.state, migration, run)
+        if over is not None:
+            vm.add(over, addressee=over.destination or None)
+    elif vm.state is not None and migration.departed and migration.held is not None:
         source = world.get(HOST, migration.source)
         vm.add(migrations.mended(vm.state, source.name if source is not None else ""))
 

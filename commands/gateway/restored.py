@@ -11,6 +11,9 @@ gets no orders. What it then tells is one of these:
 | that run, which the log has on another host   | `vm.adopted`: it has moved                      |
 | a newer one, while another host runs the VM   | left alone, shown as not managed: for an admin  |
 | a VM that the log does not know               | left alone, shown as not managed: for an admin  |
+| what came so far of a newer one               | left alone: the host that sends it runs it      |
+| half of the run, in a migration the log knows | `vm.migration_held`: it goes on by that         |
+| half of the run, and nobody knows of the rest | `vm.migration_lost`: it is dropped, and down    |
 
 Only one copy ran when the log was lost (contract D), so a newer run proves that every older one is
 over; unless its host, having reported, says that it runs: then nobody but an admin can tell.
@@ -28,6 +31,7 @@ from commands.state.serial_input import serial_of
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.types.base import Event
 from events.types.host import HostStateConfirmed
+from events.types.migration import Held
 from events.types.run_spec import RunSpec
 from events.types.vm import DownReason, VmAdopted, VmDown
 from events.wire.agent import FullStateItem, Report, VmStateItem
@@ -108,7 +112,7 @@ def _is_adoptable(world: World, host: HostState, state: VmState, item: VmStateIt
     # What this log gives out itself is numbered from `incarnations_from` on: only what lies between
     # was lost, and a state that is merely not the newest is never taken for a restored one.
     lost = state.incarnation < item.incarnation < host.incarnations_from
-    there = lost and item.state is not Reported.ABSENT
+    there = lost and item.state is not Reported.ABSENT and not _comes_in(item)
     if not (there or _has_moved(host, state, item)) or state.status in _GOING:
         return False
     run = state.run
@@ -118,6 +122,11 @@ def _is_adoptable(world: World, host: HostState, state: VmState, item: VmStateIt
     if where is None or where.unconfirmed or where.removed:
         return True
     return state.id in where.missing and run.position <= where.restored
+
+
+def _comes_in(item: VmStateItem) -> bool:
+    """Tell whether a host has only what came so far of a VM that another host still runs."""
+    return item.state is Reported.STARTING and item.held is Held.SWITCH_OVER
 
 
 def _has_moved(host: HostState, state: VmState, item: VmStateItem) -> bool:

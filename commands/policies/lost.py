@@ -77,16 +77,18 @@ def withdraw_outdated(world: World, vm_id: str) -> Decision:
 
 
 def _is_in_doubt(world: World, vm: VmState, entry: OpenJob) -> bool:
-    """Tell whether a migration may have come to its end in what the log has lost.
+    """Tell whether a migration may have come to its end in what the log has lost, or must do so.
 
     Taken back, its destination would be told to destroy what it has: not before both hosts have
-    reported, and never while the VM runs there.
+    reported, and never while the VM runs there, or is held, in halves maybe. Of these its saga
+    knows what to do.
     """
     if entry.job.kind is not JobKind.VM_MIGRATE or vm.migration is None:
         return False
     hosts = (world.get(HOST, name) for name in (entry.host, vm.migration.destination))
     unheard = any(host is not None and host.unconfirmed for host in hosts)
-    return unheard or (vm.migration.arrived and not vm.migration.departed)
+    held = vm.migration.held is not None
+    return unheard or held or (vm.migration.arrived and not vm.migration.departed)
 
 
 def _not_done(entry: OpenJob) -> VmJobFailed:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from commands.policies.facts import Facts
 from commands.policies.saga import Timeouts
-from commands.policies.traffic import KIND, ends_of, waits
+from commands.policies.traffic import KIND, copies_elsewhere, ends_of, waits
 from commands.policies.watch import Watch
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.operation import OperationState
-from commands.state.vm import VmState
+from commands.state.vm import VmState, VmStatus
 
 
 class MigrationQueue(Watch):
@@ -23,8 +23,8 @@ class MigrationQueue(Watch):
         self._changed = True
 
     def vm(self, before: VmState | None, after: VmState | None) -> None:
-        """Note migrations that begin and end."""
-        self._changed = self._changed or ends_of(before) != ends_of(after)
+        """Note migrations that begin and end, and those that come to stand in nobody's way."""
+        self._changed = self._changed or _busy(before) != _busy(after)
 
     def operation(self, before: OperationState | None, after: OperationState | None) -> None:
         """Note who comes to wait, and who does not any more."""
@@ -50,6 +50,12 @@ class MigrationQueue(Watch):
     def next_due(self, now: dt.datetime) -> dt.datetime | None:
         """Return that it is to be asked again at once, where something changed."""
         return now if self._changed else None
+
+
+def _busy(vm: VmState | None) -> tuple[object, ...]:
+    """Return what of a VM others may wait for."""
+    waiting = vm is not None and vm.status is VmStatus.MIGRATING
+    return (*ends_of(vm), copies_elsewhere(vm) if vm is not None and waiting else ())
 
 
 def _offer(host: HostState) -> tuple[object, ...]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from commands.policies.saga import Scene
 from commands.state import lookup
 from commands.state.host import HOST
-from commands.state.orders import withdraw_run_jobs
+from commands.state.orders import is_outdated, order_job, withdraw_run_jobs
 from commands.state.vm import Migration, OpenJob, Run, VmState
 from events.envelope import NewEvent
+from events.types.job import JobKind
 from events.types.migration import Held
 from events.types.vm import DownReason
 from events.types.vm_availability import FELL
@@ -52,12 +53,10 @@ def held(
         if state is not None and state.mute:
             return scene.await_host(host)
     if migration.arrived:
-        return scene.attention(
-            f"The VM is stopped on host {run.host_name} and runs on host"
-            f" {migration.destination_name}, but its migration was not completed.",
-            f"host {run.host_name}",
-            f"Power off what is left of it on host {run.host_name} there, on the host itself.",
-        )
+        return _left_at_source(scene, run, migration)
+    again = _order_again(scene, vm, run)
+    if again:
+        return again
     if not migration.failed:
         return _recall(scene, vm, run, migration)
     if migration.dropped and job.job.sending is not None and not job.job.sending.released:
@@ -91,6 +90,9 @@ def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tupl
         return _lost_half(scene, vm, run, migration, gone=destination)
     if migration.held is Held.POST_COPY_LOST:
         return _await_promise(scene, vm, run, migration)
+    again = _order_again(scene, vm, run)
+    if again:
+        return again
     waits_for, silent = f"the line between hosts {source} and {destination}", ""
     for host in (migration.source, migration.destination):
         state = scene.world.get(HOST, host)
@@ -108,6 +110,15 @@ def in_halves(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tupl
     )
 
 
+def given_up(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
+    """End what is in halves whose source will not go on with it: never is a half let run."""
+    if run.stopping or migration.dropped:
+        return in_halves(scene, vm, run, migration)
+    if migration.arrived:
+        return _left_at_source(scene, run, migration)
+    return _await_promise(scene, vm, run, migration)
+
+
 def left_in_halves(
     scene: Scene, vm: VmState, run: Run, migration: Migration
 ) -> tuple[NewEvent, ...]:
@@ -117,6 +128,32 @@ def left_in_halves(
     if migration.reason is DownReason.MIGRATED and PATIENCE not in scene.operation.fired:
         return _be_patient(scene)
     return in_halves(scene, vm, run, migration)
+
+
+def _order_again(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
+    """Order a held VM's migration anew that was ordered before the log was restored: once its hosts
+    have told what they run, and its source has it still, it is known not to be over.
+    """
+    hosts = [scene.world.get(HOST, host) for host in vm.may_run_on]
+    source = scene.world.get(HOST, run.host)
+    if source is None or any(host is not None and host.unconfirmed for host in hosts):
+        return ()
+    if vm.id in source.missing or (vm.migration is not None and vm.migration.arrived):
+        return ()
+    return tuple(
+        order_job(entry.job, entry.host)
+        for entry in vm.jobs
+        if entry.job.kind is JobKind.VM_MIGRATE and is_outdated(entry, source.restored)
+    )
+
+
+def _left_at_source(scene: Scene, run: Run, migration: Migration) -> tuple[NewEvent, ...]:
+    return scene.attention(
+        f"The VM is stopped on host {run.host_name} and runs on host"
+        f" {migration.destination_name}, but its migration was not completed.",
+        f"host {run.host_name}",
+        f"Power off what is left of it on host {run.host_name} there, on the host itself.",
+    )
 
 
 def _lost_half(

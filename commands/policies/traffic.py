@@ -1,7 +1,8 @@
 """Which migrations go on, and which wait for their turn: an index of the policies' facts.
 
 A host sends so many VMs at a time, and takes in so many. Who waits to leave the same host goes by
-priority, then by the time of its request.
+priority, then by the time of its request. Who cannot go, because another host still may have a copy
+from before, is in nobody's way: that host may not answer for days.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Traffic:
         known = self._vms.get(state.id)
         if after is not None and after.status is VmStatus.MIGRATING:
             self._vms[after.id] = after
-            if known is None or _priority(known) != _priority(after):
+            if known is None or _standing(known) != _standing(after):
                 self._changed()
         elif known is not None:
             del self._vms[known.id]
@@ -91,7 +92,7 @@ class Traffic:
             vm = self._vms.get(self._waiting[key].target_id)
             source = vm.run.host if vm is not None and vm.run is not None else ""
             ahead[key] = places[source]
-            places[source] += 1
+            places[source] += vm is None or not copies_elsewhere(vm)
         return ahead
 
     def _rank(self, operation: OperationState) -> Rank:
@@ -117,6 +118,13 @@ def waits(operation: OperationState | None) -> bool:
     return operation.steps.get("prepare") in _NOT_BEGUN
 
 
+def copies_elsewhere(vm: VmState) -> tuple[str, ...]:
+    """Return the hosts beside that of its run where a copy of a VM may be, each to be dropped."""
+    home = vm.run.host if vm.run is not None else ""
+    hosts = (*vm.may_run_on, *(host for host, _incarnation in vm.stale_copies))
+    return tuple(host for host in hosts if host != home)
+
+
 def ends_of(vm: VmState | None) -> tuple[str, str]:
     """Return the hosts that are busy with a VM's migration: the sending one, the taking one."""
     migration = vm.migration if vm is not None else None
@@ -124,6 +132,11 @@ def ends_of(vm: VmState | None) -> tuple[str, str]:
         return "", ""
     source = "" if migration.failed or migration.dropped else migration.source
     return source, "" if migration.dropped else migration.destination
+
+
+def _standing(vm: VmState) -> tuple[object, ...]:
+    """Return what decides who goes before whom."""
+    return (_priority(vm), copies_elsewhere(vm))
 
 
 def _priority(vm: VmState) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from commands.policies import migration_trouble
 from commands.policies.saga import Saga, Scene, Step
+from commands.policies.traffic import copies_elsewhere
 from commands.scheduler.need import Choice, Need, need_to_move
 from commands.state import lookup
 from commands.state.cluster import ClusterState
@@ -92,12 +93,8 @@ def _prepare(scene: Scene, vm: VmState, run: Run) -> tuple[NewEvent, ...]:
     source = scene.world.get(HOST, run.host)
     if source is not None and source.mute:
         return scene.await_host(run.host)  # it can send nothing, and is in nobody's way
-    copies = [
-        host
-        for host in (*vm.may_run_on, *(host for host, _n in vm.stale_copies))
-        if host != run.host
-    ]
-    if copies:
+    copies = copies_elsewhere(vm)
+    if copies:  # others go before it meanwhile
         return migration_trouble.await_drop(scene, copies[0])
     cluster = lookup.cluster(scene.world, vm.cluster)
     ahead, sends = scene.traffic.ahead(scene.operation.id), scene.traffic.outgoing[run.host]
@@ -197,6 +194,8 @@ def _copy(scene: Scene, vm: VmState, run: Run, migration: Migration) -> tuple[Ne
         return migration_trouble.in_halves(scene, vm, run, migration)
     finished = vm.finished(_job_id(scene))
     if finished is not None and not finished.done and not _is_told(vm, migration):
+        if migration.held in HALVES:
+            return migration_trouble.given_up(scene, vm, run, migration)
         return _failed(scene, vm, run, migration, finished)
     if migration.failed and vm.status is not VmStatus.MIGRATING:
         return _ended(scene, finished.reason if finished is not None else CANCELLED)

@@ -7,12 +7,13 @@ on, or it is said to be over. So neither order of the two reports can lose a cop
 from __future__ import annotations
 
 from commands.state.orders import withdraw_run_jobs
-from commands.state.vm import Migration, VmState
+from commands.state.vm import Migration, Run, VmState, VmStatus
 from events.envelope import NewEvent
+from events.types import vm as e_vm
 from events.types import vm_migration as e
 from events.types.base import Event
 from events.types.migration import Held
-from events.types.vm import DownReason
+from events.types.vm import DownReason, PauseReason
 from events.wire.agent import JobItem, VmStateItem
 from events.wire.agent import VmState as Reported
 
@@ -30,14 +31,24 @@ def moving(state: VmState, host: str, incarnation: int) -> Migration | None:
     return migration if state.incarnation == incarnation and not migration.departed else None
 
 
+def is_from_before(state: VmState, host: str, item: VmStateItem, applied: int) -> bool:
+    """Tell whether a destination's word that it has nothing is older than its order to take the VM
+    in: it may be about an earlier migration, of the same run to the same host, and proves nothing.
+    """
+    migration = state.migration
+    if migration is None or item.state is not Reported.ABSENT or migration.destination != host:
+        return False
+    return item.incarnation == state.incarnation and applied < migration.position
+
+
 def at_destination(state: VmState, migration: Migration, item: VmStateItem) -> Event | None:
     """Return what follows from what the destination says while the source has not let go."""
     if item.state is Reported.ABSENT:
         return e.VmMigrationDropped(
             name=state.name, incarnation=item.incarnation, destination=migration.destination
         )
-    if item.held is not None:
-        return half_held(state, migration, item)
+    if item.held is Held.POST_COPY:
+        return half_held(state, migration, migration.destination, migration.destination_name)
     if item.state is Reported.RUNNING and not migration.arrived and not migration.failed:
         return e.VmMigrationArrived(
             name=state.name, incarnation=item.incarnation, destination=migration.destination
@@ -45,17 +56,57 @@ def at_destination(state: VmState, migration: Migration, item: VmStateItem) -> E
     return None
 
 
-def half_held(state: VmState, migration: Migration, item: VmStateItem) -> Event | None:
-    """Return what follows from the destination's word that what came in is not whole."""
-    if item.held is None or migration.held is not None:
+def half_held(
+    state: VmState, migration: Migration, host: str, host_name: str
+) -> e.VmMigrationHeld | None:
+    """Return what follows from a host's word that what it has of the VM is not whole."""
+    if migration.held is not None:
         return None
     return e.VmMigrationHeld(
         name=state.name,
-        incarnation=item.incarnation,
-        host=migration.destination,
-        host_name=migration.destination_name,
+        incarnation=state.incarnation,
+        host=host,
+        host_name=host_name,
         reason=BROKE_OFF,
-        held=item.held,
+        held=Held.POST_COPY,
+    )
+
+
+def half_alone(state: VmState, run: Run) -> tuple[NewEvent, ...]:
+    """Return what follows where the run's host has half of it, and no migration goes on by which
+    the other half could come: the run is over, and is not taken for one that is up until then.
+    """
+    lost = e.VmMigrationLost(
+        name=state.name,
+        incarnation=run.incarnation,
+        host=run.host,
+        host_name=run.host_name,
+        lost_host_name="",
+        reason=DownReason.CRASHED,
+        detail=f"Only half of the VM's memory was on host {run.host_name}, and nothing is known of"
+        " a migration by which it could go on: it broke off in post-copy, in what a restored log"
+        " has lost.",
+    )
+    stream = f"vm/{state.id}"
+    ordered = NewEvent(stream, lost, run.host)
+    if state.status in {VmStatus.PAUSED, VmStatus.MIGRATING}:
+        return (ordered,)
+    paused = e_vm.VmPaused(name=state.name, incarnation=run.incarnation, reason=PauseReason.OTHER)
+    return (NewEvent(stream, paused), ordered)
+
+
+def runs_on_at_source(state: VmState, migration: Migration, run: Run) -> e.VmMigrationFailed | None:
+    """Return what follows where, after a restore, the source of a migration that was held says
+    that it runs the whole VM: that migration is over, whatever the log has lost of it.
+    """
+    if migration.departed or migration.arrived or not (migration.held or migration.lost):
+        return None
+    return e.VmMigrationFailed(
+        name=state.name,
+        incarnation=run.incarnation,
+        host_name=run.host_name,
+        destination="" if migration.dropped else migration.destination,
+        reason="It came to its end in what the restored log has lost.",
     )
 
 

@@ -301,7 +301,8 @@ def _evolve_jobs(state: VmState, event: Event, recorded: Recorded) -> VmState | 
     match event:
         case VmJobOrdered():
             entry = OpenJob(job=event.job, host=event.host, position=recorded.position)
-            return msgspec.structs.replace(state, jobs=(*state.jobs, entry))
+            others = (other for other in state.jobs if other.job.id != event.job.id)
+            return msgspec.structs.replace(state, jobs=(*others, entry))
         case VmJobDone() | VmJobFailed() | VmJobWithdrawn():
             done = state.job(event.job)
             left = tuple(entry for entry in state.jobs if entry.job.id != event.job)
@@ -465,7 +466,8 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
             return change(state, migration=whole, pause_reason=None)
         case m.VmMigrationLost():
             why = {"reason": event.reason, "detail": event.detail}
-            return change(state, migration=_moving(state, lost=True, **why))
+            moving = _moving(state, lost=True, **why) or _half_alone(event)
+            return change(state, migration=moving)
         case m.VmMigrationRecalled() | m.VmMigrationRetried():
             return change(state, migration=_moving(state, failed=True))
         case m.VmMigrationReleased():
@@ -495,7 +497,7 @@ def _evolve_migration(state: VmState, event: Event, recorded: Recorded) -> VmSta
                 disks_host_name=disks[1],
             )
         case m.VmMigrationFailed():
-            moving = _moving(state, failed=True, held=None)
+            moving = _moving(state, failed=True, held=None, lost=False)
             pause = _pause_after(state)
             return change(state, status=_up_again(state), migration=moving, pause_reason=pause)
         case m.VmMigrationDropped():
@@ -528,7 +530,24 @@ def _moving(state: VmState, **changes: object) -> Migration | None:
     if state.migration is None:
         return None
     after = msgspec.structs.replace(state.migration, **changes)
-    return None if after.failed and after.dropped and after.held is None else after
+    over = after.failed and after.dropped and after.held is None and not after.lost
+    return None if over else after
+
+
+def _half_alone(event: m.VmMigrationLost) -> Migration:
+    """Return what stands for a migration of which the log knows only the half that it left."""
+    return Migration(
+        id="",
+        source=event.host,
+        destination=event.host,
+        destination_name=event.host_name,
+        position=0,
+        departed=True,
+        held=Held.POST_COPY,
+        lost=True,
+        reason=event.reason,
+        detail=event.detail,
+    )
 
 
 def _up_again(state: VmState) -> VmStatus:

@@ -264,7 +264,8 @@ class VmMigrationLost(Event, frozen=True, kw_only=True):
     """Half of the VM's memory is gone for good: its run is over.
 
     The host that holds the other half (the addressee) is to drop it. If that turns out to be whole
-    after all, it stays. `reason` and `detail` are those of the run's end.
+    after all, it stays. `reason` and `detail` are those of the run's end. `lost_host_name` is ""
+    where nobody knows of the migration any more: a half was found after a restore.
     """
 
     name: str
@@ -284,7 +285,19 @@ class VmMigrationLost(Event, frozen=True, kw_only=True):
             " host {host_name} is ended.",
             resolves="VM_MIGRATION_HELD",
         ),
+        Audit(
+            code=60_306,
+            name="VM_HALF_FOUND",
+            severity=Severity.ERROR,
+            message="Only half of VM {name} is on host {host_name}, and nothing is known of a"
+            " migration by which it could go on: what is left of it there is ended.",
+            resolves="VM_MIGRATION_HELD",
+        ),
     )
+
+    def audit(self) -> Audit:
+        """Return the record; it names the host that has lost its half, where that is known."""
+        return self.audits[0 if self.lost_host_name else 1]
 
 
 @event("vm.migration_recalled")

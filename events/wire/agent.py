@@ -135,7 +135,8 @@ class VmStateItem(msgspec.Struct, frozen=True, kw_only=True, tag="vm_state"):
     """What one incarnation is now. `guest_up` once the guest's agent answered or boot time passed.
 
     `reason` and `detail` are there for absent; `boots` counts the guest's resets seen so far.
-    `held`: it came in, and broke off in post-copy, so that it stands still without all its memory.
+    `held`: it came in, and broke off in post-copy, so that it stands still without all its memory;
+    or, where no migration of it is ordered here, how the hypervisor holds it for one.
     """
 
     vm: str

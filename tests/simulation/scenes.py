@@ -29,6 +29,8 @@ from tests.simulation.verdict import history, operations
 from tests.simulation.world import World
 
 LIMIT_S = 600.0
+AWAY_S = 10.0
+NOTICE_S = 12.0
 MIB = 1024 * 1024
 FAULTS = HypervisorFaults(start_s=0.2, boot_s=0.2, save_s=0.2, migration_s=0.4)
 """What things take while a scene is played."""
@@ -128,6 +130,72 @@ async def _part(world: World, vm: str) -> None:
             source.lose_power()
             return
         await asyncio.sleep(0.1)
+
+
+def _parted(backup: str) -> Callable[[World, str], Awaitable[None]]:
+    """Return an act: a migration breaks off in post-copy, and then a backup is restored that was
+    taken right before the first event of a name; "": right before the restore.
+
+    The lines between the hosts are mended after that.
+    """
+
+    async def act(world: World, vm: str) -> None:
+        run = _vm(world, vm).run
+        assert run is not None
+        source = world.hosts[run.host]
+        source.faults(msgspec.structs.replace(FAULTS, migration_fault=MigrationFault.BREAK))
+        await _move(world, vm)
+        await until(world, lambda: _held(world, vm), "the migration to break off")
+        await world.restore(_before(world, backup))
+        world.start_engines()
+        world.start_policies()
+        await asyncio.sleep(AWAY_S)
+        source.faults(FAULTS)
+
+    return act
+
+
+async def _part_unnoticed(world: World, vm: str) -> None:
+    """Have a migration break off in post-copy, and the source be there again from another boot
+    before the destination's hypervisor notices that the line broke.
+    """
+    run = _vm(world, vm).run
+    assert run is not None
+    source = world.hosts[run.host]
+    source.faults(
+        msgspec.structs.replace(FAULTS, migration_fault=MigrationFault.BREAK, notice_s=NOTICE_S)
+    )
+    await _move(world, vm)
+
+    def parted() -> bool:
+        halves = [host for host in world.hosts.values() if host.halves()]
+        return len(halves) == 2 or _vm(world, vm).status is not VmStatus.MIGRATING
+
+    await until(world, parted, "the migration to break off")
+    if source.halves():
+        source.lose_power()
+        source.boot()
+
+
+def _held(world: World, vm: str) -> bool:
+    """Tell whether the VM is in halves by the log, or is not on its way any more."""
+    state = _vm(world, vm)
+    held = state.migration is not None and state.migration.held is not None
+    return held or state.status is not VmStatus.MIGRATING
+
+
+def _before(world: World, name: str) -> int:
+    """Return the position before the command of which came the first event of a name."""
+    events = world.log._events
+    found = next((one for one in events if one.name == name), None)
+    commands = [one.command for one in events]
+    return len(events) if found is None else commands.index(found.command)
+
+
+def _is_up_and_whole(world: World, vm: str) -> bool:
+    """Tell whether it runs, and no half of it is left anywhere."""
+    halves = [key for host in world.hosts.values() for key in host.halves()]
+    return _status(world, vm) is VmStatus.UP and not halves
 
 
 def _is_whole(world: World, vm: str) -> bool:
@@ -267,6 +335,29 @@ SCENES = {
             met=_is_whole,
             hosts=3,
             fenced=True,
+        ),
+        Scene(
+            name="unnoticed_halves",
+            prepare=highly_available,
+            act=_part_unnoticed,
+            met=_is_up_and_whole,
+            hosts=3,
+        ),
+        # What a backup that is restored then may know: all; the migration; the run; the VM alone.
+        *(
+            Scene(
+                name=name,
+                prepare=highly_available,
+                act=_parted(backup),
+                met=_is_up_and_whole,
+                hosts=3,
+            )
+            for name, backup in (
+                ("restored_halves", ""),
+                ("restored_migration", "vm.migration_held"),
+                ("restored_run", "vm.migration_requested"),
+                ("restored_vm", "vm.start_requested"),
+            )
         ),
         Scene(name="enrol", prepare=_nothing, act=_enrol, met=_enrolled, enrols=True),
         Scene(name="remove_host", prepare=_up, act=_empty_and_remove, met=_runs_elsewhere),

@@ -11,7 +11,17 @@ from tests.simulation.boards import Lie
 
 STRIDE = 5
 SCENES = ("create", "start", "stop", "suspend", "resume", "migrate", "remove")
-LONG = {"fence": 12, "remove_host": 12, "enrol": 6, "halves": 20}
+LONG = {
+    "fence": 12,
+    "remove_host": 12,
+    "enrol": 6,
+    "halves": 20,
+    "unnoticed_halves": 30,
+    "restored_halves": 30,
+    "restored_migration": 30,
+    "restored_run": 30,
+    "restored_vm": 30,
+}
 
 
 @pytest.mark.timeout(110)

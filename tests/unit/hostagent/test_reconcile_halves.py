@@ -2,6 +2,7 @@
 
 import datetime as dt
 
+import msgspec
 import pytest
 
 from events.types.migration import Held
@@ -26,14 +27,20 @@ ORDER = IntentVm(
 CAME = Expected(vm=VM, incarnation=1, boot="b1", migration="m", time=T)
 
 
-def plan(held: Held | None, *records: Record, busy: bool = False) -> tuple[Action, ...]:
+def plan(
+    held: Held | None,
+    *records: Record,
+    busy: bool = False,
+    fetching: bool = False,
+    order: IntentVm = ORDER,
+) -> tuple[Action, ...]:
     return decide(
         Situation(
             boot="b1",
             welcomed=50,
-            intent={ONE: ORDER},
+            intent={ONE: order},
             jobs={},
-            domains={ONE: Domain(vm=VM, incarnation=1, held=held)},
+            domains={ONE: Domain(vm=VM, incarnation=1, held=held, fetching=fetching)},
             remembered=Remembered(records),
             endings={},
             busy=frozenset({VM} if busy else ()),
@@ -50,6 +57,14 @@ def test_a_half_is_dropped_whatever_else_is_under_way(*, busy: bool) -> None:
 def test_what_has_all_is_let_run() -> None:
     assert plan(None, CAME) == (Land(run=ONE),)
     assert plan(None, CAME, busy=True) == ()
+
+
+def test_what_is_not_all_here_is_not_let_run() -> None:
+    """given a run whose place is here, then it counts as landed only once all of it has come"""
+    place = msgspec.structs.replace(ORDER, role=Role.RUN, reason=None, only_half=False)
+    assert plan(None, CAME, order=place, fetching=True) == ()
+    assert plan(Held.POST_COPY, CAME, order=place) == ()
+    assert plan(None, CAME, order=place) == (Land(run=ONE),)
 
 
 def test_what_has_all_and_runs_is_left_alone() -> None:

@@ -13,6 +13,7 @@ from hostagent.libvirt_events import (
     Paused,
     RawEvent,
     RawKind,
+    Resumed,
     Stopped,
     Suspended,
     io_error_reason,
@@ -142,6 +143,13 @@ def test_only_what_was_paused_continues(interpreter: Interpreter) -> None:
     assert read(interpreter, lifecycle(Lifecycle.RESUMED)) == []
     interpreter.know(VM, 4, paused=True)
     (told,) = read(interpreter, lifecycle(Lifecycle.RESUMED))
+    assert told.happening is Happening.CONTINUED
+
+
+def test_that_all_has_come_by_post_copy_is_told_though_it_was_running(
+    interpreter: Interpreter,
+) -> None:
+    (told,) = read(interpreter, lifecycle(Lifecycle.RESUMED, Resumed.MIGRATED))
     assert told.happening is Happening.CONTINUED
 
 

@@ -161,11 +161,13 @@ class TestDomains:
     ) -> None:
         rig.libvirt.put(VM, 1, running=Running.POSTCOPY)
         (domain,) = (await rig.driver.domains()).managed
-        assert (domain.held, domain.paused) == (None, False)
+        assert (domain.held, domain.paused, domain.fetching) == (None, False, True)
+        with pytest.raises(DriverError, match="on its way"):
+            await rig.driver.resume(VM, 1)
         rig.processes.table.clear()
         rig.libvirt.put(VM, 1, running=Running.POSTCOPY_FAILED)
         (domain,) = (await rig.driver.domains()).managed
-        assert (domain.held, domain.paused) == (Held.POST_COPY, True)
+        assert (domain.held, domain.paused, domain.fetching) == (Held.POST_COPY, True, False)
         with pytest.raises(DriverError, match="never resumed"):
             await rig.driver.resume(VM, 1)
 

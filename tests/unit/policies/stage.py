@@ -175,7 +175,8 @@ class Stage:
         await self.settle()
 
     async def report(self, host: str, *items: VmStateItem | JobItem | FenceItem) -> None:
-        """Have a host report, and let the policies act on it."""
+        """Have a host report, which has taken up all its orders, and let the policies act on it."""
+        applied = await self.log.head()
         for item in items:
 
             def decide(
@@ -187,7 +188,7 @@ class Stage:
                     return decide_fence(world, host, item)
                 reporting = ReportingHost(world, host)
                 if isinstance(item, VmStateItem):
-                    return decide_vm_state(world, context, reporting, item)
+                    return decide_vm_state(world, context, reporting, item, applied)
                 return decide_job(world, context, reporting, item)
 
             await self.decide(decide)
