@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 
@@ -194,14 +195,15 @@ class Gateway:
         )
 
     async def _orders(self, request: Request, host: str) -> Response:
-        session = request.query_params.get("session", "")
-        after = number_of(request, "after")
+        session, after = request.query_params.get("session", ""), number_of(request, "after")
         wait_s = min(number_of(request, "wait", 0.0), WAIT_S_MAX)
-        deadline = asyncio.get_running_loop().time() + wait_s
+        deadline, heard = asyncio.get_running_loop().time() + wait_s, False
         while True:
             signal = self._view.signal(host)
             await self._require_session(request, host, session)
-            self._monitor.heard(host)
+            if not heard:  # its question is a word of the host, the end of the wait is none
+                self._monitor.heard(host)
+                heard = True
             try:
                 changes = self._view.changes(host, int(after))
             except TooOldError:
@@ -213,11 +215,9 @@ class Gateway:
                 return answer_of(Orders(changes=await self._complete(changes, host, int(after))))
             if left_s <= 0:
                 return Response(status_code=204)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await signal.wait()
-            except TimeoutError:
-                continue
 
     async def _complete(self, intent: Intent, host: str, after: int = 0) -> Intent:
         """Put in what is in no event: tickets and passwords; and of fencing what is still fresh."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Mapping
 
@@ -62,6 +63,23 @@ async def test_every_word_of_a_host_counts(bench: Bench) -> None:
         await listen(bench, 50)
         await agent.poll()
     assert status(bench, agent.host) is HostStatus.UP
+
+
+async def test_a_question_that_is_held_is_a_word_when_it_is_asked_alone(bench: Bench) -> None:
+    """given a host that dies while its question is held, then the end of the wait is no word"""
+    agent = await bench.agent()
+    for _ in range(10):
+        await listen(bench, 40)
+        await agent.poll()
+    asking = asyncio.create_task(agent.poll(wait_s=1))
+    await asyncio.sleep(0.05)
+    await listen(bench, PATIENCE.timeout_s / 2)
+    assert not asking.done(), "the machine is too slow for this test"
+    assert (await asking).status == 204
+
+    await listen(bench, PATIENCE.timeout_s / 2 + 8)
+
+    assert status(bench, agent.host) is HostStatus.NON_RESPONSIVE
 
 
 @pytest.mark.parametrize("gap_s", [20, 90, 10_000])
