@@ -3,7 +3,8 @@
 uvicorn hands an answer's body to the connection as it comes: a page of some megabytes is encrypted
 into memory at once, and stays there until the client has read it or the kernel gives up. Here a
 body goes out in pieces, each when there is room for it; who takes nothing for a while, or next to
-nothing for long, is cut off.
+nothing for long, is cut off. The body itself lies in the application's memory meanwhile: where all
+that wait come to too much, those that have taken nothing for longest are cut off at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 
 import structlog
 
@@ -25,8 +27,24 @@ KiB for TLS."""
 ANSWER_TIMEOUT_S = 30.0
 """Longer than a follower of changes is given (20 s), who is told of in a line of his own."""
 SLOWEST_BYTES_PER_S = 16 * 1024
+HELD_BYTES_MAX = 64 * 1024 * 1024
+"""Of all bodies of more than one piece, in a process."""
+STALLED_S = 1.0
+"""Who took something within this time is not cut off for the others' sake."""
 GONE_TIMEOUT_S = 5.0
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, no seconds
+
+
+class _Answer:
+    """A body on its way: when its client last took something, and the time limit that runs."""
+
+    def __init__(self, body: bytes, now: float) -> None:
+        self.body = body
+        self.moved_at = now
+        self.limit: asyncio.Timeout | None = None
+
+
+_held: set[_Answer] = set()
 
 
 async def paced(
@@ -50,17 +68,44 @@ async def paced(
         if over:
             return
         pieces = _pieces(message)
-        ends = loop.time() + timeout_s + len(message.get("body", b"")) / SLOWEST_BYTES_PER_S
+        answer = _Answer(message.get("body", b""), loop.time())
+        ends = loop.time() + timeout_s + len(answer.body) / SLOWEST_BYTES_PER_S
+        if len(pieces) > 1:
+            _held.add(answer)
+            _make_room(loop)
         try:
             for piece in pieces:
-                async with asyncio.timeout_at(min(ends, loop.time() + timeout_s)):
+                async with asyncio.timeout_at(min(ends, loop.time() + timeout_s)) as answer.limit:
                     await send(piece)
+                answer.moved_at = loop.time()
         except TimeoutError:
             over = True
             _cut_off(transport)
             await _gone(receive)
+        finally:
+            _held.discard(answer)
 
     await app(scope, receive, send_paced)
+
+
+def _make_room(loop: asyncio.AbstractEventLoop) -> None:
+    """End the time of those that take nothing, the longest first, while too much is held.
+
+    A body that goes to many at once is in memory once.
+    """
+    sharing = Counter(id(answer.body) for answer in _held)
+    held = sum({id(answer.body): len(answer.body) for answer in _held}.values())
+    for answer in sorted(_held, key=lambda one: one.moved_at):
+        if held <= HELD_BYTES_MAX:
+            return
+        if loop.time() - answer.moved_at < STALLED_S:
+            loop.call_later(STALLED_S, _make_room, loop)
+            return
+        if answer.limit is not None:
+            sharing[id(answer.body)] -= 1
+            held -= 0 if sharing[id(answer.body)] else len(answer.body)
+            with contextlib.suppress(RuntimeError):  # its time is over already
+                answer.limit.reschedule(loop.time())
 
 
 def _pieces(message: Message) -> list[Message]:

@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from access.trust import ServerFiles
+from commands.gateway import pacing
 from commands.gateway.limits import Receive, Scope, Send
 from tests.harness.deaf import Deaf
+from tests.harness.processes import wait_until
 from tests.integration.tls.test_tls import Host, admin_api, gateway, resident_bytes, serving
 from tests.integration.tls.test_tls import authority as authority  # noqa: PLC0414 - a fixture
 from tests.integration.tls.test_tls import files as files  # noqa: PLC0414
@@ -109,6 +111,26 @@ async def test_an_agent_that_does_not_read_is_cut_off_and_the_others_go_on(
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(len(PAGE)) == PAGE
         writer.close()
+
+
+async def test_where_much_is_held_those_that_take_nothing_are_cut_off_at_once(
+    files: ServerFiles, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far sooner than their time is over, but for those whose answers there is room for."""
+    monkeypatch.setattr(pacing, "HELD_BYTES_MAX", 3 * len(PAGE))
+
+    async def own(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(bytearray(PAGE))})
+
+    async with (
+        serving(gateway(files, own)) as port,
+        deaf(port, host.context(files.trust), 8) as agents,
+    ):
+        await asyncio.to_thread(agents.ask, ASKING)
+        await asyncio.to_thread(wait_until, lambda: agents.left() <= 3, 10, "most to be cut off")
+        await asyncio.sleep(2)
+        assert agents.left() == 3
 
 
 async def test_one_that_asks_on_and_on_and_does_not_read_is_cut_off(
