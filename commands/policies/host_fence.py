@@ -114,7 +114,11 @@ def _over(scene: Scene, host: HostState) -> tuple[Outcome, str] | None:
 
 
 def _soft(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
-    """Have the agent restarted over SSH; whatever comes of it proves nothing."""
+    """Have the agent restarted over SSH; whatever comes of it proves nothing.
+
+    An agent that was restarted has the whole time to say hello: it has to start, and to look at
+    what runs there. Where none was, only a margin is waited for.
+    """
     if scene.is_("soft", StepState.DONE):
         return None
     rules, ssh = scene.timeouts.fencing, host.ssh
@@ -130,10 +134,12 @@ def _soft(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
         return (*scene.target(ordered), *scene.own(started, timer))
     fired = scene.operation.fired
     if "soft" in fired or "answers" in fired:
-        done = scene.done("soft", "Its agent was to be restarted, and it does not answer.")
+        was = "was" if ssh.restarted == scene.operation.id else "was to be"
+        done = scene.done("soft", f"Its agent {was} restarted, and it does not answer.")
         return (*scene.own(done), *orders.clear(scene, "soft"), *orders.clear(scene, "answers"))
-    restarted = ssh.order is None or ssh.order.order != scene.operation.id
-    if restarted and "answers" not in scene.operation.timers:
+    over = ssh.order is None or ssh.order.order != scene.operation.id
+    failed = over and ssh.restarted != scene.operation.id
+    if failed and "answers" not in scene.operation.timers:
         return scene.own(scene.timer("answers", rules.margin_s))
     return ()
 

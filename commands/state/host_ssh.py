@@ -60,12 +60,16 @@ class SshOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SshState(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `installed`: the agent was put there by us, and not taken away since."""
+    """All of it. `installed`: the agent was put there by us, and not taken away since.
+
+    `restarted` is the newest order by which the agent was restarted with success.
+    """
 
     access: SshAccess | None = None
     order: SshOrder | None = None
     last: SshOutcome | None = None
     installed: bool = False
+    restarted: str = ""
 
     @property
     def installing(self) -> bool:
@@ -170,7 +174,8 @@ def _ended(state: SshState, order: SshOrder, event: e.HostSshEnded) -> SshState:
     )
     if event.task is SshTask.RESTART_AGENT:
         # What is said of the last installation stays true.
-        return msgspec.structs.replace(state, order=None)
+        restarted = order.order if event.succeeded else state.restarted
+        return msgspec.structs.replace(state, order=None, restarted=restarted)
     installed = state.installed
     if event.succeeded:
         installed = event.task is SshTask.INSTALL

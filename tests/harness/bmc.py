@@ -91,18 +91,24 @@ class Switched(Protocol):
 
 
 class Bmc:
-    """One BMC. `on_boot` is called, from a thread, whenever it has turned its host on."""
+    """One BMC. `on_boot` is called, from a thread, whenever it has turned its host on.
+
+    A second one of a host has another `name`.
+    """
 
     def __init__(
         self,
         workspace: Workspace,
         machine: Switched,
         on_boot: Callable[[], None] = lambda: None,
+        *,
+        name: str = "bmc",
     ) -> None:
         self.machine = machine
+        self.name = name
         self.address = machine.manager_address
-        self.port = 9_000 + machine.number
-        self.folder = workspace.make_folder(f"bmc{machine.number}")
+        self.port = (9_000 if name == "bmc" else 9_300) + machine.number
+        self.folder = workspace.make_folder(f"{name}{machine.number}")
         self.lies = False
         self.turned_off = 0
         self._workspace = workspace
@@ -116,7 +122,7 @@ class Bmc:
     def fence_agent(self) -> dict[str, object]:
         """The body that tells the product of it."""
         return {
-            "agent": "bmc",
+            "agent": self.name,
             "type": "ipmilan",
             "address": self.address,
             "port": self.port,

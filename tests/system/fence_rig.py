@@ -192,8 +192,12 @@ def fenced_pair(
     guest: Guest,
     *,
     kdump_port: int = 0,
+    idle: bool = False,
 ) -> Iterator[Rig]:
-    """Two real hosts with BMCs, and a highly available VM that runs on one of them."""
+    """Two real hosts with BMCs, and a highly available VM that runs on one of them.
+
+    `idle` ones have no VM, and take in none: so nothing listens there that a proxy could see.
+    """
     settings = SETTINGS.format(address=network.address, port=free_port(), kdump_port=kdump_port)
     product = Product(workspace, "product", settings, hosts=0)
     product.start()
@@ -205,7 +209,7 @@ def fenced_pair(
         for name in ("kvm01", "kvm02"):
             host = FencedHost(product, make_libvirt_host(), name, workspace)
             hosts.append(host)
-            host.storage = shared
+            host.storage, host.migrates = shared, not idle
             if len(hosts) == 1:
                 host.stock(guest)
             host.enrol()
@@ -213,7 +217,8 @@ def fenced_pair(
             host.await_up()
             host.bmc.start()
             host.manage(workspace.make_folder("secret") / "bmc", kdump=bool(kdump_port))
-        rig.begin()
+        if not idle:
+            rig.begin()
         yield rig
     finally:
         rig.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from chronovisor import agent_bundle
+from chronovisor.settings import Fencing
+from commands.remote.machine import COMMAND_TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -85,3 +88,14 @@ async def test_an_older_one_makes_room(tmp_path: Path) -> None:
     made = await keeper.bundle()
     assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
     assert await keeper.bundle() is made
+
+
+def test_an_agent_that_hangs_is_killed_while_soft_fencing_waits_for_it() -> None:
+    """given an agent that does not end when it is told to, then there is time to start another"""
+    launch = ROOT / "hostagent" / "launch"
+    unit = (launch / "chronovisor-agent.service").read_text()
+    shell = (launch / "supervise.sh").read_text()
+    for text, name in ((unit, "TimeoutStopSec"), (shell, "stop_timeout_s")):
+        (found,) = re.findall(rf"^{name}=(\d+)$", text, flags=re.MULTILINE)
+        assert int(found) < COMMAND_TIMEOUT_S, "the restart over SSH would be given up"
+        assert int(found) <= Fencing().soft_timeout_s / 2
