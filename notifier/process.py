@@ -236,7 +236,7 @@ class Notifier:
         if news or cursor.position - self._stored_position >= PASSED_OVER_MAX:
             await self._call(store.take, place, news)
             self._stored_position = cursor.position
-        for address in {to for to, _ in news}:
+        for address in sorted({to for to, _ in news}):
             self._woken[address].set()
         self.status.position = cursor.position
         if unknown is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
@@ -90,6 +91,7 @@ class GatewayView:
         self._fences = Fences()
         self._signals: dict[str, asyncio.Event] = {}
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waited = itertools.count()
         self.on_barred: Callable[[str], None] | None = None
         """Told of each host that is heard no more, by its certificate or at all."""
 
@@ -124,7 +126,7 @@ class GatewayView:
         if self.position >= position:
             return
         reached = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._awaited, (position, id(reached), reached))
+        heapq.heappush(self._awaited, (position, next(self._waited), reached))
         async with asyncio.timeout(timeout_s):
             await reached
 

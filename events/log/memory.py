@@ -118,7 +118,9 @@ class MemoryLog:
             woken = loop.create_future()
             self._waiting.add(woken)
             try:
-                await asyncio.wait_for(woken, left_s)
+                # Not wait_for: before Python 3.12 it forgets a cancellation that comes with a word.
+                async with asyncio.timeout(left_s):
+                    await woken
             except TimeoutError:
                 break
             finally:

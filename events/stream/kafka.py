@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -84,10 +85,12 @@ class KafkaStream:
             try:
                 await session.open(cursor)
                 self.status.connected = True
-                async for batch in session.follow(cursor, limit):
-                    backoff.reset()
-                    cursor = batch.cursor
-                    yield batch
+                following = session.follow(cursor, limit)
+                async with aclosing(following) as batches:  # type: ignore[type-var]
+                    async for batch in batches:
+                        backoff.reset()
+                        cursor = batch.cursor
+                        yield batch
             except (*CLIENT_ERRORS, _LostPlaceError, UnavailableError) as error:
                 self._note(error, cursor, first=backoff.failures == 0)
                 if isinstance(error, _LostPlaceError):
@@ -171,9 +174,11 @@ class _Session:
                     idle_s = 0.0
                 continue
             idle_s = 0.0
-            async for batch in self._merge(records, cursor, limit):
-                cursor = batch.cursor
-                yield batch
+            merged = self._merge(records, cursor, limit)
+            async with aclosing(merged) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    cursor = batch.cursor
+                    yield batch
 
     async def _poll(self, limit: int) -> tuple[list[TopicRecord], float]:
         topic = self._topic
@@ -225,8 +230,10 @@ class _Session:
                     if ready:
                         yield Batch(events=ready, cursor=Cursor(self._log_id, position, hint))
                         ready = []
-                    async for batch in self._fill(position, stored.position - 1, hint, limit):
-                        yield batch
+                    filled = self._fill(position, stored.position - 1, hint, limit)
+                    async with aclosing(filled) as batches:  # type: ignore[type-var]
+                        async for batch in batches:
+                            yield batch
                 ready.append(stored)
                 position = stored.position
             hint = record.offset + 1
