@@ -45,11 +45,13 @@ def main() -> int:
         return 1 if every_step.run(scenes, options.stride, say, every_turn=every_turn) else 0
     failed = []
     names: collections.Counter[str] = collections.Counter()
+    met: collections.Counter[str] = collections.Counter()
     for seed in range(options.first, options.first + options.seeds):
         begun = time.monotonic()
         result = simulate(seed, options.hosts)
         took_s = time.monotonic() - begun
         names.update(result.names)
+        met.update(result.met)
         if result.broken or options.verbose:
             say("\n".join(result.told))
         say(
@@ -62,6 +64,7 @@ def main() -> int:
             failed.append(seed)
     if options.verbose:
         say("\n".join(f"{count:8} {name}" for name, count in names.most_common()))
+    say("met: " + ", ".join(f"{count} {name}" for name, count in sorted(met.items())))
     if failed:
         say(f"failed seeds: {failed}")
     return 1 if failed else 0

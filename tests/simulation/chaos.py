@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from commands.affinity.create_group import CreateAffinityGroup
 from commands.host.activate import ActivateHost
+from commands.host.confirm_off import ConfirmHostOff
 from commands.host.maintenance import MaintainHost
 from commands.kernel.refusal import Refusal
 from commands.operation.cancel import CancelOperation
@@ -24,6 +26,8 @@ from commands.vm.start import StartVm
 from commands.vm.stop import StopVm
 from commands.vm.suspend import SuspendVm
 from events.types.vm_tuning import CpuPolicy
+from tests.simulation.clients import NoAnswerError
+from tests.simulation.edits import Edits
 from tests.simulation.world import World
 
 VMS_MAX = 6
@@ -39,13 +43,14 @@ class Admins:
     def __init__(self, world: World) -> None:
         self._world = world
         self._made = 0
+        self._edits = Edits(world)
 
     async def work(self, mean_pause_s: float) -> None:
         """Give commands for ever."""
         dice = self._world.dice
         while True:
             await asyncio.sleep(dice.expovariate(1 / mean_pause_s))
-            await self.give(self._draw())
+            self._world.begin(self.give(self._draw()))
 
     async def give(self, command: Any) -> bool:
         """Give one command; return whether it was accepted: a refusal is an answer like another."""
@@ -53,10 +58,19 @@ class Admins:
         if command is None:
             return False
         try:
-            await world.do(command)
+            # What somebody has seen with own eyes is true when it is said, not minutes later.
+            if isinstance(command, ConfirmHostOff):
+                await world.do(command)
+            else:
+                made = await world.give(command)
+                if isinstance(command, CreateAffinityGroup):
+                    self._edits.groups.append(made)
         except Refusal as refusal:
             world.refused += 1
             world.note(f"refused: {command} ({refusal.detail})")
+            return False
+        except NoAnswerError:
+            world.note(f"no answer: {command}")
             return False
         world.note(f"accepted: {command}")
         return True
@@ -78,6 +92,8 @@ class Admins:
             )
         if dice.random() < 0.12:
             return self._draw_host()
+        if dice.random() < 0.15:
+            return self._edits.draw(there)
         if dice.random() < 0.1 and self._world.accepted:
             return CancelOperation(id=dice.choice(self._world.accepted[-6:]))
         if not there:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 
+from chronovisor.parts.engine import follow
 from commands.gateway.app import Gateway, Intervals
-from commands.gateway.contacts import MemoryContacts
+from commands.gateway.contacts import Contacts
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.renewal import Renewals
 from commands.gateway.tls import PEER_CERTIFICATE
-from commands.gateway.view import GatewayView
+from commands.gateway.view import SHAPE, GatewayView
 from commands.kernel.command import Context
 from commands.kernel.handler import Handler
+from commands.kernel.snapshots import Keeper
 from commands.policies.fence_rules import FenceRules
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner
 from commands.policies.saga import RestartRules, Timeouts
-from events.codec import CODEC
-from events.log.memory import MemoryLog
+from events.log.port import Log, OverloadedError, UnavailableError
 from events.wire.agent import Telemetry
 from tests.simulation.certificates import EngineRenewals
 from tests.simulation.loop import Freezer
@@ -38,6 +40,10 @@ TIMEOUTS = Timeouts(
     restarts=RestartRules(long_interval_s=120.0, well_s=120.0, starts_per_host=2),
     fencing=FenceRules(off_timeout_s=60.0, on_timeout_s=60.0, margin_s=10.0, retry_s=60.0),
 )
+
+
+RESTART_S = 1.0
+"""What the supervisor takes to start a process again that ended because the log was away."""
 
 
 class Sources:
@@ -76,21 +82,27 @@ class _NoTelemetry:
 
 
 class EngineProcess(Process):
-    """The gateway with its view and its monitor, over the log."""
+    """The gateway with its view and its monitor, over the log.
+
+    The view is taken up from a snapshot, one of which is written every `snapshot_events` events.
+    """
 
     def __init__(
         self,
-        log: MemoryLog,
-        contacts: MemoryContacts,
+        log: Log,
+        contacts: Contacts,
         sources: Sources,
         name: str,
         ending: set[str],
+        snapshot_events: int,
     ) -> None:
         super().__init__(Freezer())
         self.dead = False
         self._log = log
+        self._keeper = Keeper(log, SHAPE, events_between=snapshot_events)
+        self._serves = asyncio.Event()
         self.view = GatewayView()
-        handler = Handler(log)
+        self.handler = handler = Handler(log, known=self.view.known)
         self.monitor = Monitor(
             handler,
             self.view,
@@ -112,24 +124,31 @@ class EngineProcess(Process):
             _ticket,
         )
         self._app = gateway.app()
-        self.begin(self._follow())
-        self.begin(self.monitor.run())
+        self.begin(self._run())
 
     def kill(self) -> None:
         """See `Process.kill`: whoever was connected finds the connection broken."""
         self.dead = True
         super().kill()
 
-    async def _follow(self) -> None:
-        while True:
-            for stored in await self._log.read(self.view.position):
-                self.view.take(CODEC.decode(stored))
-            await self._log.wait(self.view.position, 5.0)
+    async def _run(self) -> None:
+        while not self._serves.is_set():
+            try:
+                await self._keeper.restore(self.view)
+                self._serves.set()
+            except UnavailableError:
+                await asyncio.sleep(RESTART_S)
+        self.begin(self.monitor.run())
+        try:
+            await follow(self._log, self.view, self.handler, self._keeper)
+        finally:
+            await self._keeper.close()
 
     async def answer(
         self, certificate: bytes, method: str, path: str, query: str, body: bytes
     ) -> tuple[int, bytes]:
         """Answer a request that showed the host's certificate; to be spawned in this process."""
+        await self._serves.wait()
         status, answer = 0, bytearray()
         requests = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -165,18 +184,28 @@ def _ticket(migration: str, vm: str, host: str) -> str:
 
 
 class PoliciesProcess(Process):
-    """The policies' runner."""
+    """The policies' runner, which is started again where the log was away."""
 
-    def __init__(self, log: MemoryLog, sources: Sources, name: str) -> None:
+    def __init__(self, log: Log, sources: Sources, name: str, snapshot_events: int) -> None:
         super().__init__(Freezer())
-        self.runner = Runner(log, sources.context, TIMEOUTS, name)
+
+        def make(attempt: int) -> Runner:
+            name_now = f"{name}.{attempt}" if attempt else name
+            return Runner(log, sources.context, TIMEOUTS, name_now, snapshot_events=snapshot_events)
+
+        self._make = make
+        self.runner = make(0)
         self.begin(self._run())
 
     async def _run(self) -> None:
-        try:
-            await self.runner.run()
-        except SupersededError:
-            return
+        for attempt in itertools.count(1):
+            try:
+                await self.runner.run()
+            except SupersededError:
+                return
+            except (UnavailableError, OverloadedError):
+                await asyncio.sleep(RESTART_S)
+            self.runner = self._make(attempt)
 
 
 def encoded(message: msgspec.Struct) -> bytes:

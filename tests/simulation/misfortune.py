@@ -12,12 +12,15 @@ from hostagent.simulated_state import Do, MigrationFault
 from hostagent.simulated_state import Faults as HypervisorFaults
 from tests.simulation.boards import Lie
 from tests.simulation.chaos import Admins
+from tests.simulation.connection import Outage
 from tests.simulation.machine import SimulatedHost
 from tests.simulation.restore import last_command
 from tests.simulation.world import Faults, World
 
 Happening = Callable[[SimulatedHost], Coroutine[Any, Any, None]]
 RARE = 0.3
+NOTICE_S = 12.0
+"""So late a hypervisor notices that a line broke: a silent one is noticed within 15 s."""
 
 
 class Misfortune:
@@ -26,6 +29,7 @@ class Misfortune:
     def __init__(self, world: World, admins: Admins) -> None:
         self._world = world
         self._admins = admins
+        self._broken_off = 0
         self._happenings: list[tuple[Happening, float]] = [
             (self._agent_dies, 5),
             (self._power_fails, 2),
@@ -43,6 +47,8 @@ class Misfortune:
             (self._roads_fail, 2),
             (self._certificate_nears_its_end, 1),
             (self._projection_suffers, 2),
+            (self._database_suffers, 2),
+            (self._consumers_suffer, 3),
         ]
         # What costs a promise its ground happens in some runs only.
         if world.boards is not None:
@@ -158,7 +164,10 @@ class Misfortune:
         dice, running = self._world.dice, sorted(host.running())
         if not running:
             return
-        host.faults(HypervisorFaults(migration_fault=MigrationFault.BREAK))
+        # Every other time it is noticed late: not by the dice, so that seeds play as they did.
+        self._broken_off += 1
+        notice_s = NOTICE_S if self._broken_off % 2 == 0 else 0.0
+        host.faults(HypervisorFaults(migration_fault=MigrationFault.BREAK, notice_s=notice_s))
         await self._admins.give(MigrateVm(id=dice.choice(running)[0]))
         await asyncio.sleep(5 + self._lasts_s(10))
         hosts = [self._world.hosts[key] for key in sorted(self._world.hosts)]
@@ -218,6 +227,19 @@ class Misfortune:
         )
         await asyncio.sleep(self._lasts_s(60))
         self._world.faults = Faults()
+
+    async def _database_suffers(self, _host: SimulatedHost) -> None:
+        dice = self._world.dice
+        self._world.outage = Outage(
+            away=dice.random() < 0.4,
+            full=dice.choice([0.0, 0.3]),
+            broken=dice.choice([0.0, 0.1, 0.3]),
+            unheard=dice.choice([0.0, 0.1, 0.5]),
+            late=dice.choice([0.0, 0.1, 0.3]),
+        )
+        self._world.note(f"{self._world.outage}")
+        await asyncio.sleep(self._lasts_s(dice.choice([3, 20, 60])))
+        self._world.outage = Outage()
 
     async def _machine_freezes(self, host: SimulatedHost) -> None:
         """Let all processes of a host stand still: what they were told is done arbitrarily late."""
@@ -286,6 +308,10 @@ class Misfortune:
                 await asyncio.sleep(self._lasts_s(5))
                 projection.kill()
                 projection.start()
+
+    async def _consumers_suffer(self, _host: SimulatedHost) -> None:
+        if self._world.consumers is not None:
+            await self._world.consumers.suffer(self._lasts_s(20))
 
     async def _someone_vouches_falsely(self, host: SimulatedHost) -> None:
         """A host that runs is said to be off: by a person, or by a fence that lies."""

@@ -19,6 +19,8 @@ from unittest import mock
 
 from commands.gateway import app as gateway_app
 from commands.gateway.tls import PEER_CERTIFICATE
+from commands.kernel import handler, snapshots
+from events import backoff as events_backoff
 from hostagent import (  # noqa: F401 - imported so that their clocks can be replaced
     abilities,
     agent,
@@ -33,7 +35,16 @@ from hostagent import (  # noqa: F401 - imported so that their clocks can be rep
     simulated_state,
 )
 
+STREAM_SNAPSHOT_EVENTS = 15
+"""A stream of which more events had to be read gets a snapshot: of few there are 200."""
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+_NO_COLLECTOR: dict[str, Callable[[], Any]] = {
+    "isenabled": lambda: False,
+    "disable": lambda: None,
+    "freeze": lambda: None,
+}
 
 
 async def _at_once(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -70,9 +81,13 @@ def replaced(seed: int, time_s: Callable[[], float]) -> Iterator[None]:
     seeded = types.SimpleNamespace(Random=lambda: random.Random(dice.getrandbits(64)))
     patches += [
         mock.patch.object(backoff, "random", seeded),
+        mock.patch.object(events_backoff, "random", types.SimpleNamespace(uniform=dice.uniform)),
         mock.patch.object(simulated, "uuid", types.SimpleNamespace(uuid4=uuid4)),
         mock.patch.object(simulated_state, "uuid", types.SimpleNamespace(uuid4=uuid4)),
         mock.patch.object(asyncio, "to_thread", _at_once),
+        mock.patch.object(handler, "SNAPSHOT_EVENTS", STREAM_SNAPSHOT_EVENTS),
+        # What is frozen is never freed; here one process plays many starts, and many worlds.
+        mock.patch.object(snapshots, "gc", types.SimpleNamespace(**_NO_COLLECTOR)),
         mock.patch.object(gateway_app, "peer_host_id", _peer_host_id),
         mock.patch("os.fsync", return_value=None),
     ]

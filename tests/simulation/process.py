@@ -35,6 +35,12 @@ class Process:
         if self.freezer is not None:
             self.freezer.thaw()
 
+    async def end(self) -> None:
+        """Kill the process, and wait until it has let go of its files."""
+        tasks = list(self.tasks)
+        self.kill()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:

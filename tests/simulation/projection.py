@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from events.codec import CODEC
 from events.log.memory import MemoryLog
+from events.log.port import LogReader
 from events.stream.direct import DirectStream
 from events.stream.port import START, Cursor, OtherLogError
 from projections.folder import Folder
@@ -89,14 +90,14 @@ class Projection(Process):
 
     def start(self) -> None:
         """Start the process, or a second one beside it."""
-        self.begin(self._run(self._world.log))
+        self.begin(self._run(self._world.connection))
 
     def follow_another_log(self) -> None:
         """Start anew, on the log that is there now."""
         self.kill()
         self.start()
 
-    async def _run(self, log: MemoryLog) -> None:
+    async def _run(self, log: LogReader) -> None:
         while True:
             folder = Folder(self.store, CODEC, cached_max=self._world.dice.choice([2, 50]))  # type: ignore[arg-type]
             try:

@@ -38,6 +38,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     broken: tuple[str, ...]
     told: tuple[str, ...]
     names: dict[str, int]
+    met: dict[str, int]
     digest: str
 
 
@@ -53,6 +54,7 @@ async def _run(world: World, hosts: int) -> Result:
     await world.open(hosts, world.dice.choice([1, 2]))
     if fenced:
         await world.attach_boards()
+    world.start_consumers()
     admins = Admins(world)
     misfortune = Misfortune(world, admins)
     pace_s = world.dice.choice([3.0, 8.0, 20.0])
@@ -81,6 +83,7 @@ async def _run(world: World, hosts: int) -> Result:
         broken=(*world.broken, *world.loop_errors()),
         told=tuple(world.told),
         digest=digest(world),
+        met=dict(world.met),
         names=dict(collections.Counter(stored.name for stored in world.log._events)),
     )
 

@@ -45,6 +45,8 @@ PER_HOST = 4
 """So many such VMs are on each host, which has room for one more."""
 BOOT_S = 20.0
 PRIORITIES = 100
+SNAPSHOT_EVENTS = 5_000
+"""What lies between two snapshots: here each is of a thousand VMs and hosts."""
 HELD_S = 300.0
 """For so long it is watched that nothing is done."""
 POWER_RETURNS_S = 1.5
@@ -74,6 +76,7 @@ class Scene:
         """Make the hosts, and VMs that are up on them."""
         self.began = time.monotonic()
         world = self.world
+        world.snapshot_events = SNAPSHOT_EVENTS
         await world.open(hosts)
         for host in world.hosts.values():
             host.faults(HypervisorFaults(start_s=2.0, boot_s=BOOT_S))

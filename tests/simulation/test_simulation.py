@@ -10,6 +10,17 @@ import pytest
 
 SEEDS = 6
 FIRST = 1
+MET = (
+    "answers to what was repeated",
+    "snapshots of facts taken up",
+    "snapshots of gateway taken up",
+    "late",
+    "unheard",
+    "away",
+    "the relay repeats what it had published",
+    "records are lost",
+)
+"""What the fixed seeds must have met, or their promises say less than they seem to."""
 
 
 @pytest.mark.timeout(110)
@@ -18,6 +29,8 @@ def test_no_promise_is_broken_under_the_fixed_seeds() -> None:
     done = run("--seeds", str(SEEDS), "--first", str(FIRST))
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-4_000:]
     assert done.stdout.count("seed ") == SEEDS
+    met = re.findall(r"\b[1-9]\d* ([^,\n]+)", done.stdout.partition("\nmet: ")[2])
+    assert set(MET) <= set(met)
 
 
 def test_a_seed_replays_to_the_byte() -> None:

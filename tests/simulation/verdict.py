@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 
 from commands.gateway.view import GatewayView
+from commands.kernel.snapshots import StoredFold
 from commands.policies.facts import Facts
 from commands.policies.host_fence import KIND as FENCING
 from commands.scheduler.fleet import share_of
@@ -81,6 +82,7 @@ def _waits_for(operation: OperationState, vm: VmState) -> set[str]:
 def in_the_end(world: World) -> None:
     """Check that everything came to rest, and that log, claims, folds and hosts agree."""
     world.look_at_proofs()
+    world.client.check()
     recorded = history(world)
     _claims(world, recorded)
     _operations(world, recorded)
@@ -89,7 +91,8 @@ def in_the_end(world: World) -> None:
     _reports(world, recorded)
     _own_cpus(world, recorded)
     _folds(world, recorded)
-    for process in (world, *world.listening(), world.projection, *world.policies):
+    consumers = world.consumers.all if world.consumers is not None else ()
+    for process in (world, *world.listening(), world.projection, *world.policies, *consumers):
         if process.failure is not None:
             world.note("".join(traceback.format_exception(process.failure)))
             world.break_promise(f"a process failed: {process.failure!r}")
@@ -104,6 +107,8 @@ async def consumers(world: World) -> None:
         world.break_promise(f"the inventory differs from one that is built anew: {words}")
     if world.projection.store.cursor.position != await world.log.head():
         world.break_promise("the inventory did not come to the log's end")
+    if world.consumers is not None:
+        world.consumers.check()
 
 
 def _doubles(world: World, recorded: list[Recorded]) -> None:
@@ -232,6 +237,10 @@ def _machines(world: World, recorded: list[Recorded]) -> None:
         if not _is_shown(world, host_id, f"{vm_id} (incarnation {incarnation})"):
             name = world.hosts[host_id].name
             world.break_promise(f"{name} runs {vm_id} ({incarnation}), and nobody knows")
+    for host in world.hosts.values():
+        for vm_id, incarnation in host.halves():
+            if not _is_shown(world, host.id, f"{vm_id} (incarnation {incarnation})"):
+                world.break_promise(f"{host.name} is left with half of {vm_id} ({incarnation})")
 
 
 def _is_shown(world: World, host_id: str, stray: str) -> bool:
@@ -250,9 +259,19 @@ def _folds(world: World, recorded: list[Recorded]) -> None:
         for host in sorted(world.hosts):
             if engine.view.intent(host).vms != view.intent(host).vms:
                 world.break_promise("the gateway's view differs from a fresh fold of the log")
+        _tables(world, "gateway's view", engine.view, view)
     (policies,) = [p for p in world.policies if p.tasks]
     live = policies.runner._facts
     if (live.vms, live.hosts, live.operations) != (facts.vms, facts.hosts, facts.operations):
         world.break_promise("the policies' facts differ from a fresh fold of the log")
+    _tables(world, "policies' facts", live, facts)
     if live._fleet._candidates != facts._fleet._candidates:
         world.break_promise("the policies count another memory than the log says")
+
+
+def _tables(world: World, whose: str, live: StoredFold, fresh: StoredFold) -> None:
+    """Check that a fold, begun from whatever snapshot, has what one from the beginning has."""
+    expected = fresh.tables()
+    for name, states in live.tables().items():
+        if states != expected[name]:
+            world.break_promise(f"the {whose} differ in '{name}' from a fresh fold of the log")

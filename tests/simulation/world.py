@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from commands.cluster.create import CreateCluster
 from commands.data_center.create import CreateDataCenter
-from commands.gateway.contacts import MemoryContacts
 from commands.host.add import AddHost
 from commands.kernel.handler import Handler
 from commands.state.vm import VM, VmState
@@ -33,6 +33,8 @@ from hostagent.simulated_storage import make_shared_storage
 from tests.harness.memory_line import MemoryNetwork
 from tests.simulation.boards import Boards
 from tests.simulation.certificates import issued
+from tests.simulation.clients import Client
+from tests.simulation.connection import Connection, ContactsOverConnection, Outage
 from tests.simulation.copies import Copies
 from tests.simulation.engine import EngineProcess, PoliciesProcess, Sources
 from tests.simulation.enrolment import Worker
@@ -41,6 +43,12 @@ from tests.simulation.patches import EPOCH
 from tests.simulation.process import Process
 from tests.simulation.projection import Projection
 from tests.simulation.restore import cut_back, what_a_restore_means
+
+if TYPE_CHECKING:
+    from tests.simulation.consumers import Consumers
+
+SNAPSHOT_EVENTS = (20, 60, 200)
+"""One of these is what lies between two snapshots of a fold, by the seed."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -64,9 +72,13 @@ class World(Process):
         self.dice = random.Random(seed)
         self.loop = asyncio.get_running_loop()
         self.log = MemoryLog()
-        self.contacts = MemoryContacts()
+        self.outage = Outage()
+        self.met: Counter[str] = Counter()
+        self.connection = Connection(self, self.log)
+        self.contacts = ContactsOverConnection(self)
         self.sources = Sources(self.loop.time)
         self.handler = Handler(self.log)
+        self.client = Client(self)
         self.faults = Faults()
         self.ending: set[str] = set()
         self.engines: list[EngineProcess | None] = [None]
@@ -78,6 +90,7 @@ class World(Process):
         self.network = MemoryNetwork(self._start_on)
         self.zombies: list[EngineProcess] = []
         self.projection = Projection(self)
+        self.consumers: Consumers | None = None
         self.copies = Copies(self)
         self.storage: Path | None = None
         self.hosts: dict[str, SimulatedHost] = {}
@@ -94,6 +107,7 @@ class World(Process):
         self._folder = folder
         if self.dice.random() < 0.5:
             self.share_storage()
+        self.snapshot_events = SNAPSHOT_EVENTS[seed % len(SNAPSHOT_EVENTS)]
         self._policies_started = 0
         self._engines_started = 0
         self._vms: dict[str, VmState] = {}
@@ -114,7 +128,14 @@ class World(Process):
         """Start an engine's process in one of the places that there are for engines."""
         self._engines_started += 1
         name = f"engine-{self._engines_started}"
-        engine = EngineProcess(self.log, self.contacts, self.sources, name, self.ending)
+        engine = EngineProcess(
+            self.connection,
+            self.contacts,
+            self.sources,
+            name,
+            self.ending,
+            self.snapshot_events,
+        )
         self.engines[place] = engine
         if self.enrols:
             engine.begin(Worker(self, engine, name).run())
@@ -144,7 +165,9 @@ class World(Process):
         """Start a policies' process; one that runs is superseded, as a zombie would be."""
         self._policies_started += 1
         name = f"policies-{self._policies_started}"
-        self.policies.append(PoliciesProcess(self.log, self.sources, name))
+        self.policies.append(
+            PoliciesProcess(self.connection, self.sources, name, self.snapshot_events)
+        )
 
     def kill_policies(self) -> None:
         """Kill all policies' processes."""
@@ -212,6 +235,13 @@ class World(Process):
             await self.boards.attach(host, self.dice.choice([(1,), (1, 1), (1, 2)]))
         self.opened = await self.log.head()
 
+    def start_consumers(self) -> None:
+        """Have the log be consumed by notifier and warehouse, too."""
+        from tests.simulation.consumers import Consumers  # noqa: PLC0415 - DuckDB loads for long
+
+        self.consumers = Consumers(self, self._folder)
+        self.consumers.start()
+
     def look_at_proofs(self) -> None:
         """Judge the proofs that hosts are off, before anything is judged by them."""
         if self.boards is not None:
@@ -227,12 +257,19 @@ class World(Process):
         return [str(error) for error in getattr(self.loop, "errors", ())]
 
     async def do(self, command: Any) -> str:
-        """Run an admin's command; return the object's id. Raises its refusal."""
+        """Run an admin's command, on the log itself; return the object's id. Raises its refusal."""
         self.commands += 1
         accepted = await self.handler.handle(
             command.decide, self.sources.source_for("admin"), principal="admin"
         )
-        answer = msgspec.json.decode(accepted.answer)
+        return self._was_accepted(msgspec.json.decode(accepted.answer))
+
+    async def give(self, command: Any) -> str:
+        """Give an admin's command to an engine; see `do`, and `Client.do`."""
+        self.commands += 1
+        return self._was_accepted(await self.client.do(command))
+
+    def _was_accepted(self, answer: dict[str, Any]) -> str:
         if "operation" in answer:
             self.accepted.append(str(answer["operation"]))
         return str(answer["id"])
@@ -272,8 +309,11 @@ class World(Process):
             self.kill_engine(place)
         self.kill_policies()
         self.zombies.clear()
+        former = self.log.log_id
         self.log = cut_back(self.log, position, self.sources.id())
         self.handler = Handler(self.log)
+        self.connection = Connection(self, self.log)
+        self.client.a_backup_was_restored()
         self._vms.clear()
         self._folded = 0
         self.restores += 1
@@ -286,6 +326,8 @@ class World(Process):
         if self.boards is not None:
             self.boards.begin_anew()
         self.projection.follow_another_log()
+        if self.consumers is not None:
+            await self.consumers.follow_another_log(position, former)
 
     # ------------------------------------------------------------------ what must hold always
 
@@ -303,7 +345,8 @@ class World(Process):
     # ------------------------------------------------------------------ mending
 
     def run_all(self) -> None:
-        """See that the engine's processes run, and none of them stands still."""
+        """See that the database and the engine's processes run, and none of them stands still."""
+        self.outage = Outage()
         for zombie in self.zombies:
             zombie.kill()
         self.zombies.clear()
@@ -320,6 +363,8 @@ class World(Process):
         self.faults = Faults()
         self.run_all()
         self.network.cut.clear()
+        if self.consumers is not None:
+            self.consumers.mend()
         if self.boards is not None:
             self.boards.mend()
         for host in self.hosts.values():
@@ -332,6 +377,8 @@ class World(Process):
     async def close(self) -> None:
         """End everything."""
         tasks = [*self.tasks]
+        if self.consumers is not None:
+            await self.consumers.close()
         processes = (*self.listening(), self.projection, *self.policies, *self.zombies)
         for process in (self, *processes):
             process.kill()
