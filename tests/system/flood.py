@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 ANSWER_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 5.0
 ACCEPTED_MAX = 299
 OVERLOADED = 503
 
@@ -31,12 +34,19 @@ class Answers:
 
 
 class Flood:
-    """`clients` that each send commands one after the other for a while, over plain HTTP.
+    """`clients` that each send commands one after the other for a while.
 
-    `body(n)` makes the n-th command's body.
+    `body(n)` makes the n-th command's body. Without a TLS context they speak plain HTTP.
     """
 
-    def __init__(self, url: str, token: str, path: str, body: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        path: str,
+        body: Callable[[int], object],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         place = urlsplit(url)
         self.answers = Answers()
         self._host, self._port = place.hostname or "", place.port or 80
@@ -45,6 +55,7 @@ class Flood:
             "Content-Type: application/json\r\n"
         )
         self._body = body
+        self._tls = tls
         self._count = 0
 
     async def run(self, clients: int, seconds: float, *, patient: bool = False) -> Answers:
@@ -58,7 +69,9 @@ class Flood:
     async def _client(self, ends_at: float, *, patient: bool) -> None:
         while time.monotonic() < ends_at:
             try:
-                reader, writer = await asyncio.open_connection(self._host, self._port)
+                reader, writer = await asyncio.open_connection(
+                    self._host, self._port, ssl=self._tls
+                )
             except OSError:
                 self.answers.lost += 1
                 await asyncio.sleep(0.5)
@@ -72,6 +85,10 @@ class Flood:
                 self.answers.lost += 1
             finally:
                 writer.close()
+                if self._tls is not None:  # else the loop ends before its connections do
+                    with contextlib.suppress(OSError, TimeoutError):
+                        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                            await writer.wait_closed()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
         self._count += 1
