@@ -23,6 +23,9 @@ port = {port}
 """
 
 
+HostOf = Callable[[Product, LibvirtHost, str], RealHost]
+
+
 class Pair:
     """The product and its two hosts, first and second."""
 
@@ -76,6 +79,7 @@ def two_hosts(
     *,
     time_scale: float,
     settings: str = "",
+    host_of: HostOf = RealHost,
 ) -> Iterator[Pair]:
     """Start a product with two real hosts that take part in migrations and share a folder."""
     own = SETTINGS.format(address=network.address, port=free_port(), time_scale=time_scale)
@@ -86,7 +90,7 @@ def two_hosts(
     hosts: list[RealHost] = []
     try:
         for name in ("kvm01", "kvm02"):
-            host = RealHost(product, make_host(), name)
+            host = host_of(product, make_host(), name)
             host.storage, host.migrates, host.time_scale = shared, True, time_scale
             if not hosts:
                 host.stock(guest)
