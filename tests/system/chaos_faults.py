@@ -13,9 +13,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 
+from chronovisor.embedded_postgres import EmbeddedPostgres
 from chronovisor.installation import Installation
 from tests.harness.processes import (
     descendants,
@@ -24,6 +26,7 @@ from tests.harness.processes import (
     send_signal,
     wait_until,
 )
+from tests.system.product import Product
 from tests.system.small_disk import SmallDisk
 from tests.system.stage import Stage
 
@@ -34,6 +37,17 @@ BACKENDS = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where usename = current_user and pid <> pg_backend_pid()
 """
+# The server lives and answers its administrator. Past the limit of a database a connection is
+# refused with 53300 (too many connections), those that there are go on; a database that takes no
+# connections refuses with 55000.
+LIMIT_CONNECTIONS: LiteralString = "alter database chronovisor connection limit 0"
+REFUSE_CONNECTIONS: LiteralString = "alter database chronovisor allow_connections false"
+CUT_CONNECTIONS: LiteralString = (
+    "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'chronovisor'"
+)
+ACCEPT_CONNECTIONS: LiteralString = (
+    "alter database chronovisor allow_connections true connection limit -1"
+)
 Action = Callable[[random.Random], object]
 
 
@@ -148,16 +162,57 @@ def _of_database(stage: Stage) -> list[Fault]:
         with contextlib.suppress(psycopg.Error), psycopg.connect(dsn) as connection:
             connection.execute(BACKENDS)
 
+    def tell(statement: LiteralString) -> None:
+        tell_postgres(stage.product, statement)
+
+    def accept_no_more() -> None:
+        tell(LIMIT_CONNECTIONS)
+
+    def accept_none() -> None:
+        tell(REFUSE_CONNECTIONS)
+        tell(CUT_CONNECTIONS)
+
+    def accept_again() -> None:
+        tell(ACCEPT_CONNECTIONS)
+
     return [
         Fault(name="restart postgres", target="postgres", act=restart),
         Fault(name="kill a backend of postgres", target="postgres", act=crash),
         Fault(name="cut all connections to postgres", target="postgres", act=cut),
+        Fault(
+            name="have postgres accept no new connection",
+            target="postgres",
+            act=_while(accept_no_more, accept_again),
+        ),
+        Fault(
+            name="have postgres cut all connections and accept none",
+            target="postgres",
+            act=_while(accept_none, accept_again),
+        ),
     ]
+
+
+def tell_postgres(product: Product, statement: LiteralString) -> None:
+    """Have the database's administrator, whom none of its limits holds up, say something."""
+    dsn = EmbeddedPostgres(Installation.open(product.root).folder.postgres).admin_dsn
+
+    def told() -> bool:
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
+        return True
+
+    wait_until(
+        told, START_TIMEOUT_S, "postgres to take a setting", tolerate=(psycopg.OperationalError,)
+    )
 
 
 def _of_host(stage: Stage) -> list[Fault]:
     host, machine = stage.host, stage.host.machine
-    refuse = ["ip", "route", "{}", "unreachable", f"{machine.manager_address}/32"]
+    manager = f"{machine.manager_address}/32"
+    unreachable = ["unreachable", manager]
+    # To the host's own kernel, where nothing listens: it refuses new connections (ECONNREFUSED) and
+    # resets those that there are, as a machine does whose service is not there.
+    refused = ["local", manager, "dev", "lo"]
 
     def restart_agent(dice: random.Random) -> None:
         host.agent.kill()
@@ -174,8 +229,11 @@ def _of_host(stage: Stage) -> list[Fault]:
         machine.kill_libvirtd()
         machine.wait_for_libvirtd()
 
-    def route(verb: str) -> Callable[[], object]:
-        return lambda: machine.run([word.format(verb) for word in refuse])
+    def routed(way: Sequence[str]) -> Action:
+        return _while(
+            lambda: machine.run(["ip", "route", "add", *way]),
+            lambda: machine.run(["ip", "route", "delete", *way]),
+        )
 
     def freeze_libvirtd(dice: random.Random) -> None:
         machine.wait_for_libvirtd()
@@ -194,11 +252,8 @@ def _of_host(stage: Stage) -> list[Fault]:
         Fault(
             name="cut the host off", target="cable", act=_while(machine.cut_off, machine.join_again)
         ),
-        Fault(
-            name="refuse the host's connections",
-            target="cable",
-            act=_while(route("add"), route("delete")),
-        ),
+        Fault(name="leave the host no route", target="cable", act=routed(unreachable)),
+        Fault(name="refuse the host's connections", target="cable", act=routed(refused)),
     ]
 
 
