@@ -29,17 +29,25 @@ from commands.host.remove import RemoveHost
 from commands.kernel.command import Command
 from commands.kernel.handler import Handler
 from events.codec import CODEC
-from events.envelope import Recorded
+from events.envelope import Recorded, Stored
 from events.log.migrate import migrate
 from events.log.postgres import PostgresLog
 from events.log.reader import PostgresLogReader
 from events.stream.direct import DirectStream
-from events.stream.port import Cursor, OtherLogError
+from events.stream.kafka import KafkaStream
+from events.stream.kafka_records import topic_name
+from events.stream.port import START, Cursor, OtherLogError
+from events.stream.relay import Relay
 from tests.contract.claim_fold import folded_claims
+from tests.contract.stream_contract import events_of, take
+from tests.harness.kafka import KafkaBroker
 from tests.harness.postgres import Database, PostgresServer
+from tests.integration.kafka_clients import let_go_of_clients
+from tests.integration.test_stream_kafka import SCALE, relaying
 
 pytestmark = pytest.mark.integration
 LOG = (Scope.LOG,)
+_let_go = pytest.fixture(scope="module", autouse=True)(let_go_of_clients)
 
 
 def installed(root: Path, database: Database) -> Installation:
@@ -86,6 +94,12 @@ async def history(url: str) -> list[Recorded]:
     """Return a log's events."""
     async with PostgresLogReader.open(url) as reader:
         return [CODEC.decode(one) for one in await reader.read(0)]
+
+
+async def stored(url: str) -> list[Stored]:
+    """Return a log's events as they are stored."""
+    async with PostgresLogReader.open(url) as reader:
+        return list(await reader.read(0))
 
 
 async def test_a_log_that_is_being_written_is_whole_in_every_backup(
@@ -150,6 +164,46 @@ async def test_a_log_comes_back_as_another_with_the_same_events(
         await do(log, CreateCluster(name="c2", data_center=data_center))  # it goes on
     await back_up(Installation.open(tmp_path / "new"), tmp_path / "again")
     assert verified(tmp_path / "again").events == head + 3
+
+
+async def test_readers_of_kafka_begin_anew_on_the_restored_logs_topic(
+    database: Database, second: Database, kafka: KafkaBroker, tmp_path: Path
+) -> None:
+    """The broker is the one that the lost installation used: its topic is there yet."""
+    async with PostgresLog.open(database.url) as log:
+        data_center = await do(log, CreateDataCenter(name="North"))
+        path = tmp_path / "backup"
+        manifest = await back_up(installed(tmp_path / "old", database), path)
+        assert manifest.log is not None
+        kept = manifest.log.position
+        for name in ("lost", "lost-too"):
+            await do(log, CreateCluster(name=name, data_center=data_center))
+        head, old_id = await log.head(), log.log_id
+        async with relaying(Relay(kafka.bootstrap, log, time_scale=SCALE)):
+            read = await take(KafkaStream(kafka.bootstrap, log, time_scale=SCALE), START, head)
+    cursor = read[-1].cursor
+    assert cursor == Cursor(old_id, head, cursor.hint)
+
+    await bring_back(path, installed(tmp_path / "new", second).folder.root)
+
+    async with PostgresLog.open(second.url) as log:
+        stream = KafkaStream(kafka.bootstrap, log, time_scale=SCALE)
+        async with relaying(Relay(kafka.bootstrap, log, time_scale=SCALE)):
+            # Who had read on is told, though the restored log has no such position yet, and later.
+            with pytest.raises(OtherLogError) as told:
+                await take(stream, cursor, 1)
+            assert (told.value.expected, told.value.found) == (old_id, log.log_id)
+            for number in range(head):
+                await do(log, CreateCluster(name=f"new{number}", data_center=data_center))
+            with pytest.raises(OtherLogError):
+                await take(stream, cursor, 1)
+            now = await log.head()
+            anew = events_of(await take(stream, START, now))
+    assert [one.position for one in anew] == list(range(1, now + 1))
+    assert [one.name for one in anew[kept : kept + 1]] == ["log.restored"]
+    assert anew == await stored(second.url)
+    assert topic_name(old_id) in kafka.topics()
+    assert kafka.record_count(topic_name(old_id)) == head, "the old topic is left as it was"
 
 
 async def test_a_second_restore_never_gives_out_the_same_incarnations(
