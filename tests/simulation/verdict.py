@@ -145,7 +145,8 @@ def _own_cpus(world: World, recorded: list[Recorded]) -> None:
             owners = Counter(
                 cpu
                 for vm in vms.values()
-                if host in vm.may_run_on
+                # What may be left of a removed VM came in by a migration, and never runs.
+                if host in vm.may_run_on and vm.status is not VmStatus.REMOVED
                 for cpu in share_of(vm, host).special.dedicated
                 if cpu != UNKNOWN_CPU
             )
