@@ -163,7 +163,7 @@ def test_one_that_fails_or_hangs_is_a_row_that_says_so_and_loses_no_other(
 def test_one_that_takes_too_long_is_let_to_clear_away_what_it_started(
     made_up: Bench, tmp_path: Path
 ) -> None:
-    made_up.run("--timeout", "1.5", bad=HANGS)
+    made_up.run("--timeout", "8", bad=HANGS)  # it must have begun, on a busy machine, too
 
     assert (tmp_path / "cleared").exists()
 
