@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,12 +21,15 @@ from tests.system.product import Json, Product
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 MIB = 1024**2
-READERS, AGENTS = 40, 20
+WAVES, READERS, AGENTS = 3, 40, 20
+WAVE_S = 4.0
 VMS = 600
 DESCRIPTION = "What somebody once wrote about this machine. " * 80
 PAGE_BYTES_MIN = 2 * MIB
-GROWTH_BYTES_MAX = 200 * MIB
-"""The bound of 64 MiB, and what is asked for within the second that each is given."""
+GROWTH_BYTES_MAX = 450 * MIB
+"""The bound of 64 MiB, and what is asked for within the second that each is given: one wave's pages
+(200 to 270 MiB, on a busy machine). Those of all waves together would be a GiB.
+"""
 CUT_S_MAX = ANSWER_TIMEOUT_S + 30
 """The second half is for a machine that others use too."""
 QUESTIONS = 800
@@ -101,31 +105,34 @@ def test_who_does_not_read_holds_no_memory_and_nobody_up_and_is_cut_off(
     product.fill()
     wait_until(lambda: product.page_bytes() > PAGE_BYTES_MIN, 60, "the inventory to follow")
     most = before = product.engine_bytes()
-    readers, agents = product.readers(), product.agents()
+    waves, agents = [product.readers() for _ in range(WAVES)], product.agents()
 
     def look() -> None:
         nonlocal most
         most = max(most, product.engine_bytes())
 
     try:
-        readers.join(READERS)
         agents.join(AGENTS)
-        readers.ask(
-            "GET /v1/vms?limit=10000&fields=* HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: Bearer {product.token()}\r\n\r\n".encode()
-        )
         agents.ask(
             b"GET /agent/v1/orders?session=x&after=0 HTTP/1.1\r\nHost: x\r\n\r\n" * QUESTIONS
         )
+        for readers in waves:
+            readers.join(READERS)
+            readers.ask(
+                "GET /v1/vms?limit=10000&fields=* HTTP/1.1\r\nHost: x\r\n"
+                f"Authorization: Bearer {product.token()}\r\n\r\n".encode()
+            )
+            look()
+            time.sleep(WAVE_S)
         look()
         product.post("/v1/vms", {"name": "meanwhile", "cluster": product.cluster()})
-        readers.await_cut(CUT_S_MAX, look)
-        agents.await_cut(CUT_S_MAX, look)
+        for deaf in (*waves, agents):
+            deaf.await_cut(CUT_S_MAX, look)
     finally:
-        readers.close()
-        agents.close()
+        for deaf in (*waves, agents):
+            deaf.close()
     assert most - before < GROWTH_BYTES_MAX, f"{(most - before) / MIB:.0f} MiB"
-    assert product.said_cut_off() >= READERS + AGENTS
+    assert product.said_cut_off() >= WAVES * READERS + AGENTS
     # The host whose certificate they showed has its session, and takes orders.
     vm = product.post("/v1/vms", {"name": "after", "cluster": product.cluster()})["id"]
     product.post(f"/v1/vms/{vm}/start")
