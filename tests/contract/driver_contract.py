@@ -15,6 +15,7 @@ import pytest
 from events.types.run_spec import Disk, RunSpec
 from events.types.vm import DownReason, PauseReason
 from hostagent.driver import Domain, Driver, DriverError, DriverEvent, Happening, UnknownStateError
+from tests.harness.processes import patience
 
 DISK_BYTES = 8 * 1024 * 1024
 OUTSIDE = ("../outside", "/etc/passwd", "a/../../outside")
@@ -77,17 +78,21 @@ class DriverRig(ABC):
             await asyncio.gather(self._reader, return_exceptions=True)
 
     async def until(self, happening: Happening, vm: str = "") -> DriverEvent:
-        """Wait for the driver to tell something, or find that it did; forget what came before."""
+        """Wait for the driver to tell something, or find that it did.
+
+        What it told of the same VM before is forgotten.
+        """
 
         async def find() -> DriverEvent:
             while True:
                 for index, event in enumerate(self.seen):
                     if event.happening is happening and event.vm == vm:
-                        del self.seen[: index + 1]
+                        before = [one for one in self.seen[:index] if one.vm != vm]
+                        self.seen[: index + 1] = before
                         return event
                 await asyncio.sleep(0.01)
 
-        return await asyncio.wait_for(find(), self.patience_s)
+        return await asyncio.wait_for(find(), self.patience_s * patience())
 
     async def domain(self, vm: str) -> Domain | None:
         """The domain of a VM, as the driver lists it."""
@@ -107,7 +112,7 @@ class DriverRig(ABC):
             while not condition(await self.domain(vm)):
                 await asyncio.sleep(0.02)
 
-        await asyncio.wait_for(check(), self.patience_s)
+        await asyncio.wait_for(check(), self.patience_s * patience())
 
 
 def ignore_progress(percent: int) -> None:

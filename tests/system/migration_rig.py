@@ -45,6 +45,20 @@ class Moving:
         answer = machine.run(["virsh", "-q", "-c", machine.uri, *words], check=check)
         return answer.stdout + answer.stderr
 
+    def look(self) -> str:
+        """Return how both hosts' QEMU see the VM, for a failure to be understood."""
+        seen = [f"{self.document()}"]
+        for host in (self.source, self.destination):
+            machine = host.machine
+            for words in (
+                ["domstate", "--reason", self.vm],
+                ["qemu-monitor-command", self.vm, "--hmp", "info status"],
+                ["qemu-monitor-command", self.vm, "--hmp", "info registers"],
+            ):
+                answer = machine.run(["virsh", "-q", "-c", machine.uri, *words], check=False)
+                seen.append(f"{host.name}: {' '.join(words)}: {answer.stdout[:800]}{answer.stderr}")
+        return "\n".join(seen)
+
     def slow_down(self) -> None:
         """Let the memory be copied so slowly that there is time for a fault."""
         self.virsh("migrate-setspeed", self.vm, str(SLOW_MIB_PER_S))
@@ -141,7 +155,11 @@ class Moving:
         assert where is None or name == where
         wait_until(lambda: len(self.document()["may_run_on"]) == 1, 40, "one place that counts")
         before = len(read_stamps(self.disk))
-        wait_until(lambda: len(read_stamps(self.disk)) > before + 5, 60, "new stamps")
+
+        def stamping() -> bool:
+            return len(read_stamps(self.disk)) > before + 5
+
+        wait_until(stamping, 60, "new stamps", detail=self.look)
         pids = [h for h in (self.source, self.destination) if self.vm in h.machine.qemu_pids()]
         assert [host.name for host in pids] == [name]
         return name

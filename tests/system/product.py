@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.harness.processes import wait_until
 from tests.harness.workspace import Workspace
 
 PROJECT = Path(__file__).resolve().parents[2]
+OVERLOADED_MAX = 5
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 Json = dict[str, Any]
@@ -169,8 +171,18 @@ class Product:
             self._written = max(self._written, int(response.headers.get(POSITION_HEADER, "0")))
 
     def post(self, path: str, body: Json | None = None, **headers: str) -> Json:
-        """Send a command; return the answer. Fails the test on a problem."""
-        response = self.http.post(path, json=body or {}, headers=headers)
+        """Send a command; return the answer. Fails the test on a problem.
+
+        As the CLI does, it asks again where the engine is overloaded: where a busy disk keeps the
+        log waiting, say.
+        """
+        once = {"Idempotency-Key": str(uuid.uuid4())} | headers
+        response = self.http.post(path, json=body or {}, headers=once)
+        for _ in range(OVERLOADED_MAX):
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(float(response.headers["Retry-After"]))
+            response = self.http.post(path, json=body or {}, headers=once)
         assert response.is_success, f"POST {path}: {response.status_code} {response.text}"
         answer: Json = response.json()
         return answer
