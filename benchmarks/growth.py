@@ -19,6 +19,7 @@ import itertools
 import os
 import statistics
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -124,9 +125,9 @@ async def append_rate(dsn: str, now: dt.datetime) -> float:
         def source() -> Context:
             return msgspec.structs.replace(source_for("benchmark")(), time=now)
 
-        async def client(number: int) -> None:
+        async def client() -> None:
             nonlocal done
-            create = CreateDataCenter(name=f"bench {now.timestamp()} {number}")
+            create = CreateDataCenter(name=f"bench {uuid.uuid4()}")
             accepted = await handler.handle(create.decide, source, principal="benchmark")
             center = str(msgspec.json.decode(accepted.answer)["id"])
             for count in itertools.count():
@@ -140,7 +141,7 @@ async def append_rate(dsn: str, now: dt.datetime) -> float:
                 done += 1
 
         began = time.monotonic()
-        await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
         return done / (time.monotonic() - began)
 
 
