@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +18,7 @@ STOP_TIMEOUT_S = 300.0
 def alone(workspace: Workspace, postgres: EmbeddedPostgres, log: Path) -> Iterator[None]:
     """Run it, with the settings that it has in the product, for the length of the block."""
     postgres.prepare()
-    command = postgres.command()
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command.argv,
-            env=command.environment,
-            cwd=command.working_folder,
-            user=command.uid,
-            group=command.gid,
-            extra_groups=[] if command.uid is not None else None,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+    process = postgres.start(log)
     workspace.note_process(process.pid)
     try:
         postgres.wait_ready(READY_TIMEOUT_S)

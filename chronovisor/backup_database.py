@@ -46,7 +46,7 @@ def running(postgres: EmbeddedPostgres, log_folder: Path) -> Iterator[None]:
     process: subprocess.Popen[bytes] | None = None
     try:
         postgres.prepare()
-        process = _start(postgres, log)
+        process = postgres.start(log)
         postgres.wait_ready(READY_TIMEOUT_S, log=log)
         yield
     except PostgresRefusal as error:
@@ -54,23 +54,6 @@ def running(postgres: EmbeddedPostgres, log_folder: Path) -> Iterator[None]:
     finally:
         if process is not None:
             _stop(process, postgres.command().stop_signal)
-
-
-def _start(postgres: EmbeddedPostgres, log: Path) -> subprocess.Popen[bytes]:
-    command = postgres.command()
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command.argv,
-            env=command.environment,
-            cwd=command.working_folder,
-            user=command.uid,
-            group=command.gid,
-            extra_groups=[] if command.uid is not None else None,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # a Ctrl-C is ours to handle: it stops us first
-        )
 
 
 def _stop(process: subprocess.Popen[bytes], signal_number: int) -> None:

@@ -22,6 +22,7 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -158,6 +159,27 @@ class EmbeddedPostgres:
             uid=account.uid if account else None,
             gid=account.gid if account else None,
         )
+
+    def start(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start it by itself, without a supervisor, once `prepare` has been called.
+
+        What it says is put behind what is in the log file. A Ctrl-C does not reach it: whoever has
+        started it stops it.
+        """
+        command = self.command()
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command.argv,
+                env=command.environment,
+                cwd=command.working_folder,
+                user=command.uid,
+                group=command.gid,
+                extra_groups=[] if command.uid is not None else None,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def ready(self) -> bool:
         """Whether PostgreSQL answers and has our user and database; makes them if it has not."""

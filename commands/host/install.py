@@ -26,7 +26,6 @@ _INSTALLABLE = frozenset(
         HostStatus.INSTALLING,
         HostStatus.INSTALL_FAILED,
         HostStatus.PENDING_APPROVAL,
-        HostStatus.MAINTENANCE,
     }
 )
 
@@ -60,11 +59,7 @@ class InstallHost(Command, frozen=True, kw_only=True):
         """Order it; a worker of an engine carries it out, step by step."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _INSTALLABLE and not state.at_rest:
-            raise WrongState(
-                f"Host {state.name} is {state.status.replace('_', ' ')}.",
-                remedy="Put it into maintenance first.",
-            )
+        lookup.require_out_of_service(state, _INSTALLABLE)
         stream = f"host/{self.id}"
         ordered = order_of(
             state.name,

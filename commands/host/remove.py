@@ -16,7 +16,6 @@ _REMOVABLE = frozenset(
         HostStatus.INSTALL_FAILED,
         HostStatus.PENDING_APPROVAL,
         HostStatus.UNASSIGNED,
-        HostStatus.MAINTENANCE,
         HostStatus.DOWN,
     }
 )
@@ -44,10 +43,6 @@ class RemoveHost(Command, frozen=True, kw_only=True):
         del context
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        if state.status not in _REMOVABLE and not state.at_rest:
-            raise WrongState(
-                f"Host {state.name} is {state.status.replace('_', ' ')}.",
-                remedy="Put it into maintenance first.",
-            )
+        lookup.require_out_of_service(state, _REMOVABLE)
         removed = HostRemoved(name=state.name, cluster=state.cluster)
         return Decision.of(self.id, *on(f"host/{self.id}", removed))

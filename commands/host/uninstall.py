@@ -25,7 +25,6 @@ _UNINSTALLABLE = frozenset(
         HostStatus.INSTALLING,
         HostStatus.INSTALL_FAILED,
         HostStatus.PENDING_APPROVAL,
-        HostStatus.MAINTENANCE,
     }
 )
 
@@ -57,12 +56,8 @@ class UninstallHost(Command, frozen=True, kw_only=True):
         """Order it; a worker of an engine carries it out, step by step."""
         state = lookup.host(world, self.id)
         lookup.require_no_ssh(state)
-        allowed = state.status in _UNINSTALLABLE or state.at_rest
-        if not allowed or _in_service(state):
-            raise WrongState(
-                f"Host {state.name} is {state.status.replace('_', ' ')}.",
-                remedy="Put it into maintenance first.",
-            )
+        never_served = frozenset[HostStatus]() if _in_service(state) else _UNINSTALLABLE
+        lookup.require_out_of_service(state, never_served)
         stream = f"host/{self.id}"
         order = str(context.command)
         ordered = order_of(state.name, order, SshTask.UNINSTALL, self, known_access(state))

@@ -13,7 +13,6 @@ from events.types.host import HostClusterChanged
 
 _MOVABLE = frozenset(
     {
-        HostStatus.MAINTENANCE,
         HostStatus.INSTALLING,
         HostStatus.INSTALL_FAILED,
         HostStatus.PENDING_APPROVAL,
@@ -50,11 +49,7 @@ class UpdateHost(Command, frozen=True, kw_only=True):
 
     def _moved(self, world: World, state: HostState) -> tuple[Event, ...]:
         assert self.cluster is not None  # noqa: S101 - the caller has looked
-        if state.status not in _MOVABLE and not state.at_rest:
-            raise WrongState(
-                f"Host {state.name} is {state.status.replace('_', ' ')}.",
-                remedy="Put it into maintenance first.",
-            )
+        lookup.require_out_of_service(state, _MOVABLE)
         cluster = lookup.cluster(world, self.cluster)
         if cluster.data_center != state.data_center:
             raise WrongState(

@@ -92,7 +92,7 @@ def _follow(scene: Scene, cluster: ClusterState) -> tuple[NewEvent, ...]:
         done = scene.own(scene.done("move"))
         return (*told, *done, *_end(scene, cluster, Outcome.SUCCEEDED))
     reason = _reason(cluster, settled, stayed)
-    refused = e.OperationStepRefused(step="move", input=scene.input, reason=reason)
+    refused = scene.refused("move", reason)
     return (*told, *scene.own(refused), *_end(scene, cluster, Outcome.FAILED, reason))
 
 

@@ -13,12 +13,15 @@ import msgspec
 from commands.policies.saga import Scene
 from commands.state.host import HOST, HostState, HostStatus
 from commands.state.host_power import FenceTry
+from commands.state.operation import StepState
 from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.host_power import (
     FenceAction,
     FenceAgent,
     FenceOrder,
+    HostFencedOff,
+    HostFencedOn,
     HostFenceOrdered,
     HostFenceWithdrawn,
     PowerState,
@@ -36,6 +39,11 @@ class Exhausted(msgspec.Struct, frozen=True):
     """Every group and proxy was tried in vain; the reason says what each said."""
 
     reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason as a sentence of its own."""
+        return f"{self.reason[:1].upper()}{self.reason[1:]}."
 
 
 def tries(scene: Scene, host: HostState, step: str) -> list[FenceTry]:
@@ -114,6 +122,18 @@ def order(
     return Exhausted("; ".join((*said, *missing)) or "there is no fence agent")
 
 
+def move(
+    scene: Scene, host: HostState, step: str, action: FenceAction, groups: Sequence[Group]
+) -> tuple[NewEvent, ...] | Exhausted:
+    """Return how a step's orders go on: by waiting, by beginning, or by the next order."""
+    waiting = waits(scene, host, step)
+    if waiting is not None:
+        return waiting
+    if scene.is_(step, StepState.PENDING):
+        return scene.own(scene.started(step))
+    return order(scene, host, step, action, groups)
+
+
 def proxies(scene: Scene, host: HostState, group: Group) -> Iterator[HostState]:
     """Yield the hosts that could carry an order out, the first choice first.
 
@@ -181,6 +201,23 @@ def _witnesses(host: HostState) -> tuple[str, ...]:
     """Return where the host's own agent listens: while something answers there, it is not off."""
     able = host.capabilities
     return (able.migration_address,) if able is not None and able.migration_address else ()
+
+
+def turned_off(host: HostState, won: FenceTry, *, automatic: bool = True) -> HostFencedOff:
+    """Return the event that a host was turned off, or found to be off."""
+    return HostFencedOff(
+        name=host.name,
+        order=won.order.id,
+        proxy_name=won.proxy_name,
+        agents=tuple(agent.name for agent in won.order.agents),
+        automatic=automatic,
+        found=won.order.action is FenceAction.STATUS,
+    )
+
+
+def turned_on(host: HostState, won: FenceTry) -> HostFencedOn:
+    """Return the event that a host was turned on."""
+    return HostFencedOn(name=host.name, order=won.order.id, proxy_name=won.proxy_name)
 
 
 def says(won: FenceTry) -> str:

@@ -24,8 +24,6 @@ from events.envelope import NewEvent
 from events.types import operation as e
 from events.types.host_power import (
     FenceAction,
-    HostFencedOff,
-    HostFencedOn,
     HostFenceFailed,
     HostSilenceQuestioned,
     PowerState,
@@ -261,16 +259,8 @@ def _off(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
 
 def _prove(scene: Scene, host: HostState, won: FenceTry) -> tuple[NewEvent, ...]:
     """Record the proof: its append fails where the host has spoken since."""
-    names = tuple(agent.name for agent in won.order.agents)
-    proved = HostFencedOff(
-        name=host.name,
-        order=won.order.id,
-        proxy_name=won.proxy_name,
-        agents=names,
-        found=won.order.action is FenceAction.STATUS,
-    )
-    said = f"{', '.join(names)} through host {won.proxy_name}: its power is off."
-    return (*scene.target(proved), *scene.own(scene.done("off", said)), *orders.clear(scene))
+    proved = scene.target(orders.turned_off(host, won))
+    return (*proved, *scene.own(scene.done("off", orders.says(won))), *orders.clear(scene))
 
 
 def _on(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
@@ -278,9 +268,8 @@ def _on(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
         return None
     won = orders.reached(scene, host, "on")
     if won is not None:
-        turned_on = HostFencedOn(name=host.name, order=won.order.id, proxy_name=won.proxy_name)
         done = scene.done("on", f"through host {won.proxy_name}")
-        return (*scene.target(turned_on), *scene.own(done), *orders.clear(scene))
+        return (*scene.target(orders.turned_on(host, won)), *scene.own(done), *orders.clear(scene))
     waiting = orders.waits(scene, host, "on")
     if waiting is not None:
         return waiting
@@ -300,7 +289,7 @@ def _failed(
     """Show that a round came to nothing, and wait for the next: later each time."""
     rounds = scene.operation.attempts.get(step, 1)
     factor = 2 ** min(rounds - 1, RETRIES_LONGER_MAX)
-    refused = e.OperationStepRefused(step=step, input=scene.input, reason=why.reason)
+    refused = scene.refused(step, why.reason)
     retry = scene.timer("retry", scene.timeouts.fencing.retry_s * factor)
     unknown = "" if action is FenceAction.ON else " What runs there is not known."
     attention = scene.attention(

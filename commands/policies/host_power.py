@@ -11,9 +11,8 @@ from commands.state.host_power import FenceTry
 from commands.state.operation import StepState
 from commands.state.power_fields import MAY_BE_OFF
 from events.envelope import NewEvent
-from events.types import operation as e
 from events.types.base import Event
-from events.types.host_power import FenceAction, HostFencedOff, HostFencedOn
+from events.types.host_power import FenceAction
 from events.types.operation import Outcome
 
 STATUS = Step(
@@ -59,17 +58,11 @@ def _step(scene: Scene, host: HostState, step: str) -> tuple[NewEvent, ...]:
     if action is FenceAction.ON and orders.spoke_since(scene, host, step):
         done = scene.done(step, "It is on: its agent says hello.")
         return (*scene.own(done), *orders.clear(scene))
-    waiting = orders.waits(scene, host, step)
-    if waiting is not None:
-        return waiting
-    if scene.is_(step, StepState.PENDING):
-        return scene.own(scene.started(step))
-    ordered = orders.order(scene, host, step, action, _groups(scene, host))
-    if not isinstance(ordered, Exhausted):
-        return ordered
-    reason = f"{ordered.reason[:1].upper()}{ordered.reason[1:]}."
-    refused = e.OperationStepRefused(step=step, input=scene.input, reason=reason)
-    return (*scene.own(refused), *scene.ended(Outcome.FAILED, reason))
+    move = orders.move(scene, host, step, action, _groups(scene, host))
+    if not isinstance(move, Exhausted):
+        return move
+    refused = scene.own(scene.refused(step, move.sentence))
+    return (*refused, *scene.ended(Outcome.FAILED, move.sentence))
 
 
 def _groups(scene: Scene, host: HostState) -> tuple[Group, ...]:
@@ -79,18 +72,8 @@ def _groups(scene: Scene, host: HostState) -> tuple[Group, ...]:
 
 def _follows(host: HostState, won: FenceTry) -> tuple[Event, ...]:
     if won.order.action is FenceAction.OFF:
-        return (
-            HostFencedOff(
-                name=host.name,
-                order=won.order.id,
-                proxy_name=won.proxy_name,
-                agents=tuple(agent.name for agent in won.order.agents),
-                automatic=False,
-            ),
-        )
-    if won.order.action is FenceAction.ON:
-        return (HostFencedOn(name=host.name, order=won.order.id, proxy_name=won.proxy_name),)
-    return ()
+        return (orders.turned_off(host, won, automatic=False),)
+    return (orders.turned_on(host, won),) if won.order.action is FenceAction.ON else ()
 
 
 def _result(scene: Scene, host: HostState) -> str:

@@ -71,9 +71,7 @@ def _shown(scene: Scene, order: SshOrder) -> tuple[NewEvent, ...]:
                 found.append(e.OperationUndoDone(step=step, input=scene.input))
         elif step == order.failed_step and not order.cancel_requested:
             if not scene.is_(step, StepState.REFUSED, StepState.UNDOING):
-                found.append(
-                    e.OperationStepRefused(step=step, input=scene.input, reason=order.failure)
-                )
+                found.append(scene.refused(step, order.failure))
         elif step in order.done:
             if not scene.is_(step, StepState.DONE, StepState.UNDOING):
                 found.append(scene.done(step, text))

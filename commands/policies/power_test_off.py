@@ -16,8 +16,7 @@ from commands.state.host import HostState, HostStatus
 from commands.state.host_power import FenceTry
 from commands.state.operation import StepState
 from events.envelope import NewEvent
-from events.types import operation as e
-from events.types.host_power import FenceAction, HostFencedOff, HostFencedOn, PowerState
+from events.types.host_power import FenceAction, PowerState
 from events.types.host_refresh import HostRefreshRequested
 from events.types.operation import Outcome
 
@@ -98,7 +97,7 @@ def _status(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     ordered = _ordered(scene, host, "status", FenceAction.STATUS)
     if not isinstance(ordered, Exhausted):
         return ordered
-    why = _sentence(ordered.reason)
+    why = ordered.sentence
     return (*_refused(scene, "status", why), *scene.ended(Outcome.FAILED, why))
 
 
@@ -136,7 +135,7 @@ def _off(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     ordered = _ordered(scene, host, "off", FenceAction.OFF)
     if not isinstance(ordered, Exhausted):
         return ordered
-    return _turning_on(scene, "off", _sentence(ordered.reason))
+    return _turning_on(scene, "off", ordered.sentence)
 
 
 # ---------------------------------------------------------------------- off, as its agents say
@@ -154,14 +153,8 @@ def _silent(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
         return _ask(scene, host, "silent", scene.timeouts.fencing.listen_s)
     if "silent" not in scene.operation.fired or said is None:
         return ()
-    off = HostFencedOff(
-        name=host.name,
-        order=said.order.id,
-        proxy_name=said.proxy_name,
-        agents=tuple(agent.name for agent in said.order.agents),
-        automatic=False,
-    )
-    return (*scene.target(off), *scene.own(scene.done("silent", "Nothing is heard of it.")))
+    off = scene.target(orders.turned_off(host, said, automatic=False))
+    return (*off, *scene.own(scene.done("silent", "Nothing is heard of it.")))
 
 
 def _on(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
@@ -180,7 +173,7 @@ def _on(scene: Scene, host: HostState) -> tuple[NewEvent, ...] | None:
     move = _ordered(scene, host, "on", FenceAction.ON)
     if not isinstance(move, Exhausted):
         return move
-    why = f"It was turned off, and could not be turned on again: {_sentence(move.reason)}"
+    why = f"It was turned off, and could not be turned on again: {move.sentence}"
     return (*_refused(scene, "on", why), *scene.ended(Outcome.FAILED, why))
 
 
@@ -261,14 +254,13 @@ def _turn_on(scene: Scene, host: HostState) -> tuple[NewEvent, ...]:
     ordered = _ordered(scene, host, "on", FenceAction.ON)
     if not isinstance(ordered, Exhausted):
         return ordered
-    said = f"{why} It could not be turned on again either: {_sentence(ordered.reason)}"
+    said = f"{why} It could not be turned on again either: {ordered.sentence}"
     return (*_refused(scene, "on", said), *scene.ended(Outcome.FAILED, said))
 
 
 def _is_on(scene: Scene, host: HostState, won: FenceTry) -> tuple[NewEvent, ...]:
-    turned_on = HostFencedOn(name=host.name, order=won.order.id, proxy_name=won.proxy_name)
     done = scene.done("on", orders.says(won))
-    return (*scene.target(turned_on), *scene.own(done), *orders.clear(scene))
+    return (*scene.target(orders.turned_on(host, won)), *scene.own(done), *orders.clear(scene))
 
 
 def _cancelled(scene: Scene, host: HostState) -> tuple[NewEvent, ...]:
@@ -294,13 +286,7 @@ def _result(scene: Scene, host: HostState) -> str:
 def _ordered(
     scene: Scene, host: HostState, step: str, action: FenceAction
 ) -> tuple[NewEvent, ...] | Exhausted:
-    """Return how a step's orders go on: by waiting, or by the next one."""
-    waiting = orders.waits(scene, host, step)
-    if waiting is not None:
-        return waiting
-    if scene.is_(step, StepState.PENDING):
-        return scene.own(scene.started(step))
-    return orders.order(scene, host, step, action, host.power.groups())
+    return orders.move(scene, host, step, action, host.power.groups())
 
 
 def _ask(scene: Scene, host: HostState, step: str, wait_s: float) -> tuple[NewEvent, ...]:
@@ -311,8 +297,4 @@ def _ask(scene: Scene, host: HostState, step: str, wait_s: float) -> tuple[NewEv
 
 
 def _refused(scene: Scene, step: str, reason: str) -> tuple[NewEvent, ...]:
-    return scene.own(e.OperationStepRefused(step=step, input=scene.input, reason=reason))
-
-
-def _sentence(reason: str) -> str:
-    return f"{reason[:1].upper()}{reason[1:]}."
+    return scene.own(scene.refused(step, reason))

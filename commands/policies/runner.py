@@ -349,9 +349,7 @@ def _refused(scene: Scene, saga: Saga, refusal: Refusal) -> tuple[NewEvent, ...]
     """Record a refusal: the step that could not be done, and the end of the operation."""
     over = {StepState.DONE, StepState.UNDONE}
     step = next((s.name for s in saga.steps if not scene.is_(s.name, *over)), saga.steps[-1].name)
-    refused = e.OperationStepRefused(
-        step=step, input=scene.input, reason=f"{refusal.detail} {refusal.remedy}"
-    )
+    refused = scene.refused(step, f"{refusal.detail} {refusal.remedy}")
     return (*scene.own(refused), *scene.ended(e.Outcome.FAILED, refusal.detail))
 
 

@@ -152,6 +152,18 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         """Return the event that a step is done."""
         return e.OperationStepDone(step=step, input=self.input, detail=detail)
 
+    def refused(
+        self, step: str, reason: str, choice: Choice | None = None
+    ) -> e.OperationStepRefused:
+        """Return the event that a step could not be done; `choice`: each host's verdict with it."""
+        return e.OperationStepRefused(
+            step=step,
+            input=self.input,
+            reason=reason,
+            verdicts=choice.verdicts if choice is not None else (),
+            verdicts_left_out=choice.left_out if choice is not None else 0,
+        )
+
     def timer(self, name: str, after_s: float) -> e.OperationTimerSet:
         """Return the event that sets a timer."""
         due = self.context.time + dt.timedelta(seconds=after_s)

@@ -9,7 +9,6 @@ from commands.state.operation import StepState
 from commands.state.orders import order_job, withdraw_job
 from commands.state.vm import VmState, VmStatus
 from events.envelope import NewEvent
-from events.types import operation as e
 from events.types.job import Job, JobKind
 from events.types.operation import Outcome
 from events.types.vm_jobs import VmDisksAssigned, VmDisksFailed, VmDisksReady
@@ -63,13 +62,7 @@ def _assign(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
     choice = scene.choose(need)
     if choice.host is None:
         reason = f"No host can hold its disks. {choice.refusal}"
-        refused = e.OperationStepRefused(
-            step="assign",
-            input=scene.input,
-            reason=reason,
-            verdicts=choice.verdicts,
-            verdicts_left_out=choice.left_out,
-        )
+        refused = scene.refused("assign", reason, choice)
         return (*scene.own(refused), *_fail(scene, vm, Outcome.FAILED, reason))
     host = choice.host
     job = Job(
@@ -93,9 +86,7 @@ def _create(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         ready = scene.target(VmDisksReady(name=vm.name))
         return (*ready, *scene.own(scene.done("create_disks")), *scene.ended(Outcome.SUCCEEDED))
     if finished is not None:
-        refused = e.OperationStepRefused(
-            step="create_disks", input=scene.input, reason=finished.reason
-        )
+        refused = scene.refused("create_disks", finished.reason)
         return (*scene.own(refused), *_fail(scene, vm, Outcome.FAILED, finished.reason))
     job = vm.job(_job_id(scene))
     if job is None:

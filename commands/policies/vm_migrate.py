@@ -172,13 +172,7 @@ def _refuse(scene: Scene, vm: VmState, run: Run, choice: Choice) -> tuple[NewEve
     reason = f"No host can take it. {choice.refusal}{choice.told_elsewhere}"
     if scene.operation.refusal and scene.operation.tried:
         reason = f"{scene.operation.refusal} No other host can take it.{choice.told_elsewhere}"
-    refused = e.OperationStepRefused(
-        step="prepare",
-        input=scene.input,
-        reason=reason,
-        verdicts=choice.verdicts,
-        verdicts_left_out=choice.left_out,
-    )
+    refused = scene.refused("prepare", reason, choice)
     return (*scene.own(refused), *_stays(scene, vm, run, Outcome.FAILED, reason))
 
 
@@ -246,7 +240,7 @@ def _failed(
             destination_name=migration.destination_name,
             reason=finished.reason,
         )
-        refused = e.OperationStepRefused(step="copy", input=scene.input, reason=finished.reason)
+        refused = scene.refused("copy", finished.reason)
         again = scene.started(
             "prepare",
             detail=f"Host {migration.destination_name} did not take it in: {finished.reason}",
@@ -279,7 +273,7 @@ def _ended(scene: Scene, reason: str) -> tuple[NewEvent, ...]:
     if scene.operation.cancel_requested:
         undone = e.OperationUndoDone(step="copy", input=scene.input)
         return (*scene.own(undone), *scene.ended(Outcome.CANCELLED, CANCELLED))
-    refused = e.OperationStepRefused(step="copy", input=scene.input, reason=reason)
+    refused = scene.refused("copy", reason)
     return (*scene.own(refused), *scene.ended(Outcome.FAILED, _stays_where(scene, reason)))
 
 

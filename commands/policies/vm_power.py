@@ -10,7 +10,6 @@ from commands.policies.saga import Saga, Scene, Step
 from commands.state.orders import withdraw_job
 from commands.state.vm import VM, FinishedJob, Run, VmState, VmStatus
 from events.envelope import NewEvent
-from events.types import operation as e
 from events.types.base import Event
 from events.types.operation import Outcome
 from events.types.vm import VmContinued
@@ -145,7 +144,7 @@ def _succeeded(scene: Scene, step: str) -> tuple[NewEvent, ...]:
 
 
 def _failed(scene: Scene, step: str, finished: FinishedJob) -> tuple[NewEvent, ...]:
-    refused = e.OperationStepRefused(step=step, input=scene.input, reason=finished.reason)
+    refused = scene.refused(step, finished.reason)
     return (*scene.own(refused), *scene.ended(Outcome.FAILED, finished.reason))
 
 

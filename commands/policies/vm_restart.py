@@ -224,13 +224,8 @@ def _await_room(
     reason = f"No host can run it now. {told(choice)}"
     if scene.operation.attention and _says_the_same(scene.operation.attention, reason):
         return ()
-    refused = e.OperationStepRefused(
-        step="place",
-        input=scene.input,
-        reason=reason,
-        verdicts=choice.verdicts[:VERDICTS_KEPT_MAX],
-        verdicts_left_out=choice.hosts - len(choice.verdicts[:VERDICTS_KEPT_MAX]),
-    )
+    kept = msgspec.structs.replace(choice, verdicts=choice.verdicts[:VERDICTS_KEPT_MAX])
+    refused = scene.refused("place", reason, kept)
     attention = scene.attention(
         reason,
         f"room in cluster {cluster.name}",

@@ -193,13 +193,7 @@ def refuse(scene: Scene, choice: Choice) -> tuple[NewEvent, ...]:
     reason = f"No host can run it. {choice.refusal}{choice.told_elsewhere}"
     if earlier:
         reason = f"{earlier} No other host can run it.{choice.told_elsewhere}"
-    refused = e.OperationStepRefused(
-        step="place",
-        input=scene.input,
-        reason=reason,
-        verdicts=choice.verdicts,
-        verdicts_left_out=choice.left_out,
-    )
+    refused = scene.refused("place", reason, choice)
     return (*scene.own(refused), *_give_up(scene, Outcome.FAILED, reason))
 
 
@@ -228,7 +222,7 @@ def _launch_failed(scene: Scene, vm: VmState) -> tuple[NewEvent, ...]:
         return scene.ended(Outcome.FAILED, f"The VM went down while it started ({why}). {detail}")
     if scene.operation.cancel_requested:
         return _give_up(scene, Outcome.CANCELLED, "The start was cancelled.")
-    refused = e.OperationStepRefused(step="launch", input=scene.input, reason=detail)
+    refused = scene.refused("launch", detail)
     if ending and ending.reason is DownReason.START_FAILED and _may_try_again(scene):
         return scene.own(refused)
     return (*scene.own(refused), *_give_up(scene, Outcome.FAILED, detail))

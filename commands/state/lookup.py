@@ -8,7 +8,7 @@ from commands.kernel.fold import World
 from commands.kernel.refusal import NotFound, PreconditionFailed, WrongState
 from commands.state.cluster import CLUSTER, ClusterState
 from commands.state.data_center import DATA_CENTER, DataCenterState
-from commands.state.host import HOST, HostState
+from commands.state.host import HOST, HostState, HostStatus
 from commands.state.operation import OPERATION, OperationState
 from commands.state.vm import VM, Run, VmState, VmStatus
 
@@ -51,6 +51,15 @@ def require_no_ssh(state: HostState) -> None:
         raise WrongState(
             f"Host {state.name} is being worked on over SSH ({state.ssh.order.task}).",
             remedy="Wait until that has ended, or cancel its operation.",
+        )
+
+
+def require_out_of_service(state: HostState, also: Container[HostStatus]) -> None:
+    """Refuse unless a host is in maintenance, be its machine on or off, or its status in `also`."""
+    if state.status not in also and not state.at_rest:
+        raise WrongState(
+            f"Host {state.name} is {state.status.replace('_', ' ')}.",
+            remedy="Put it into maintenance first.",
         )
 
 

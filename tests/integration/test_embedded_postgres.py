@@ -51,19 +51,7 @@ def start(folder: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(postgres: EmbeddedPostgres) -> subprocess.Popen[bytes]:
-        command = postgres.command()
-        with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command.argv,
-                env=command.environment,
-                cwd=command.working_folder,
-                user=command.uid,
-                group=command.gid,
-                extra_groups=[] if command.uid is not None else None,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        process = postgres.start(folder / "log")
         started.append(process)
         return process
 

@@ -19,7 +19,7 @@ from tests.system.chaos_faults import (
     REFUSE_CONNECTIONS,
     tell_postgres,
 )
-from tests.system.product import Product
+from tests.system.product import Product, running
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 FOLLOWERS = ("engine", "policies", "projector", "dwh", "notifier")
@@ -30,12 +30,7 @@ ANSWER_S_MAX = 25.0
 
 @pytest.fixture
 def product(workspace: Workspace) -> Iterator[Product]:
-    product = Product(workspace, "refused", "time_scale = 0.2\n")
-    product.start()
-    try:
-        yield product
-    finally:
-        product.stop()
+    yield from running(workspace, "refused", "time_scale = 0.2\n")
 
 
 def test_all_connections_cut_and_none_accepted(product: Product) -> None:
