@@ -99,7 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _allow_reruns(items: list[pytest.Item]) -> None:
-    """Let tests of real components fail once, where `.ci/run` says so; the report names them.
+    """Let tests of real components be tried again as often as `.ci/run` says; it names them.
 
     A fault of a shared machine is not one of the change that is tried. Everywhere else, and for
     tests that depend on nothing but the code (`unit`, `simulation`), one failure is a failure.
