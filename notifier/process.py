@@ -234,10 +234,12 @@ class Notifier:
             await self._wait_for_room(store, {to for to, _ in news})
         place = Place(cursor=cursor, last_time=last_time, seen_until=place.seen_until)
         if news or cursor.position - self._stored_position >= PASSED_OVER_MAX:
-            await self._call(store.take, place, news)
+            try:
+                await self._call(store.take, place, news)
+            finally:  # an error does not tell that nothing was written
+                for address in sorted({to for to, _ in news}):
+                    self._woken[address].set()
             self._stored_position = cursor.position
-        for address in sorted({to for to, _ in news}):
-            self._woken[address].set()
         self.status.position = cursor.position
         if unknown is not None:
             raise unknown
