@@ -13,6 +13,7 @@ from commands.state.cluster import CLUSTER
 from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION
 from commands.state.orders import order_job
+from commands.state.strays import stray_name
 from commands.state.vm import VM, Run, VmState, VmStatus
 from events.envelope import NewEvent, Recorded
 from events.types import vm as e
@@ -157,7 +158,8 @@ def decide_host(
         events.append(HostCapabilitiesReported(capabilities=item.capabilities))
         events += host.fitness(item.capabilities)
     if isinstance(item, FullStateItem) and item.known:
-        domains = (*item.unmanaged, *map(restored.stray_name, strays))
+        names = (stray_name(one.vm, one.incarnation) for one in strays)
+        domains = (*item.unmanaged, *names)
         if domains != host.state.unmanaged:
             events.append(HostUnmanagedDomainsFound(name=host.state.name, domains=domains))
     stream = HOST.stream(host.id)

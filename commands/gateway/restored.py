@@ -78,11 +78,6 @@ def strays(world: World, host_id: str, items: Iterable[VmStateItem]) -> tuple[Vm
     return tuple(item for item in items if _is_stray(world, host, item))
 
 
-def stray_name(item: VmStateItem) -> str:
-    """Return how a stray is shown among the domains that are not managed."""
-    return f"{item.vm} (incarnation {item.incarnation})"
-
-
 def tells_all(report: Report) -> bool:
     """Tell whether a report says all that is on its host."""
     return any(isinstance(item, FullStateItem) and item.known for item in report.items)

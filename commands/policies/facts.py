@@ -30,6 +30,7 @@ from commands.state.host import HOST, HostState
 from commands.state.operation import OPERATION, OperationState
 from commands.state.orders import is_outdated
 from commands.state.scheduling_policy import SCHEDULING_POLICY
+from commands.state.strays import strays_told
 from commands.state.vm import VM, VmState, VmStatus, removed_vm
 from events.envelope import Recorded
 from events.types.host import HostConfirmedOff, HostRemoved, HostStateConfirmed
@@ -170,7 +171,7 @@ class Facts:
         if recorded.kind == "host":
             if isinstance(recorded.event, _CONFIRMING) and recorded.object_id in self._unconfirmed:
                 return set(self.operations)
-            for vm in self._waits_for.get(recorded.object_id, ()):
+            for vm in (*self._waits_for.get(recorded.object_id, ()), *strays_told(recorded.event)):
                 concerned |= self._by_target.get(f"vm/{vm}", set())
         elif recorded.kind == "vm":
             for host in {*self._hosts_of(recorded.object_id), *_named_host(recorded)}:

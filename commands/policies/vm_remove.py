@@ -6,6 +6,7 @@ from commands.policies.saga import Saga, Scene, Step
 from commands.state import lookup
 from commands.state.host import HOST
 from commands.state.orders import order_job
+from commands.state.strays import runs_stray
 from commands.state.vm import VmState
 from commands.vm.remove import removal_jobs, removed
 from events.envelope import NewEvent
@@ -31,7 +32,8 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
     jobs = _jobs(scene, vm, generation)
     waits_for = [host for host, job in jobs.items() if vm.job(job.id) is not None]
     if waits_for:
-        return scene.await_files(*waits_for)
+        withheld = _withheld(scene, vm)
+        return scene.await_files(*waits_for) if withheld is None else withheld
     failed = {host: job for host, job in jobs.items() if _failure(vm, job) is not None}
     if not failed:
         ended = scene.ended(Outcome.SUCCEEDED)
@@ -40,6 +42,28 @@ def advance(scene: Scene) -> tuple[NewEvent, ...]:
 
 
 SAGA = Saga(kind="vm.remove", steps=STEPS, advance=advance)
+
+
+def _withheld(scene: Scene, vm: VmState) -> tuple[NewEvent, ...] | None:
+    """Say why the engine asks no host to remove the files, after a restore; None where it does.
+
+    The VM may run in what the restored log has lost, and its files are not taken from under it
+    (`commands.gateway.aftermath`).
+    """
+    for host in scene.unconfirmed:
+        if host.cluster == vm.cluster:
+            return scene.await_confirmation(host)
+    for known in scene.hosts.values() if scene.incarnations_from else ():
+        if runs_stray(known, vm.id):
+            host = lookup.host(scene.world, known.id)
+            return scene.attention(
+                f"Host {host.name} runs the VM, as it was started or moved in what the restored log"
+                " has lost.",
+                f"host {host.name}",
+                f"The VM's files are removed when that copy has ended: end domain {vm.id} on the"
+                " host itself.",
+            )
+    return None
 
 
 def _jobs(scene: Scene, vm: VmState, generation: int) -> dict[str, Job]:

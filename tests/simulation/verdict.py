@@ -13,6 +13,7 @@ from commands.scheduler.fleet import share_of
 from commands.scheduler.layout import UNKNOWN_CPU
 from commands.state.host import HostStatus
 from commands.state.operation import OPERATION, OperationState
+from commands.state.strays import runs_stray, stray_name
 from commands.state.vm import VM, VmState, VmStatus
 from commands.state.vm_availability import RESTART_KINDS
 from events.codec import CODEC
@@ -126,7 +127,7 @@ def _doubles(world: World, recorded: list[Recorded]) -> None:
     }
     for vm, incarnation, host in sorted(world.copies.doubled.keys() - found - world.copies.gone):
         # What a restored log has forgotten is shown as not managed.
-        if (host, f"{vm} (incarnation {incarnation})") not in shown or not world.restores:
+        if (host, stray_name(vm, incarnation)) not in shown or not world.restores:
             copy = (vm, incarnation, host)
             world.break_promise(f"{copy} ran beside another and nobody was told")
 
@@ -191,7 +192,7 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
         operation = states.get(key)
         if operation is None:
             world.break_promise(f"operation {key} was accepted and is not there")
-        elif operation.open and operation.kind not in WAITS_FOR_PEOPLE:
+        elif operation.open and not _waits_for_people(world, operation):
             world.break_promise(f"{operation.kind} of {operation.name} never ended: {operation}")
         elif operation.open and not operation.attention:
             world.break_promise(f"{operation.kind} waits without a word")
@@ -206,17 +207,37 @@ def _operations(world: World, recorded: list[Recorded]) -> None:
         world.break_promise("a host was taken for a clone")
 
 
+def _waits_for_people(world: World, operation: OperationState) -> bool:
+    return operation.kind in WAITS_FOR_PEOPLE or _is_withheld(world, operation)
+
+
+def _is_withheld(world: World, operation: OperationState) -> bool:
+    """Tell whether a VM's removal waits, and says so, for a copy that a restored log has forgotten.
+
+    Its files are not taken from under it, and only people can end it.
+    """
+    hosts = world.engine.view.hosts.values() if world.engine is not None else ()
+    return operation.kind == "vm.remove" and any(
+        f"Host {host.name} runs the VM" in (operation.attention or "")
+        for host in hosts
+        if runs_stray(host, operation.target_id)
+    )
+
+
 def _waiting(world: World, recorded: list[Recorded]) -> set[str]:
-    """Return the VMs that wait to be started again, and may: what they wait for is shown.
+    """Return the VMs that wait to be started again or removed, and may: it is shown for what.
 
     Who waits for its time only is started again some time; but for one whose files were removed in
     what a restored log has forgotten: that is tried again and again, which each attempt tells.
     """
-    restarts = [one for one in operations(recorded).values() if one.kind in RESTART_KINDS.values()]
+    states = operations(recorded).values()
+    withheld = {one.target_id for one in states if one.open and _is_withheld(world, one)}
+    restarts = [one for one in states if one.kind in RESTART_KINDS.values()]
     waiting = [one for one in restarts if one.open]
     gone = {one.target_id for one in restarts if not one.open and "does not exist" in one.reason}
     forgotten = gone if world.restores else set()
-    return {one.target_id for one in waiting if one.attention or one.target_id in forgotten}
+    shown = {one.target_id for one in waiting if one.attention or one.target_id in forgotten}
+    return shown | withheld
 
 
 def _machines(world: World, recorded: list[Recorded]) -> None:
@@ -232,15 +253,15 @@ def _machines(world: World, recorded: list[Recorded]) -> None:
             world.break_promise(f"{vm.name} may run on {vm.may_run_on}, its run is {run}")
         if run is not None and actual.pop((vm.id, run.incarnation), None) != run.host:
             world.break_promise(f"{vm.name} is {vm.status}, but its host does not run it")
-        if vm.stale_copies or vm.jobs:
+        if vm.stale_copies or (vm.jobs and vm.status is not VmStatus.REMOVING):
             world.break_promise(f"{vm.name} is left with {vm.stale_copies} and {vm.jobs}")
     for (vm_id, incarnation), host_id in sorted(actual.items()):
-        if not _is_shown(world, host_id, f"{vm_id} (incarnation {incarnation})"):
+        if not _is_shown(world, host_id, stray_name(vm_id, incarnation)):
             name = world.hosts[host_id].name
             world.break_promise(f"{name} runs {vm_id} ({incarnation}), and nobody knows")
     for host in world.hosts.values():
         for vm_id, incarnation in host.halves():
-            if not _is_shown(world, host.id, f"{vm_id} (incarnation {incarnation})"):
+            if not _is_shown(world, host.id, stray_name(vm_id, incarnation)):
                 world.break_promise(f"{host.name} is left with half of {vm_id} ({incarnation})")
 
 
