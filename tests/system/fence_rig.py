@@ -169,7 +169,9 @@ class Rig:
 
     def _await_stamps(self, before: int) -> None:
         """Wait until the VM has written to its disk."""
-        wait_until(lambda: len(read_stamps(self.disk)) > before + 3, 60, "new stamps")
+        wait_until(
+            lambda: len(read_stamps(self.disk)) > before + 3, 60, "new stamps", interval_s=0.3
+        )
 
     def _count(self) -> None:
         while not self._watching.is_set():

@@ -26,6 +26,8 @@ host = "{address}"
 port = {port}
 """
 SLOW_MIB_PER_S = 8
+LOOK_S = 0.3
+"""A look at a disk takes a copy of it: others need the processor more."""
 GIB_PER_S = 1_024
 
 
@@ -83,6 +85,7 @@ class Moving:
             ),
             30,
             "memory to be copied",
+            detail=self.look,
         )
 
     def await_switch_over(self) -> None:
@@ -159,7 +162,7 @@ class Moving:
         def stamping() -> bool:
             return len(read_stamps(self.disk)) > before + 5
 
-        wait_until(stamping, 60, "new stamps", detail=self.look)
+        wait_until(stamping, 60, "new stamps", interval_s=LOOK_S, detail=self.look)
         pids = [h for h in (self.source, self.destination) if self.vm in h.machine.qemu_pids()]
         assert [host.name for host in pids] == [name]
         return name

@@ -80,6 +80,7 @@ def goes_on(product: Product) -> None:
         ),
         60,
         "every part to be well",
+        tolerate=(httpx.TransportError, AssertionError),  # its engine may be started again
         detail=product.last_words,
     )
     made = {"name": f"after-{uuid.uuid4().hex[:8]}", "cluster": product.cluster()}

@@ -129,7 +129,7 @@ def test_a_plug_is_pulled_and_its_vms_come_up_elsewhere_in_their_order(pair: Pai
     left.await_up()
     assert set(lost.machine.qemu_pids()) == {low, high, stopped, plain}
     disks = list(lost.storage.glob("*/*.qcow2"))
-    wait_until(lambda: written(disks) == {1}, 60, "stamps of both")
+    wait_until(lambda: written(disks) == {1}, 60, "stamps of both", interval_s=0.3)
 
     lost.machine.power_off()
     product.post(f"/v1/vms/{stopped}/stop")  # nobody knows yet that nobody can carry it out
@@ -159,7 +159,7 @@ def test_a_plug_is_pulled_and_its_vms_come_up_elsewhere_in_their_order(pair: Pai
     home = restarted(pair, plain, 2)
     assert (home["host"]["name"], home["restart"]["cause"]) == (lost.name, "start_with_host")
     assert product.get(f"/v1/vms/{stopped}")["status"] == "down"
-    wait_until(lambda: written(disks) == {1, 2}, 90, "stamps of both second runs")
+    wait_until(lambda: written(disks) == {1, 2}, 90, "stamps of both runs", interval_s=0.3)
     for vm in (high, low):
         assert pair.copies(vm) == [left.name]
         product.post(f"/v1/vms/{vm}/stop", Prefer="wait=30")
