@@ -454,10 +454,10 @@ class LogContract:
         await asyncio.sleep(0.01)
         assert not waiting.done()
         await accepted(log, command({}, noted("vm/2")))
-        assert await asyncio.wait_for(waiting, 2.0) == 2
+        assert await asyncio.wait_for(waiting, 20.0) == 2
 
     async def test_waiting_has_a_limit(self, log: Log) -> None:
-        assert await asyncio.wait_for(log.wait(0, 0.05), 2.0) == 0
+        assert await asyncio.wait_for(log.wait(0, 0.05), 20.0) == 0
 
     # --- snapshots -------------------------------------------------------------------------------
 

@@ -304,7 +304,7 @@ class TestLibvirtd:
 
         await driver.open()
 
-        assert time.monotonic() - before < 8
+        assert time.monotonic() - before < 20
         with pytest.raises(UnknownStateError):
             await driver.domains()
         await rig.bring_back()
@@ -336,7 +336,7 @@ class TestLibvirtd:
 
         # then it does
         assert agent.returncode == 0
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 15
 
 
 AGENT_SCRIPT = """

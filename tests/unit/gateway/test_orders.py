@@ -39,7 +39,7 @@ async def test_a_poll_wakes_on_an_order_and_tells_the_whole_item(bench: Bench) -
     await asyncio.sleep(0.02)
     assert not waiting.done()
     await bench.settle()
-    answer = await asyncio.wait_for(waiting, 2)
+    answer = await asyncio.wait_for(waiting, 15)
     (item,) = msgspec.convert(answer.body, Orders).changes.vms
     assert (item.vm, item.role, item.started) == (vm, Role.RUN, False)
     assert item.spec is not None
@@ -67,7 +67,7 @@ async def test_a_poll_wakes_when_the_clusters_memory_settings_change(bench: Benc
     assert not waiting.done()
     await bench.do(SetClusterResources(id=bench.cluster, ksm=True))
     await bench.settle()
-    answer = await asyncio.wait_for(waiting, 2)
+    answer = await asyncio.wait_for(waiting, 15)
     changes = msgspec.convert(answer.body, Orders).changes
     assert changes.memory == MemoryPolicy(ksm=True)
     assert await agent.changes(after=changes.position) is None

@@ -346,7 +346,7 @@ class TestConnection:
         )
         assert {type(each) for each in outcomes} == {UnknownStateError}
         await rig.driver.close()
-        assert time.monotonic() - before < 3
+        assert time.monotonic() - before < 30
         going_on.set()
 
     async def test_close_leaves_domains_alone(self, rig: Rig) -> None:
