@@ -51,7 +51,8 @@ stop() {
     waited_s=0
     while kill -0 "$pid" 2>/dev/null; do
       if [ "$waited_s" -ge "$stop_timeout_s" ]; then
-        kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid"
+        # The group, or the agent that hangs would stay. Debian's sh refuses a "--" after "-KILL".
+        kill -s KILL -- "-$pid" 2>/dev/null || kill -s KILL "$pid"
         break
       fi
       waited_s=$((waited_s + 1))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,6 +17,7 @@ import pytest
 from chronovisor import agent_bundle
 from chronovisor.settings import Fencing
 from commands.remote.machine import COMMAND_TIMEOUT_S
+from tests.harness.processes import ProcessIdentity, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,3 +103,43 @@ def test_an_agent_that_hangs_is_killed_while_soft_fencing_waits_for_it() -> None
         (found,) = re.findall(rf"^{name}=(\d+)$", text, flags=re.MULTILINE)
         assert int(found) < COMMAND_TIMEOUT_S, "the restart over SSH would be given up"
         assert int(found) <= Fencing().soft_timeout_s / 2
+
+
+HANGS = """#!/bin/sh
+echo "$$" >>{folder}/begun
+exec sleep 60
+"""
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_nothing_is_left_of_an_agent_that_hangs(shell: str, tmp_path: Path) -> None:
+    """given an agent that is held still, when it is stopped, then it is killed with its keeper"""
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"no {shell}")
+    text = (ROOT / "hostagent" / "launch" / "supervise.sh").read_text()
+    for old, new in (
+        ("#!/bin/sh", f"#!{found}"),
+        ("state=/var/lib/chronovisor-agent", f"state={tmp_path}"),
+        ("pid_file=/run/chronovisor-agent.pid", f"pid_file={tmp_path}/pid"),
+        ("stop_timeout_s=20", "stop_timeout_s=1"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    for name, content in (("supervise.sh", text), ("agent.sh", HANGS.format(folder=tmp_path))):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    supervise, begun = tmp_path / "supervise.sh", tmp_path / "begun"
+    subprocess.run([supervise, "start"], check=True, timeout=30)
+    try:
+        wait_until(lambda: begun.exists() and begun.read_text(), 20, "the agent to run")
+        agent = ProcessIdentity.of(int(begun.read_text()))
+        keeper = ProcessIdentity.of(int((tmp_path / "pid").read_text()))
+        assert agent is not None
+        assert keeper is not None
+        os.kill(agent.pid, signal.SIGSTOP)
+    finally:
+        subprocess.run([supervise, "stop"], check=True, timeout=30)
+    wait_until(lambda: not (agent.alive or keeper.alive), 10, "both to be gone")
+    assert len(begun.read_text().split()) == 1
+    assert subprocess.run([supervise, "status"], check=False, timeout=30).returncode != 0
