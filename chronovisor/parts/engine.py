@@ -36,6 +36,7 @@ from commands.gateway.contacts import PostgresContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.fencing import FRESH_S, FRESH_S_MIN
 from commands.gateway.kdump import KdumpListener
+from commands.gateway.loads import MINUTE_S, Averages, LoadKeeper, PostgresLoads
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.placement import Placement
 from commands.gateway.reception import bind
@@ -91,6 +92,9 @@ class Engine:
             name=str(uuid.uuid4()),
         )
         self._telemetry = _telemetry_sink(installation)
+        self._averages = Averages(minute_s=MINUTE_S * scale)
+        self._loads = LoadKeeper(PostgresLoads(pool), self._averages, minute_s=MINUTE_S * scale)
+        self._placement = Placement(self._view, self._loads)
         self._secret = EngineSecret.load(installation.folder.secret)
         self._vault = PostgresVault(pool, self._secret)
         self._ssh_key = SshKey.load_or_create(installation.folder.ssh)
@@ -143,6 +147,7 @@ class Engine:
                 ),
                 follow(self._log, self._view, self._handler, self._keeper),
                 self._monitor.run(),
+                self._loads.run(self._placement.fleet_in_use),
                 VaultKeeper(self._vault, self._view, self._log).run(),
                 *self._kdump(),
                 self._telemetry.run(),
@@ -172,6 +177,7 @@ class Engine:
             Renewals(self._handler, enrolment),
             self._secret.migration_ticket,
             self._vault,
+            self._averages,
         )
         return server_config(
             gateway.app(),
@@ -201,7 +207,7 @@ class Engine:
             secret=self._secret,
             vault=self._vault,
             enrolment=enrolment,
-            placement=Placement(self._view),
+            placement=self._placement,
             machines=Machines(self._agent, self._ssh_key),
             context=context,
             health=self._health,

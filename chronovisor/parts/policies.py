@@ -6,6 +6,7 @@ import asyncio
 
 import psycopg
 import structlog
+from psycopg_pool import AsyncConnectionPool
 
 from chronovisor.contexts import small_context
 from chronovisor.fencing import fence_rules
@@ -14,9 +15,11 @@ from chronovisor.installation import Installation
 from chronovisor.leadership import lead
 from chronovisor.running import together
 from chronovisor.settings import Evacuation, Restarts
+from commands.gateway.loads import MINUTE_S, Averages, LoadKeeper, PostgresLoads
 from commands.policies.office import SupersededError
 from commands.policies.runner import Runner, new_process_name
 from commands.policies.saga import BalanceRules, EvacuationRules, RestartRules, Timeouts
+from commands.scheduler.fleet import Fleet
 from events.log.postgres import PostgresLog
 
 log = structlog.get_logger(__name__)
@@ -38,7 +41,9 @@ async def run(installation: Installation, stop: asyncio.Event) -> None:
     )
     state = _State()
     beat = Heartbeat(installation.dsn(), "policies", state.pulse)
-    await together(stop, beat.run(), _work(installation, timeouts, state))
+    await together(
+        stop, beat.run(), _work(installation, timeouts, state), _measure(installation, state)
+    )
 
 
 def _balance_rules(scale: float) -> BalanceRules:
@@ -73,10 +78,29 @@ class _State:
     def __init__(self) -> None:
         self.runner: Runner | None = None
 
+    def fleet(self) -> Fleet | None:
+        return self.runner.fleet if self.runner is not None else None
+
     def pulse(self) -> Pulse:
         if self.runner is None:
             return Pulse(state="standby")
         return Pulse(position=self.runner.position, detail=f"{self.runner.waiting} operations")
+
+
+async def _measure(installation: Installation, state: _State) -> None:
+    """Let placements know how busy hosts are measured to be; a database that is away is no harm."""
+    minute_s = MINUTE_S * installation.settings.time_scale
+    pool: AsyncConnectionPool[psycopg.AsyncConnection] = AsyncConnectionPool(
+        installation.dsn(),
+        min_size=1,
+        max_size=1,
+        timeout=5,
+        open=False,
+        kwargs={"autocommit": True, "connect_timeout": 5},
+    )
+    async with pool:
+        keeper = LoadKeeper(PostgresLoads(pool), Averages(minute_s=minute_s), minute_s=minute_s)
+        await keeper.run(state.fleet)
 
 
 async def _work(installation: Installation, timeouts: Timeouts, state: _State) -> None:

@@ -16,12 +16,9 @@ from starlette.routing import Route
 
 from access.vault import Vault
 from commands.api.problems import problem_response
-from commands.gateway.fencing import (
-    FRESH_S,
-    with_secrets,
-    without_stale,
-)
+from commands.gateway.fencing import FRESH_S, with_secrets, without_stale
 from commands.gateway.intake import Desk, decider
+from commands.gateway.loads import Averages
 from commands.gateway.monitor import Monitor
 from commands.gateway.renewal import RENEW_PATH, Renewals
 from commands.gateway.requests import answer_of, body_of, fingerprint_of, number_of
@@ -106,6 +103,7 @@ class Gateway:
         renewals: Renewals,
         ticket: Ticket | None = None,
         vault: Vault | None = None,
+        loads: Averages | None = None,
     ) -> None:
         self._handler = handler
         self._reader = reader
@@ -116,6 +114,7 @@ class Gateway:
         self._intervals = intervals
         self._ticket = ticket
         self._vault = vault
+        self._loads = loads or Averages()
         self._renewals = renewals
         self._desks: dict[str, Desk] = {}
         self._hellos = Turns(
@@ -349,6 +348,7 @@ class Gateway:
         if state.duplicate:
             raise NotYourHost("The host is refused: two machines use its identity.")
         self._monitor.heard(host)
+        self._loads.heard(host, batch.hosts)
         self._telemetry.send(batch)
         return Response(status_code=202)
 

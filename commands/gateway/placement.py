@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from commands.gateway.loads import LoadKeeper
 from commands.gateway.view import GatewayView, ViewWorld
 from commands.scheduler.need import Assessment, need_of, need_to_move
 from commands.state import lookup
@@ -46,8 +47,9 @@ class PlacementAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Placement:
     """Answers dry runs. The scheduler is imported by the first one: it takes 16 MiB."""
 
-    def __init__(self, view: GatewayView) -> None:
+    def __init__(self, view: GatewayView, loads: LoadKeeper | None = None) -> None:
         self._view = view
+        self._loads = loads
         self._hosts: dict[str, HostState] = {}
         self._vms: dict[str, VmState] = {}
         self._fleet: Fleet | None = None
@@ -92,6 +94,7 @@ class Placement:
 
     def current_fleet(self) -> Fleet:
         """Return all hosts with what is taken of them, as of the view's position."""
+        made = self._fleet is None
         if self._fleet is None:
             from commands.scheduler.fleet import Fleet  # noqa: PLC0415 - it takes 16 MiB
 
@@ -114,4 +117,10 @@ class Placement:
         for key, groups in self._groups.items():
             fleet.group(key, groups)
         self._groups.clear()
+        if made and self._loads is not None:
+            self._loads.show(fleet)
         return fleet
+
+    def fleet_in_use(self) -> Fleet | None:
+        """Return the same, None while nobody has asked for it yet."""
+        return self.current_fleet() if self._fleet is not None else None

@@ -27,6 +27,7 @@ from commands.policies.lost import end_lost, withdraw_outdated
 from commands.policies.office import ContextSource, Office, SupersededError
 from commands.policies.saga import Saga, Scene, Timeouts
 from commands.policies.watch import Watch
+from commands.scheduler.fleet import Fleet
 from commands.state.operation import OPERATION, OperationState, StepState
 from events.codec import CODEC
 from events.envelope import NewEvent, Recorded
@@ -83,6 +84,11 @@ class Runner:
     def position(self) -> int:
         """The position up to which the log was taken in."""
         return self._facts.position
+
+    @property
+    def fleet(self) -> Fleet:
+        """All hosts, as placements see them: whoever measures their loads tells it."""
+        return self._facts.fleet
 
     @property
     def waiting(self) -> int:

@@ -4,8 +4,8 @@ Affinity groups come first. Then each policy has its own idea, with oVirt's para
 evenly_distributed relieves hosts that are over-used, power_saving does so and empties hosts that
 are under-used, vm_evenly_distributed levels the numbers of VMs. The others move nothing.
 
-A host's CPU load is what its VMs are reckoned to take (10 % of a CPU for each virtual one), since
-no measurement is an event; so "over-used for so long" is counted by the automatic mode alone.
+A host's CPU load is measured (`load.py`), and reckoned from its VMs where it is not. A plan looks
+at the load of the moment: "over-used for so long" is counted by the automatic mode.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from commands.scheduler.draft import Draft, cpu_percent, cpus, memory_free
+from commands.scheduler.draft import Draft, cpu_percent, cpu_permille, cpus, memory_free
 from commands.scheduler.enforcement import enforce
-from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet, share_of
+from commands.scheduler.load import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.need import Candidate
 from commands.scheduler.plans import Plan
 from commands.state.cluster import ClusterState
@@ -58,9 +58,12 @@ def _over_used_cpus(candidate: Candidate, cluster: ClusterState) -> str:
     scheduling, name = cluster.scheduling, candidate.host.name
     percent, counted = cpu_percent(candidate, cluster), cpus(candidate, cluster)
     if percent > scheduling.high_utilization_percent:
+        limit = scheduling.high_utilization_percent
+        if candidate.load is not None:
+            return f"Host {name} is over-used: its CPUs are busy to {percent} %, above {limit} %."
         return (
             f"Host {name} is over-used: its VMs are reckoned to take {percent} % of its CPUs, above"
-            f" {scheduling.high_utilization_percent} %."
+            f" {limit} %."
         )
     ratio = scheduling.vcpu_to_physical_cpu_ratio
     if 0 < ratio * counted < candidate.processors_taken:
@@ -146,12 +149,21 @@ def _excess(draft: Draft, host: str) -> tuple[int, int]:
     """Return by how many virtual CPUs and bytes of memory a host has too much."""
     scheduling, candidate = draft.cluster.scheduling, draft.candidate(host)
     counted = cpus(candidate, draft.cluster)
-    allowed = scheduling.high_utilization_percent * counted // VCPU_CONSUMPTION_PERCENT
+    allowed = _allowed(candidate, draft.cluster, scheduling.high_utilization_percent)
     if scheduling.vcpu_to_physical_cpu_ratio > 0:
         allowed = min(allowed, int(scheduling.vcpu_to_physical_cpu_ratio * counted))
     least = scheduling.max_free_memory_for_over_utilized_bytes or 0
     lacks = max(0, least - memory_free(candidate)) if least else 0
     return max(0, candidate.processors_taken - allowed), lacks
+
+
+def _allowed(candidate: Candidate, cluster: ClusterState, percent: int) -> int:
+    """Return how many of a host's virtual CPUs come to a load: each takes as much as another."""
+    if candidate.load is None:
+        return percent * cpus(candidate, cluster) // VCPU_CONSUMPTION_PERCENT
+    now = cpu_permille(candidate, cluster)
+    taken = candidate.processors_taken
+    return taken * 10 * percent // now if now else taken
 
 
 def _move_well(

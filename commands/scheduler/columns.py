@@ -21,6 +21,7 @@ from commands.scheduler.layout import (
     same_tsc,
     swap_pressure,
 )
+from commands.scheduler.load import measured, pending
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
 from commands.state.host import HostStatus
 from events.types.host import Capabilities
@@ -58,9 +59,11 @@ class Columns:
         self.swap_pressure: Numbers = np.zeros(rows, np.int64)
         self.cpus: Numbers = np.zeros(rows, np.int64)
         self.cpus_dedicated: Numbers = np.zeros(rows, np.int64)
-        self.processors_taken: Numbers = np.zeros(rows, np.int64)
+        self.processors_reckoned: Numbers = np.zeros(rows, np.int64)
         self.memory_free_expected: Reals = np.zeros(rows, np.float64)
         self.processors_expected: Reals = np.zeros(rows, np.float64)
+        self.processors_pending: Reals = np.zeros(rows, np.float64)
+        self.measured: Reals = np.zeros(rows, np.float64)
         self.per_cpu: Reals = np.zeros(rows, np.float64)
         self.cores: Numbers = np.zeros(rows, np.int64)
         self.per_core: Reals = np.zeros(rows, np.float64)
@@ -80,9 +83,10 @@ class Columns:
         self.candidates[row] = candidate
         self._fill(row)
         reported = candidate.host.capabilities is not before.host.capabilities
-        if reported or candidate.special is not before.special:
+        others, read = candidate.special is not before.special, candidate.load is not before.load
+        if reported or others or read:
             for (kind, key), figures in self._figures.items():
-                if reported or kind in _OF_VMS:
+                if reported or (others and kind in _OF_VMS) or (read and kind in _OF_READINGS):
                     figures[row] = _FIGURES[kind](candidate, key)
         if reported:
             for (kind, name), column in self._named.items():
@@ -144,8 +148,8 @@ class Columns:
         abilities = candidate.host.capabilities
         self.up[row] = candidate.host.status is HostStatus.UP
         self.known[row] = abilities is not None
-        self.processors_taken[row] = candidate.processors_taken
         self.processors_expected[row] = candidate.processors_expected
+        self._fill_load(row, candidate)
         self.vms[row] = candidate.vms_expected
         self.highly_available[row] = candidate.highly_available
         self.memory[row] = ordinary_memory_of(abilities) if abilities else 0
@@ -162,6 +166,19 @@ class Columns:
         self.per_core[row] = 1 / max(1, cores) if abilities else 0
         self.takes_in[row] = abilities is None or bool(abilities.migration_address)
         self.stores[row] = abilities is None or abilities.storage_free_bytes > 0
+
+    def _fill_load(self, row: int, candidate: Candidate) -> None:
+        """Fill in what the CPU load is made of: what is measured, and the VMs that are not.
+
+        `measured` is in thousandths; `processors_pending` are those that no reading shows, VMs
+        that will run there among them. `processors_reckoned` is 0 where something is measured.
+        """
+        load, taken = candidate.load, candidate.processors_taken
+        self.processors_reckoned[row] = taken if load is None else 0
+        self.processors_pending[row] = pending(load, taken) + candidate.processors_expected - taken
+        abilities = candidate.host.capabilities
+        cpus = max(1, abilities.cpus) if abilities else 1
+        self.measured[row] = measured(load, taken) / cpus
 
 
 def _keep(kept: dict[Key, Column], key: Key, column: Column, at_most: int) -> None:
@@ -258,6 +275,11 @@ def _cpus_of_a_node(candidate: Candidate, _key: int) -> int:
     return len(members(largest.cpus)) if largest is not None else 0
 
 
+def _busy_for(candidate: Candidate, minutes: int) -> int:
+    """Return the least reading of the last minutes, in thousandths; 0 where one is missing."""
+    return candidate.load.least(minutes) if candidate.load is not None else 0
+
+
 _FIGURES: dict[str, Callable[[Candidate, int], int]] = {
     "pages_free": pages_free,
     "node_free": node_free,
@@ -269,8 +291,11 @@ _FIGURES: dict[str, Callable[[Candidate, int], int]] = {
     "threads": _of_topology("threads"),
     "largest_node": _largest_node,
     "cpus_of_a_node": _cpus_of_a_node,
+    "busy_for": _busy_for,
 }
 _OF_VMS = frozenset({"pages_free", "node_free", "own_cpus", "taken_among"})
 """Those that change when a VM comes or goes that takes something special; all others, only when the
 host reports something else.
 """
+_OF_READINGS = frozenset({"busy_for"})
+"""Those that change when something is measured."""

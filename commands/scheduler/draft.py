@@ -1,7 +1,8 @@
 """A draft of a cluster: moves are tried in it, one after the other, before any is made.
 
-It is all that balancing looks at: the hosts with what is reckoned to be taken of them, and the VMs
-that may be moved now. Nothing in it changes the fleet that it was drawn from.
+It is all that balancing looks at: the hosts with what is taken of them, measured or reckoned, and
+the VMs that may be moved now. A VM that is moved takes its part of its host's measured load along.
+Nothing in a draft changes the fleet that it was drawn from.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.fleet import Fleet
 from commands.scheduler.layout import ordinary_memory_of
+from commands.scheduler.load import Load, permille
 from commands.scheduler.need import (
     HOST_RESERVE_BYTES,
     Candidate,
@@ -53,6 +54,7 @@ class Draft:
         self.fleet = fleet.draft(cluster.id)
         self.affinities = fleet.affinities(cluster.id)
         self._moves: list[tuple[VmState, PlannedMove]] = []
+        self._loads: list[dict[str, Load | None]] = []
         self._moves_max = moves_max
         self._tries = TRIES_MAX + moves_max
         self._before = {c.host.id: c for c in fleet.candidates(cluster.id)}
@@ -113,6 +115,7 @@ class Draft:
     ) -> None:
         """Make a move in the draft. A VM is moved once in a plan."""
         del self.movable[source][vm.id]
+        self._loads.append({host: self.candidate(host).load for host in (source, destination)})
         self.fleet.move(vm, source, destination)
         self._running[source] -= 1
         self._running[destination] += 1
@@ -133,6 +136,8 @@ class Draft:
         while len(self._moves) > count:
             vm, planned = self._moves.pop()
             self.fleet.move(vm, planned.destination, planned.source)
+            for host, load in self._loads.pop().items():
+                self.fleet.load(host, load)
             self._running[planned.destination] -= 1
             self._running[planned.source] += 1
             self.movable[planned.source][vm.id] = vm
@@ -178,9 +183,15 @@ def cpus(candidate: Candidate, cluster: ClusterState) -> int:
 
 
 def cpu_percent(candidate: Candidate, cluster: ClusterState) -> int:
-    """Return how much of a host's CPUs its VMs are reckoned to take, in percent."""
-    counted = cpus(candidate, cluster)
-    return candidate.processors_taken * VCPU_CONSUMPTION_PERCENT // counted if counted else 0
+    """Return to how much a host's CPUs are busy, or its VMs are reckoned to take, in percent."""
+    return cpu_permille(candidate, cluster) // 10
+
+
+def cpu_permille(candidate: Candidate, cluster: ClusterState) -> int:
+    """Return the same in thousandths."""
+    abilities = candidate.host.capabilities
+    own = abilities.cpus if abilities is not None else 0
+    return permille(candidate.load, candidate.processors_taken, own, cpus(candidate, cluster))
 
 
 def memory_free(candidate: Candidate) -> int:
@@ -196,6 +207,7 @@ def _figures(candidate: Candidate, cluster: ClusterState, vms: int) -> Figures:
         vms=vms,
         cpu_percent=cpu_percent(candidate, cluster),
         memory_free_bytes=memory_free(candidate),
+        measured=candidate.load is not None,
     )
 
 

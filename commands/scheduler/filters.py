@@ -11,15 +11,13 @@ import numpy as np
 from commands.scheduler.columns import Columns, Mask
 from commands.scheduler.layout import ordinary_memory_of, swap_pressure
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need, cpus_of
+from commands.scheduler.overload import OVERLOADED
 from commands.scheduler.tuning import TUNING_FILTERS
 from commands.scheduler.units import Filter
 from commands.state.host import HostStatus
 from events.types.cluster import SchedulingPolicy
 from events.types.host import Capabilities
 from events.types.scheduling_units import FilterUnit
-
-VCPU_CONSUMPTION_PERCENT = 10
-"""What a virtual CPU is reckoned to take of a CPU: oVirt's VcpuConsumptionPercentage."""
 
 
 def _status(_need: Need, candidate: Candidate) -> str | None:
@@ -261,26 +259,6 @@ def _enough_processors(need: Need, columns: Columns) -> Mask:
     return mask
 
 
-def _overloaded(need: Need, candidate: Candidate) -> str | None:
-    abilities = candidate.host.capabilities
-    if abilities is None or not need.starts:
-        return None
-    load = candidate.processors_taken * VCPU_CONSUMPTION_PERCENT
-    limit = need.scheduling.high_utilization_percent
-    if load <= limit * _cpus(need, abilities):
-        return None
-    percent = load // max(1, _cpus(need, abilities))
-    return f"Its VMs are reckoned to take {percent} % of its CPUs; above {limit} % it gets no more."
-
-
-def _not_overloaded(need: Need, columns: Columns) -> Mask | None:
-    if not need.starts:
-        return None
-    load = columns.processors_taken * VCPU_CONSUMPTION_PERCENT
-    mask: Mask = load <= columns.counted(need) * need.scheduling.high_utilization_percent
-    return mask
-
-
 def _machine_type(need: Need, candidate: Candidate) -> str | None:
     abilities = candidate.host.capabilities
     if abilities is None or need.machine_type in {None, *abilities.machine_types}:
@@ -369,7 +347,7 @@ FILTERS: tuple[Filter, ...] = (
         passing=_enough_processors,
         objection=_processors,
     ),
-    Filter(name="CPUOverloaded", passing=_not_overloaded, objection=_overloaded),
+    OVERLOADED,
     Filter(
         name="Emulated-Machine",
         passing=lambda need, columns: _having("machine_types", (need.machine_type,), columns),

@@ -6,7 +6,7 @@ not are worked out only where no host is left, or where somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from commands.scheduler.layout import (
     special_of,
     with_cpus,
 )
+from commands.scheduler.load import Load, Readings, part, read, shifted
 from commands.scheduler.need import (
     VERDICTS_BYTES_MAX,
     Assessment,
@@ -144,10 +145,54 @@ class Fleet:
     def move(
         self, vm: VmState, source: str, destination: str, own: Dedicated | None = None
     ) -> None:
-        """Count a VM that runs on one host on another, where these CPUs are its own."""
-        self.take(source, share_of(vm, source), -1)
+        """Count a VM that runs on one host on another, where these CPUs are its own.
+
+        It brings with it what it is taken to be measured at: as much for each of its virtual CPUs
+        as those of its host have, all together, for each of theirs.
+        """
+        share = share_of(vm, source)
+        there = self._candidates.get(source)
+        if there is not None and there.load is not None:
+            count = share.processors
+            busy = part(there.load, count, there.processors_taken)
+            for host, sign in ((source, -1), (destination, 1)):
+                self._shift(host, sign * count, sign * busy)
+        self.take(source, share, -1)
         self.take(destination, share_at(vm, own))
         self._places[vm.id] = (destination,)
+
+    def _shift(self, host: str, processors: int, busy: int) -> None:
+        before = self._candidates.get(host)
+        if before is not None:
+            self.load(host, shifted(before.load, before.processors_taken, processors, busy))
+
+    def load(self, host: str, load: Load | None) -> None:
+        """Take in what is measured of a host, in place of what was."""
+        before = self._candidates.get(host)
+        if before is not None and before.load is not load:
+            candidate = msgspec.structs.replace(before, load=load)
+            self._candidates[host] = candidate
+            self._show(candidate)
+
+    def hosts(self) -> list[str]:
+        """Return the ids of all hosts."""
+        return list(self._candidates)
+
+    def measure(
+        self, found: Mapping[str, Readings], minute: int, hosts: Iterable[str] | None = None
+    ) -> None:
+        """Take in all readings at a minute, of these hosts alone where some are named.
+
+        A host without new ones keeps what it has, until that is too old.
+        """
+        for host in self.hosts() if hosts is None else hosts:
+            before = self._candidates.get(host)
+            if before is None:
+                continue
+            abilities = before.host.capabilities
+            cpus = abilities.cpus if abilities is not None else 0
+            taken = before.processors_taken
+            self.load(host, read(found.get(host), before.load, taken, cpus, minute))
 
     def expect(self, vm: str, host: str | None) -> None:
         """Take in that a VM will be on a host in a moment; None: it is there, or will not be."""
@@ -204,6 +249,7 @@ class Fleet:
             vms_expected=before.vms_expected + sign,
             highly_available=before.highly_available + sign * share.highly_available,
             special=added(before.special, share.special, taken),
+            load=before.load,
         )
         self._candidates[host_id] = candidate
         self._show(candidate)

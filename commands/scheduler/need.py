@@ -8,6 +8,7 @@ import msgspec
 
 from commands.scheduler.bounds import Bounds
 from commands.scheduler.layout import NOTHING_SPECIAL, Special, guaranteed_of, special_of
+from commands.scheduler.load import Load
 from commands.state.cluster import ClusterState
 from commands.state.host import HostState
 from commands.state.vm import VmState
@@ -115,7 +116,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A host, and what VMs take of it.
 
     Taken is what the VMs that may run there have; expected counts those as well that will run
-    there once they are started, since their disks lie there.
+    there once they are started, since their disks lie there. `load` is what was measured of its
+    CPUs, None where that is nothing, or too long ago.
     """
 
     host: HostState
@@ -127,6 +129,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     vms_expected: int = 0
     highly_available: int = 0
     special: Special = NOTHING_SPECIAL
+    load: Load | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

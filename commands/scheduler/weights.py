@@ -1,7 +1,8 @@
 """The weights: each gives every host that is left a number from 0 (best) to `WEIGHT_MAX`.
 
-No load is measured here, for no measurement is an event: a host's CPU load is what the VMs that it
-has, and is expected to have, are reckoned to take.
+A host's CPU load is what was measured, and what the VMs are reckoned to take that no measurement
+shows: those that just came, that it is expected to have, and all of them where nothing is measured
+(`load.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from commands.scheduler.bounds import Wish
 from commands.scheduler.columns import Columns, Numbers, Reals, Rows
-from commands.scheduler.filters import VCPU_CONSUMPTION_PERCENT
+from commands.scheduler.load import VCPU_CONSUMPTION_PERCENT
 from commands.scheduler.need import Need
 from commands.scheduler.units import WEIGHT_MAX, Weight
 
@@ -23,10 +24,14 @@ _UNIT_MAX = 2**40
 
 def _load(need: Need, columns: Columns, rows: Rows) -> Reals:
     """Return the CPU load with the VM, in permille."""
-    processors = columns.processors_expected[rows] + need.processors
+    return _share(columns.processors_pending, need, columns, rows) + columns.measured[rows]
+
+
+def _share(processors: Reals, need: Need, columns: Columns, rows: Rows) -> Reals:
+    """Return what virtual CPUs and those of the VM are reckoned to take, in permille."""
     per_cpu = columns.per_cpu if need.threads_as_cores else columns.per_core
-    load: Reals = processors * per_cpu[rows] * _PERMILLE_OF_VCPU
-    return load
+    share: Reals = (processors[rows] + need.processors) * per_cpu[rows] * _PERMILLE_OF_VCPU
+    return share
 
 
 def _free(need: Need, columns: Columns, rows: Rows) -> Reals:
@@ -52,7 +57,8 @@ def _even_cpu(need: Need, columns: Columns, rows: Rows) -> Numbers:
     load = _load(need, columns, rows)
     ratio = need.scheduling.vcpu_to_physical_cpu_ratio
     if ratio > 0:
-        load[load > ratio * _PERMILLE_OF_VCPU] = WEIGHT_MAX
+        crowded = _share(columns.processors_expected, need, columns, rows)
+        load[crowded > ratio * _PERMILLE_OF_VCPU] = WEIGHT_MAX
     return _whole(load)
 
 

@@ -17,8 +17,9 @@ Percent = Annotated[
     msgspec.Meta(
         ge=50,
         le=99,
-        description="Hosts whose VMs are reckoned to take more than this share of their CPUs get"
-        " no more; 80 if not given.",
+        description="Hosts whose CPUs are busy to more than this percentage for"
+        " cpu_over_commit_duration_minutes get no more VMs; 80 if not given. Where that is not"
+        " measured, those whose VMs are reckoned to take more.",
     ),
 ]
 Ratio = Annotated[
@@ -53,8 +54,9 @@ LowPercent = Annotated[
     msgspec.Meta(
         ge=0,
         le=49,
-        description="Hosts whose VMs are reckoned to take less than this share of their CPUs are"
-        " under-used, and emptied where all their VMs fit elsewhere; 20 if not given.",
+        description="Hosts whose CPUs are busy to less than this percentage are under-used, and"
+        " emptied where all their VMs fit elsewhere; 20 if not given. Where that is not measured,"
+        " those whose VMs are reckoned to take less.",
     ),
 ]
 Minutes = Annotated[
@@ -62,8 +64,9 @@ Minutes = Annotated[
     msgspec.Meta(
         ge=1,
         le=1_440,
-        description="Balancing by itself waits until hosts have been over- or under-used for so"
-        " long; 2 if not given.",
+        description="Hosts that were measured to be too busy in each of so many minutes (in 15 at"
+        " most) get no more VMs, and balancing by itself waits until hosts have been over- or"
+        " under-used for so long; 2 if not given.",
     ),
 ]
 VmCount = Annotated[

@@ -66,11 +66,15 @@ class PlannedMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """A host's load: VMs, percent of its CPUs that they are reckoned to take, free memory."""
+    """A host's load: VMs, percent of its CPUs that are busy, free memory.
+
+    The CPU load was measured, or (`measured` false) is what the VMs are reckoned to take.
+    """
 
     vms: int
     cpu_percent: int
     memory_free_bytes: int
+    measured: bool = False
 
 
 class HostFigures(msgspec.Struct, frozen=True, kw_only=True):

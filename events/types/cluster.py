@@ -39,7 +39,8 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     CpuOverCommitDurationMinutes, HighVmCount, MigrationThreshold, ScaleDown,
     EnableAutomaticHostPowerManagement, HostsInReserve and MaximumAllowedSwapUsage.
 
-    A host's CPU load is what its VMs are reckoned to take, in percent. A ratio of 0 sets no limit.
+    A host's CPU load is measured, or what its VMs are reckoned to take, in percent. A ratio of 0
+    sets no limit.
 
     A cluster with a policy of somebody's own has its id as `custom`; of the parameters those count
     that it has itself (`own`), and else the policy's. `filters`, `weights` and `selector` are those

@@ -30,6 +30,7 @@ from commands.gateway.app import Gateway, Intervals
 from commands.gateway.contacts import MemoryContacts
 from commands.gateway.enrolment import Enrolment
 from commands.gateway.limits import Message, Receive, Scope, Send
+from commands.gateway.loads import Averages
 from commands.gateway.monitor import Monitor, Patience
 from commands.gateway.renewal import Renewals
 from commands.gateway.tls import PEER_CERTIFICATE
@@ -67,6 +68,9 @@ class Clock:
         self.now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
         self.monotonic_s = 1_000.0
 
+    def seconds(self) -> float:
+        return self.now.timestamp()
+
     def pass_time(self, seconds: float) -> None:
         self.now += dt.timedelta(seconds=seconds)
         self.monotonic_s += seconds
@@ -102,6 +106,7 @@ class Engine:
         self.view = GatewayView()
         self.enrolment = make_enrolment(self.handler, self.view)
         self.samples = Samples()
+        self.averages = Averages(clock=clock.seconds)
         self.monitor = Monitor(
             self.handler,
             self.view,
@@ -121,6 +126,7 @@ class Engine:
             Intervals(),
             Renewals(self.handler, self.enrolment),
             vault=vault,
+            loads=self.averages,
         )
         self._log = log
 

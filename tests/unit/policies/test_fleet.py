@@ -15,6 +15,7 @@ from commands.scheduler.bounds import Bounds, HostBound, Tie, Wish
 from commands.scheduler.filters import FILTERS
 from commands.scheduler.fleet import Fleet, Share
 from commands.scheduler.layout import NOTHING_SPECIAL, Special, added
+from commands.scheduler.load import Load
 from commands.scheduler.need import HOST_RESERVE_BYTES, Candidate, Need
 from commands.scheduler.policies import objections, weights_of
 from commands.state.host import Duty, HostState, Identity
@@ -630,6 +631,7 @@ NEEDS = st.builds(
         scale_down=st.integers(1, 20),
         policy=st.sampled_from(SchedulingPolicy),
         high_utilization_percent=st.integers(50, 99),
+        cpu_over_commit_duration_minutes=st.sampled_from([1, 2, 3, 60]),
         vcpu_to_physical_cpu_ratio=st.sampled_from([0.0, 0.5, 1.0]),
         maximum_allowed_swap_usage_percent=st.sampled_from([0, 0, 8]),
         max_free_memory_for_over_utilized_bytes=st.sampled_from([None, 5 * MIB]),
@@ -660,6 +662,16 @@ HOSTS = st.tuples(
 )
 
 
+LOADS = st.none() | st.builds(
+    Load,
+    minute=st.just(1),
+    busy=st.integers(0, 4_000),
+    sustained=st.lists(st.integers(0, 1_000), min_size=1, max_size=15).map(
+        lambda found: tuple(sorted(found, reverse=True))
+    ),
+    processors_then=st.integers(0, 8),
+    processors_now=st.just(0),
+)
 SWAPS = [swap_of(100, 50, 50 - n, 100) for n in (0, 1, 9)]
 _THREADED = Hardware(topology=CpuTopology(sockets=1, cores=1, threads=4), cores="0-3")
 
@@ -704,7 +716,8 @@ def weigh(name: str, need: Need, candidate: Candidate, fitting: list[Candidate])
     match name:
         case "OptimalForCpuEvenDistribution":
             ratio = scheduling.vcpu_to_physical_cpu_ratio
-            return 1_000 if 0 < ratio * 100 < load else int(min(load, 1_000))
+            crowded = _reckoned(need, candidate, candidate.processors_expected)
+            return 1_000 if 0 < ratio * 100 < crowded else int(min(load, 1_000))
         case "OptimalForMemoryEvenDistribution":
             return int(1_000 - share_free)
         case "OptimalForEvenGuestDistribution":
@@ -776,13 +789,24 @@ def _broken(wishes: tuple[Wish, ...], candidate: Candidate) -> int:
 
 
 def _load(need: Need, candidate: Candidate) -> float:
+    load, taken = candidate.load, candidate.processors_taken
+    if load is None:
+        return _reckoned(need, candidate, candidate.processors_expected)
+    assert candidate.host.capabilities is not None
+    then, later = load.processors_then, candidate.processors_expected - taken
+    busy = load.busy if taken >= then else load.busy * taken // then
+    unseen = _reckoned(need, candidate, max(0, taken - then) + later)
+    return unseen + busy / candidate.host.capabilities.cpus
+
+
+def _reckoned(need: Need, candidate: Candidate, processors: int) -> float:
     assert candidate.host.capabilities is not None
     abilities = candidate.host.capabilities
     per_cpu = 1 / abilities.cpus
     if not need.threads_as_cores and abilities.hardware is not None:
         topology = abilities.hardware.topology
         per_cpu = 1 / (topology.sockets * topology.cores or abilities.cpus)
-    return (candidate.processors_expected + need.processors) * per_cpu * 100
+    return (processors + need.processors) * per_cpu * 100
 
 
 def _free(need: Need, candidate: Candidate) -> float:
@@ -817,7 +841,13 @@ def test_columns_choose_as_a_look_at_each_host_does(
             highly_available=available,
             special=special,
         )
-        fleet.take(f"h{number}", taken, runs=runs)
+        load = data.draw(LOADS)
+        if data.draw(st.booleans()):
+            fleet.load(f"h{number}", load)
+            fleet.take(f"h{number}", taken, runs=runs)
+        else:
+            fleet.take(f"h{number}", taken, runs=runs)
+            fleet.load(f"h{number}", load)
         changed = Candidate(
             host=data.draw(states(number)) if late else before.host,
             memory_taken_bytes=before.memory_taken_bytes + runs * memory * MIB,
@@ -828,6 +858,7 @@ def test_columns_choose_as_a_look_at_each_host_does(
             vms_expected=before.vms_expected + 1,
             highly_available=before.highly_available + available,
             special=added(before.special, special, 1) if runs else before.special,
+            load=load,
         )
         fleet.put(changed.host)
         now[f"h{number}"] = changed
