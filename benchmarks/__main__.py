@@ -30,7 +30,7 @@ FULL = os.environ.get("BENCH") == "full"
 TIMEOUT_S = 6 * 3_600.0 if FULL else 300.0
 END_TIMEOUT_S = 60.0
 """So long has one that takes too long to end what it started, before it is killed."""
-LONG = frozenset({"failover"})
+LONG = frozenset({"failover", "standby"})
 """What is run only by name, or with `BENCH=full`."""
 
 
@@ -141,10 +141,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _show(runs: list[Run], whole_s: float) -> None:
-    """Print the table: the figures by goal, then how each benchmark went and how long it took."""
+    """Print the table: the figures by goal, those without one last; then how each benchmark went
+    and how long it took.
+    """
     figures: list[Figure] = [figure for run in runs for figure in run.figures]
     print(f"\n{HEAD}")
-    for figure in sorted(figures, key=lambda figure: figure.goal):
+    for figure in sorted(figures, key=lambda figure: (figure.goal is None, figure.goal or 0)):
         print(figure.line())
     print()
     for run in runs:

@@ -17,11 +17,12 @@ Not a name of the product's settings: those refuse what they do not know.
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One figure: `measured` against `raw`, both in `unit`, as their ratio.
 
-    `goal` is the number of the goal in shared/PERFORMANCE.md, `limit` the ratio to reach; `at_most`
-    where a smaller ratio is better. Without a limit the figure is there to be looked at.
+    `goal` is the number of the goal in shared/PERFORMANCE.md, None where the figure belongs to
+    none; `limit` is the ratio to reach, `at_most` where a smaller ratio is better. Without a limit
+    the figure is there to be looked at.
     """
 
-    goal: int
+    goal: int | None
     what: str
     measured: float
     raw: float
@@ -42,8 +43,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         """The figure as a line of the table."""
         sign = "<=" if self.at_most else ">="
         wanted = "" if self.limit is None else f"{sign} {self.limit:g}"
+        goal = "" if self.goal is None else self.goal
         return (
-            f"{self.goal:>4}  {self.what:<58} {self.measured:>12,.6g} {self.raw:>12,.6g}"
+            f"{goal:>4}  {self.what:<58} {self.measured:>12,.6g} {self.raw:>12,.6g}"
             f" {self.unit:<6} {self.ratio:>8.3g}  {wanted:<8} {self.verdict}"
         )
 
@@ -78,7 +80,7 @@ def report(figure: Figure) -> None:
 
 
 def compare(
-    goal: int,
+    goal: int | None,
     what: str,
     measured: float,
     raw: float,

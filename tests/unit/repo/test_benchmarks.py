@@ -42,6 +42,10 @@ FOUND = """
 from benchmarks._report import compare
 compare(1, "found by {name}", 3.0, 2.0, "s")
 """
+GOALLESS = """
+from benchmarks._report import compare
+compare(None, "found by {name}", 3.0, 2.0, "s")
+"""
 FAILS = (
     FOUND
     + """
@@ -125,6 +129,19 @@ def test_each_benchmark_and_the_whole_run_say_how_long_they_took(
     assert made_up.told["whole_s"] >= max(made_up.told["took_s"].values()) > 0
     assert made_up.told["machine"] == {"cpus": 2}
     assert [figure["benchmark"] for figure in made_up.told["figures"]] == ["one", "two"]
+
+
+def test_figures_that_belong_to_no_goal_stand_behind_those_that_do(
+    made_up: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made_up.run(none=GOALLESS, one=FOUND)
+
+    table = capfd.readouterr().out.partition("goal  what")[2]
+    assert re.findall(r"^(.{4})  found by (\w+)", table, re.MULTILINE) == [
+        ("   1", "one"),
+        ("    ", "none"),
+    ]
+    assert [figure["goal"] for figure in made_up.told["figures"]] == [None, 1]
 
 
 @pytest.mark.parametrize(
