@@ -310,6 +310,8 @@ class SimulatedDriver:
                 self._reset(domain)
             case Do.HANG:
                 domain.hung = True
+            case Do.BUSY:
+                domain.busy = True
             case Do.PAUSE:
                 domain.paused = word.pause_reason
                 self._tell(tell(Happening.PAUSED, domain))

@@ -80,8 +80,9 @@ def sample_machine(
 
 def _vm_sample(domain: SimulatedDomain, now: float, time_utc: dt.datetime) -> VmSample:
     phase = 2 * math.pi * (now / _SAMPLE_PERIOD_S + hash_fraction(domain.vm))
-    wave = (1 + math.sin(phase)) / 2
-    level = _level(domain)
+    wave, level = (1 + math.sin(phase)) / 2, _level(domain)
+    if domain.busy and domain.paused is None:
+        wave, level = 1.0, 1.0
     return VmSample(
         vm=domain.vm,
         incarnation=domain.incarnation,

@@ -38,6 +38,7 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
 
     `coming` while it comes in by a migration, `leaving` from the switch-over until it is gone.
     `half` of its memory is here where post-copy broke off; until `notices` it runs on nevertheless.
+    A `busy` one takes all of its CPUs.
     """
 
     vm: str
@@ -55,6 +56,7 @@ class SimulatedDomain(msgspec.Struct, kw_only=True):
     announced: bool = False
     booted: bool = False
     hung: bool = False
+    busy: bool = False
     held: bool = False
     paused: PauseReason | None = None
     coming: bool = False
@@ -183,7 +185,7 @@ class Machine(msgspec.Struct, kw_only=True):
     def settle(self, there: SimulatedDomain, whole: SimulatedDomain) -> None:
         """Let what came in whole stand still, as its source left it."""
         there.booted, there.boots, there.ends = whole.booted, whole.boots, whole.ends
-        there.hung = whole.hung
+        there.hung, there.busy = whole.hung, whole.busy
         there.coming, there.held, there.paused = False, False, PauseReason.ADMIN
         there.half, there.notices = False, None
 
@@ -258,6 +260,7 @@ class Do(enum.StrEnum):
     RESET = "reset"
     PAUSE = "pause"
     HANG = "hang"
+    BUSY = "busy"
     ADD_UNMANAGED = "add_unmanaged"
     FAULTS = "faults"
     POWER_OFF = "power_off"
@@ -266,8 +269,9 @@ class Do(enum.StrEnum):
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """A word to a simulated machine, by method or by a file of this as JSON.
 
-    `vm` names the VM to crash, power off, reset, pause (for `pause_reason`) or hang; `faults`
-    replaces all faults; `off_s` is how long a machine without power stays off.
+    `vm` names the VM to crash, power off, reset, pause (for `pause_reason`) or hang, or that takes
+    all of its CPUs from now on (busy); `faults` replaces all faults; `off_s` is how long a machine
+    without power stays off.
     """
 
     do: Do

@@ -168,6 +168,22 @@ async def test_samples_of_one_instant_are_equal(tmp_path: Path) -> None:
     assert await driver.sample() == await driver.sample()
 
 
+async def test_a_vm_that_is_told_to_be_busy_takes_all_of_its_cpus_and_no_more_memory(
+    tmp_path: Path,
+) -> None:
+    driver = SimulatedDriver(tmp_path / "m", name="h", clock=lambda: 1_000_000.0)
+    await driver.open()
+    await driver.start(a_spec())
+    _host, (before,) = await driver.sample()
+
+    driver.control(Control(do=Do.BUSY, vm=VM))
+    busy, (vm,) = await driver.sample()
+
+    cpus = a_spec().configuration.topology.count
+    assert (vm.cpu_percent, vm.memory_used_bytes) == (100.0, before.memory_used_bytes)
+    assert busy.cpu_percent == 1.0 + 100 * cpus / GENEROUS.cpus
+
+
 async def test_a_host_swaps_out_what_does_not_fit_into_its_memory(tmp_path: Path) -> None:
     small = msgspec.structs.replace(GENEROUS, memory_bytes=3 * 1024**3)
     driver = SimulatedDriver(tmp_path, name="host01", capabilities=small)

@@ -18,7 +18,7 @@ from hostagent.driver import DriverError
 from hostagent.migration_line import OK, Streams
 from hostagent.simulated import SimulatedDriver
 from hostagent.simulated_migration import SimulatedMoves
-from hostagent.simulated_state import Faults, MigrationFault
+from hostagent.simulated_state import Control, Do, Faults, MigrationFault
 from hostagent.simulated_storage import make_shared_storage
 from tests.contract.driver_contract import a_disk, ignore_progress
 from tests.contract.moves_contract import MovesContract, MovesRig, until_there
@@ -80,6 +80,15 @@ async def test_a_destination_that_refuses_says_why(pair: SimulatedPair) -> None:
         await pair.move(spec)
 
     await TestSimulatedMoves().stays(pair, spec)
+
+
+async def test_a_vm_that_takes_all_of_its_cpus_does_so_where_it_came(pair: SimulatedPair) -> None:
+    spec = await pair.source.running()
+    pair.source.driver.control(Control(do=Do.BUSY, vm=spec.vm))
+
+    await pair.move(spec)
+
+    assert pair.destination.driver.machine.domains[spec.vm].busy
 
 
 @pytest.mark.parametrize("change", [{"cpu_model": "Haswell"}, {"machine_type": "pc-q35-7.1"}])
