@@ -94,6 +94,8 @@ def main() -> None:
 
 def _run(wanted: list[str], timeout_s: float) -> list[Run]:
     """Run benchmarks one after the other; an interrupt from the keyboard leaves out the rest."""
+    # A shell has what it runs in the background ignore SIGINT, by which benchmarks are ended here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="chronovisor-bench-") as folder:
         for name in wanted:

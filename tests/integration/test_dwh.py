@@ -166,6 +166,10 @@ async def test_too_many_queries_are_turned_away_and_leave_no_trace(
     await eventually(lambda: answer_of(socket, "SELECT 1"), None, timeout_s=10)
 
 
+async def state_of(process: WarehouseProcess) -> str:
+    return process.status.state
+
+
 async def answer_of(socket: Path, sql: str) -> Failure | None:
     answer: Answer = (await ask(socket, Query(sql=sql)))[0]
     return answer.failure
@@ -183,8 +187,8 @@ async def test_it_halts_at_an_event_that_it_cannot_read_and_still_answers(
         time_scale=0.1,
     )  # with the product's codec, which knows no samples
     async with running(halting):
+        await eventually(lambda: state_of(halting), "halted")
         await eventually(lambda: rows(folder / "query.sock", "SELECT count(*) FROM events"), [[0]])
-        assert halting.status.state == "halted"
         assert "sample.noted" in halting.status.last_error
 
 
