@@ -182,7 +182,7 @@ def test_one_that_fails_or_hangs_is_a_row_that_says_so_and_loses_no_other(
 def test_one_that_takes_too_long_is_let_to_clear_away_what_it_started(
     where: str, made_up: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the background a shell has it ignore what the keyboard sends, and so would its children."""
+    """In the background a shell has it ignore SIGINT, and so would whatever it starts."""
     monkeypatch.setattr(bench, "END_TIMEOUT_S", 30.0)
     before = signal.SIG_IGN if where == "in the background" else signal.default_int_handler
     former = signal.signal(signal.SIGINT, before)
