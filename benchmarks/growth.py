@@ -145,6 +145,12 @@ async def append_rate(dsn: str, now: dt.datetime) -> float:
         return done / (time.monotonic() - began)
 
 
+def _let_it_begin(dsn: str, begun: dt.datetime) -> None:
+    """Put what the product made before the history begins: times never fall along a log."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("update log.log set time = %s", (begun,))
+
+
 def settle(postgres: EmbeddedPostgres, dsn: str) -> None:
     """Wait until the server's own vacuum has been where the fill was, and write what is left of it.
 
@@ -212,6 +218,7 @@ class Growth(Scale):
             history = Growing(dsn, self.events)
             history.written = self._head(dsn)
             begun = history.time
+            _let_it_begin(dsn, begun)
             self._append(dsn, history)
             life = Life(history, self.vms, max(3, self.vms // 200), "Grown")
             self.hosts_made = list(life.names)
@@ -294,9 +301,10 @@ class Growth(Scale):
         if FULL:
             self.restart_each()
         for kind, path in (("VM", self._vm()), ("host", f"/v1/hosts/{self.hosts_made[0]}")):
-            begun, ended = self.span
+            begun = dt.datetime.fromisoformat(self.product.get(path)["created_at"])
+            ended = self.span[1]
             for name, age in AGES.items():
-                instant = (ended - (ended - begun) * age * 0.9).isoformat()
+                instant = (ended - (ended - begun) * age).isoformat()
                 what = f"GET a {kind} as it was, {name}, p50"
                 self.note(what, self.read_s(f"{path}?at={quote(instant)}", READS_THEN))
         self.rebuild()
