@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import psycopg
 import structlog
+from psycopg_pool import AsyncConnectionPool
 
 from chronovisor.installation import Installation
 from events.log.connection import NoLogError
@@ -16,10 +18,26 @@ from events.stream.direct import DirectStream
 from events.stream.port import Stream
 
 log = structlog.get_logger(__name__)
+Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 START_ATTEMPTS_MAX = 60
 START_RETRY_S = 1.0
 REST_S = 0.1
 """How long consumers that flush a disk for each batch let events gather, at most."""
+
+
+@contextlib.asynccontextmanager
+async def opened_pool(installation: Installation, connections_max: int) -> AsyncIterator[Pool]:
+    """Open connections to the database for what is no event, as many at once as are needed."""
+    pool: Pool = AsyncConnectionPool(
+        installation.dsn(),
+        min_size=1,
+        max_size=connections_max,
+        timeout=5,
+        open=False,
+        kwargs={"autocommit": True, "connect_timeout": 5},
+    )
+    async with pool:
+        yield pool
 
 
 @contextlib.asynccontextmanager

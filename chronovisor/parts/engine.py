@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Coroutine
 import msgspec
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from access.secrets import EngineSecret
 from access.ssh_key import SshKey
@@ -26,6 +26,7 @@ from chronovisor.defaults import ensure_defaults
 from chronovisor.fencing import boot_timeout_s, kdump_place
 from chronovisor.heartbeat import WELL, Heartbeat, Pulse, read_health
 from chronovisor.installation import Addresses, Installation
+from chronovisor.parts.common import Pool, opened_pool
 from chronovisor.running import together
 from chronovisor.ssh import work_over_ssh
 from chronovisor.web import join_routes
@@ -56,7 +57,6 @@ from events.wire.telemetry import TelemetrySender, TelemetrySink
 from projections.reads.routes import ReadApi
 
 log = structlog.get_logger(__name__)
-Pool = AsyncConnectionPool[psycopg.AsyncConnection]
 FOLLOW_S = 5.0
 POLLS_IN_SILENCE = 2.4
 """A host that has no news is heard so often within the time after which it counts as silent."""
@@ -272,7 +272,7 @@ async def _closing(part: Api | Keeper) -> AsyncIterator[None]:
 async def run(installation: Installation, stop: asyncio.Event) -> None:
     """Run the engine until `stop`."""
     installation.prepare()
-    async with opened_log(installation) as events, _opened_pool(installation) as pool:
+    async with opened_log(installation) as events, opened_pool(installation, 4) as pool:
         await Engine(installation, events, pool).run(stop)
 
 
@@ -281,20 +281,6 @@ async def opened_log(installation: Installation) -> AsyncIterator[PostgresLog]:
     """Open the log, its tables made or renewed."""
     async with PostgresLog.open(installation.dsn()) as events:
         yield events
-
-
-@contextlib.asynccontextmanager
-async def _opened_pool(installation: Installation) -> AsyncIterator[Pool]:
-    pool: Pool = AsyncConnectionPool(
-        installation.dsn(),
-        min_size=1,
-        max_size=4,
-        timeout=5,
-        open=False,
-        kwargs={"autocommit": True, "connect_timeout": 5},
-    )
-    async with pool:
-        yield pool
 
 
 async def follow(reader: LogReader, view: GatewayView, handler: Handler, keeper: Keeper) -> None:

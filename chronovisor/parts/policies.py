@@ -6,13 +6,13 @@ import asyncio
 
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool
 
 from chronovisor.contexts import small_context
 from chronovisor.fencing import fence_rules
 from chronovisor.heartbeat import Heartbeat, Pulse
 from chronovisor.installation import Installation
 from chronovisor.leadership import lead
+from chronovisor.parts.common import opened_pool
 from chronovisor.running import together
 from chronovisor.settings import Evacuation, Restarts
 from commands.gateway.loads import MINUTE_S, Averages, LoadKeeper, PostgresLoads
@@ -90,15 +90,7 @@ class _State:
 async def _measure(installation: Installation, state: _State) -> None:
     """Let placements know how busy hosts are measured to be; a database that is away is no harm."""
     minute_s = MINUTE_S * installation.settings.time_scale
-    pool: AsyncConnectionPool[psycopg.AsyncConnection] = AsyncConnectionPool(
-        installation.dsn(),
-        min_size=1,
-        max_size=1,
-        timeout=5,
-        open=False,
-        kwargs={"autocommit": True, "connect_timeout": 5},
-    )
-    async with pool:
+    async with opened_pool(installation, 1) as pool:
         keeper = LoadKeeper(PostgresLoads(pool), Averages(minute_s=minute_s), minute_s=minute_s)
         await keeper.run(state.fleet)
 

@@ -17,17 +17,11 @@ from tests.harness.ssh_machine import SshMachine
 from tests.harness.workspace import Workspace
 from tests.system.powered_host import PoweredHost
 from tests.system.product import Product
-from tests.system.test_enrolment import add, ended, ends
+from tests.system.test_enrolment import SETTINGS, add, ended, ends
 
 pytestmark = pytest.mark.timeout(400)
 SCALE = 0.2
-SETTINGS = """
-time_scale = 0.2
-[api]
-host = "{address}"
-[gateway]
-host = "{address}"
-port = {port}
+PATIENT = """
 [hosts]
 grace_s = 10
 [fencing]
@@ -45,7 +39,7 @@ def product(workspace: Workspace, host_network: HostNetwork) -> Iterator[Product
     for what in ("libvirt", "sshd", "ipmi"):
         require(what)
     settings = SETTINGS.format(address=host_network.address, port=free_port())
-    product = Product(workspace, "product", settings, hosts=0)
+    product = Product(workspace, "product", settings + PATIENT, hosts=0)
     product.start()
     yield product
     product.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TypeVar
 
 from events.envelope import NewEvent
 from events.log.memory import MemoryLog
-from events.log.port import Append, Appended
+from events.log.port import Appended
 from events.stream.direct import DirectStream
 from events.types.data_center import DataCenterCreated
 from notifier.notification import Notification
 from notifier.process import Notifier
+from tests.contract.sample_events import command
 
 T = TypeVar("T")
 
@@ -60,18 +60,8 @@ async def test_what_was_queued_is_told_also_where_the_disk_said_that_it_was_not(
 ) -> None:
     log, desk = MemoryLog(), Desk()
     stream = f"data_center/{uuid.uuid4()}"
-    outcome = await log.append(
-        Append(
-            command=uuid.uuid4(),
-            principal="ann",
-            actor="ann",
-            reads={stream: 0},
-            events=(
-                NewEvent(stream, DataCenterCreated(name="Prague", compatibility_version="1.0")),
-            ),
-            time=dt.datetime.now(dt.UTC),
-        )
-    )
+    created = DataCenterCreated(name="Prague", compatibility_version="1.0")
+    outcome = await log.append(command({}, NewEvent(stream, created)))
     assert isinstance(outcome, Appended)
     notifier = Unheard(
         DirectStream(log, wait_s=0.2), "include:*(desk:ops)", (desk,), tmp_path, start="beginning"
